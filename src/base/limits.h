@@ -1,0 +1,39 @@
+/* limits.h - every limit on input, in one place. Each has a test on both sides. */
+#ifndef GRETA_BASE_LIMITS_H
+#define GRETA_BASE_LIMITS_H
+
+/* GGUF */
+#define LIMIT_GGUF_TENSORS 65536u
+#define LIMIT_GGUF_KEYS 65536u
+#define LIMIT_GGUF_KEY_BYTES 65535u
+#define LIMIT_GGUF_STRING_BYTES (64u << 20)
+#define LIMIT_GGUF_NAME_BYTES 64u  /* ggml: GGML_MAX_NAME, with the terminator */
+#define LIMIT_GGUF_DIMS 4u
+#define LIMIT_GGUF_ALIGNMENT 65536u
+
+/* Model */
+#define LIMIT_LAYERS 1024
+#define LIMIT_EMBD 65536
+#define LIMIT_HEADS 1024
+#define LIMIT_HEAD_DIM 1024
+#define LIMIT_FF 1048576
+#define LIMIT_VOCAB 1048576
+#define LIMIT_CONTEXT 16777216
+
+/* Tokenizer */
+#define LIMIT_TOKEN_BYTES 65536u
+#define LIMIT_MERGES 4194304u
+#define LIMIT_PROMPT_BYTES (256u << 20)
+#define LIMIT_CHAT_TEMPLATE_BYTES (1u << 20)
+
+/* Session */
+#define LIMIT_THREADS 512
+#define LIMIT_CHUNK 65536
+#define LIMIT_SEQUENCES 1024
+
+/* Trace */
+#define LIMIT_TRACE_LINE_BYTES (1u << 20)
+#define LIMIT_TRACE_RECORDS 100000000u
+#define LIMIT_JSON_DEPTH 32u
+
+#endif

@@ -1,0 +1,43 @@
+/* text.h - growing text, and numbers as text that no locale can change.
+ *
+ * Failure (out of memory) is sticky: append freely, then ask text_take once.
+ */
+#ifndef GRETA_BASE_TEXT_H
+#define GRETA_BASE_TEXT_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+
+typedef struct text {
+    char *data; /* NUL-terminated once something was appended */
+    size_t length, capacity;
+    bool failed;
+} text;
+
+void text_append(text *t, const char *bytes, size_t n);
+void text_string(text *t, const char *string);
+/* printf style; no floating-point conversions (they follow the locale): use the number_ functions. */
+void text_format(text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Hands the malloc'd string over ("" if empty) and zeroes *t. */
+greta_status text_take(text *t, char **string, greta_error *err);
+void text_free(text *t);
+
+/* Numbers. The buffer is returned. */
+#define NUMBER_MAX 40
+/* Shortest decimal that reads back as the same float / double: "0.1", "1e-05", "nan", "-inf". */
+const char *number_f32(float value, char out[NUMBER_MAX]);
+const char *number_f64(double value, char out[NUMBER_MAX]);
+/* C's %.<digits>e with a point: "1.241e-02". */
+const char *number_scientific(double value, int digits, char out[NUMBER_MAX]);
+/* C's %.<digits>f with a point. */
+const char *number_fixed(double value, int digits, char out[NUMBER_MAX]);
+/* "97.3 MiB" */
+const char *number_bytes(uint64_t bytes, char out[NUMBER_MAX]);
+
+/* "0,3-5,all" -> a set over [0, n). A malformed text or a number >= n: GRETA_USAGE, naming `flag`.
+ * NULL or "all" selects everything. `selected` holds n entries of 0 or 1. */
+greta_status ranges_parse(const char *flag, const char *ranges, uint8_t *selected, size_t n,
+                          greta_error *err);
+
+#endif

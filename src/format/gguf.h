@@ -1,0 +1,78 @@
+/* gguf.h - GGUF v2 and v3, little-endian: bytes -> validated directory.
+ *
+ * File: header {magic "GGUF", u32 version, u64 n_tensor, u64 n_key}, keys, tensor infos, padding to
+ * general.alignment, tensor data (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+ * Everything is checked at open (BAD_INPUTS rules R1-R8): a gguf that opened has tensors whose bytes
+ * lie inside the file, are aligned, do not overlap, and have unique names; keys are unique UTF-8.
+ * Strings point into the mapping and are NOT NUL-terminated unless said. No model knowledge here.
+ */
+#ifndef GRETA_FORMAT_GGUF_H
+#define GRETA_FORMAT_GGUF_H
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/file.h"
+
+typedef enum gguf_kind {
+    GGUF_U8 = 0, GGUF_I8 = 1, GGUF_U16 = 2, GGUF_I16 = 3, GGUF_U32 = 4, GGUF_I32 = 5, GGUF_F32 = 6,
+    GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_U64 = 10, GGUF_I64 = 11, GGUF_F64 = 12,
+} gguf_kind;
+
+typedef struct gguf_string {
+    const char *data;
+    size_t length;
+} gguf_string;
+
+typedef struct gguf_key {
+    char *name;          /* NUL-terminated copy */
+    gguf_kind kind;      /* of the value; GGUF_ARRAY for arrays */
+    gguf_kind item_kind; /* of the items of an array */
+    uint64_t n;          /* items; 1 for scalars */
+    const uint8_t *data; /* first value byte; strings: {u64 length, bytes} in a row */
+    uint64_t offset;     /* of the value in the file */
+} gguf_key;
+
+typedef struct gguf_tensor {
+    char *name;          /* NUL-terminated copy */
+    uint32_t n_dim;
+    uint64_t dim[4];     /* GGUF order: dim[0] is the row length K; absent dimensions are 1 */
+    dtype type;
+    uint64_t offset;     /* from the start of the file */
+    uint64_t bytes;
+    const uint8_t *data;
+} gguf_tensor;
+
+typedef struct gguf {
+    mapped_file file;
+    uint32_t version;
+    uint64_t alignment;
+    gguf_key *key;       /* in file order */
+    size_t n_key;
+    gguf_tensor *tensor; /* in file order */
+    size_t n_tensor;
+    uint64_t n_hole;     /* bytes between tensors that belong to none: a warning */
+} gguf;
+
+greta_status gguf_open(const char *path, gguf **out, greta_error *err);
+/* Fuzz and test entry: parses a buffer that outlives the gguf; tensors point into it. */
+greta_status gguf_parse(const uint8_t *data, uint64_t size, gguf **out, greta_error *err);
+void gguf_close(gguf *g);
+
+const gguf_key *gguf_find_key(const gguf *g, const char *name);          /* NULL: absent */
+const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);    /* NULL: absent */
+/* 0 when absent and `needed` is 0 (then *value is untouched); GRETA_BAD_INPUT when needed and absent
+ * or of another kind, naming both kinds. Any unsigned or non-negative integer kind reads as u64. */
+greta_status gguf_get_u64(const gguf *g, const char *name, int needed, uint64_t *value, greta_error *err);
+greta_status gguf_get_f32(const gguf *g, const char *name, int needed, float *value, greta_error *err);
+greta_status gguf_get_bool(const gguf *g, const char *name, int needed, int *value, greta_error *err);
+greta_status gguf_get_string(const gguf *g, const char *name, int needed, gguf_string *value, greta_error *err);
+/* Walks an array of strings: *cursor starts at key->data; the caller loops key->n times. */
+gguf_string gguf_next_string(const uint8_t **cursor);
+/* Item i of an array of a fixed-size kind, widened. */
+int64_t gguf_item_i64(const gguf_key *key, uint64_t i);
+double gguf_item_f64(const gguf_key *key, uint64_t i);
+
+/* Human text or JSON of the whole directory, malloc'd. */
+greta_status gguf_describe(const gguf *g, int json, char **text, greta_error *err);
+
+#endif

@@ -1,0 +1,117 @@
+/* kernel.h - the table of kernels: one function per op, the boundary between engine and arithmetic.
+ *
+ * docs/numerics.md is the text of the arithmetic, kernel/ref/ its definition; every table obeys it to
+ * the last bit. A kernel computes outputs [first, last) of its op (output rows, heads, values), so
+ * threads split work by outputs and never change a bit. Operands never overlap unless said.
+ */
+#ifndef GRETA_KERNEL_KERNEL_H
+#define GRETA_KERNEL_KERNEL_H
+
+#include "base/dtype.h"
+#include "base/hash.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARITHMETIC_VERSION 1
+#define ACT_BLOCK 32        /* values per activation block */
+#define SEGMENT 1024        /* values of K per accumulation chain */
+#define ATTENTION_TILE 64   /* absolute positions per attention tile */
+#define ROW_SUM_GROUP 64    /* terms per group of a row sum */
+
+/* A quantised activation row of K values (K a multiple of 32), laid out in one buffer:
+ * codes int8[K] | d float[K/32] | isum int32[K/32], the sum of each block's codes. */
+static inline size_t act_q8_bytes(int64_t k)
+{
+    return (size_t)k + (size_t)(k / ACT_BLOCK) * 8;
+}
+
+typedef struct embed_args {
+    dtype type;
+    const uint8_t *row;      /* of the embedding tensor */
+    float *y;                /* (n) */
+    int64_t n;
+} embed_args;
+
+typedef struct norm_args {
+    const float *x;          /* (n) */
+    const float *weight;     /* (n) */
+    float *y;                /* (n) */
+    int64_t n;
+    int64_t count;           /* divisor of the mean */
+    float eps;
+    float inv_rms;           /* out */
+} norm_args;
+
+typedef struct matmul_args {
+    dtype type;              /* of w */
+    const uint8_t *w;        /* (n_out, k), rows row_bytes apart */
+    int64_t row_bytes;
+    const float *bias;       /* (n_out) or NULL */
+    const void *x;           /* (n_token, k): act_q8 rows if x_is_q8, else float rows */
+    int64_t x_stride;        /* bytes between rows of x */
+    float *y;                /* (n_token, n_out) */
+    int64_t y_stride;        /* floats between rows of y */
+    int64_t k, n_token;
+    int x_is_q8;
+} matmul_args;
+
+typedef struct rope_args {
+    const float *x;          /* (n_head, head_dim) */
+    float *y;
+    const float *cos_sin;    /* (rope_dim / 2, 2) of this position */
+    int32_t n_head, head_dim, rope_dim;
+} rope_args;
+
+typedef struct attention_args {
+    const float *q;          /* (n_head, head_dim) of one token */
+    const void *k, *v;       /* row of position 0; (position, n_head_kv, head_dim) in kv_type */
+    dtype kv_type;           /* DTYPE_F16 or DTYPE_F32 */
+    int64_t n_position;      /* visible: positions 0 .. n_position-1 */
+    int32_t n_head, n_head_kv, head_dim;
+    float scale;
+    float *y;                /* (n_head, head_dim) */
+} attention_args;
+
+typedef struct row_stats {
+    float min, max;          /* of the finite values; 0 if none */
+    float sumsq;             /* canonical row sum of squares */
+    uint64_t n_nonfinite;
+    row_hash hash;
+} row_stats;
+
+typedef struct kernel_table {
+    const char *name; /* "ref", "ref-avx2": written into traces */
+    void (*embed)(const embed_args *a);
+    void (*rms_norm)(norm_args *a);
+    void (*quantize)(const float *x, void *act_q8, int64_t k);
+    void (*matmul)(const matmul_args *a, int64_t first, int64_t last);
+    void (*rope)(const rope_args *a);
+    void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
+    void (*attention)(const attention_args *a, int32_t head_first, int32_t head_last);
+    void (*add)(const float *a, const float *b, float *y, int64_t n);
+    void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);
+    void (*row_stats)(const float *x, int64_t n, row_stats *stats);
+} kernel_table;
+
+/* The tables this machine can run, best first, ended by NULL. */
+const kernel_table *const *kernel_tables(void);
+/* By name; NULL name: the best. NULL: no such table here. */
+const kernel_table *kernel_find(const char *name);
+
+/* ---- Operands as the ops see them, for replay, trace and tests --------------------------------- */
+
+/* Row values rounded once to f32, as --act f32 and the embedding use them. n: multiple of the block. */
+void kernel_dequantize(dtype type, const uint8_t *row, float *y, int64_t n);
+float kernel_f32_from_f16(uint16_t half);
+uint16_t kernel_f16_from_f32(float value); /* nearest even, overflow to Inf, NaN to 7e00 */
+/* cos and sin of position * inv_freq, (n_position, rope_dim / 2, 2); factors may be NULL. */
+typedef struct rope_table_args {
+    float freq_base, scale;
+    const float *factors;
+    int32_t rope_dim;
+    int64_t first_position, n_position;
+} rope_table_args;
+void kernel_rope_table(const rope_table_args *a, float *cos_sin);
+
+#endif

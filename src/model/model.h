@@ -1,0 +1,37 @@
+/* model.h - an opened model: directory, configuration, tokenizer and bound weights. */
+#ifndef GRETA_MODEL_MODEL_H
+#define GRETA_MODEL_MODEL_H
+
+#include "model/config.h"
+#include "model/op.h"
+#include "model/tokenizer.h"
+
+#include <stdatomic.h>
+
+typedef struct layer_weights {
+    const weight *attn_norm, *ffn_norm;                        /* (n_embd) f32 */
+    const weight *q, *k, *v;                                   /* (n_head*head_dim, n_embd), (n_head_kv*head_dim, n_embd) x 2 */
+    const weight *q_bias, *k_bias, *v_bias;                    /* NULL: none */
+    const weight *o;                                           /* (n_embd, n_head*head_dim) */
+    const weight *gate, *up;                                   /* (n_ff, n_embd) */
+    const weight *down;                                        /* (n_embd, n_ff) */
+} layer_weights;
+
+struct greta_model {
+    atomic_int references;
+    gguf *file;
+    config cfg;
+    tokenizer *tok;
+    weight *weight;          /* one per tensor of the file, same order */
+    size_t n_weight;
+    layer_weights *layer;    /* (n_layer) */
+    const weight *token_embd, *output_norm, *output; /* output == token_embd when tied */
+    const float *rope_factors; /* (rope_dim / 2) divisors of inv_freq from rope_freqs.weight; NULL */
+    uint64_t file_hash;      /* xxh3 of the whole file; read with model_file_hash */
+    atomic_int has_file_hash;
+};
+
+/* xxh3-64 of the file, computed once, on first use. */
+uint64_t model_file_hash(struct greta_model *model);
+
+#endif

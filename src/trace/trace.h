@@ -1,0 +1,63 @@
+/* trace.h - writing and reading traces, and choosing what goes in. Format: docs/trace-format.md. */
+#ifndef GRETA_TRACE_TRACE_H
+#define GRETA_TRACE_TRACE_H
+
+#include "base/error.h"
+#include "trace/record.h"
+
+#include <stdbool.h>
+
+/* ---- Selection --------------------------------------------------------------------------------- */
+
+typedef struct trace_selector trace_selector;
+
+/* Parses the options once. Errors name the field ("stages", "layers", ...). `options` is copied. */
+greta_status trace_selector_new(const greta_trace_options *options, int32_t n_layer,
+                                trace_selector **out, greta_error *err);
+void trace_selector_free(trace_selector *selector);
+/* Whether any row of a (stage, layer) can be selected in this phase: one lookup per op. */
+bool trace_selects_op(const trace_selector *s, stage name, int32_t layer, greta_phase phase);
+/* Whether this token is: `is_last` = last row of its sequence in the pass. */
+bool trace_selects_row(const trace_selector *s, int32_t position, bool is_last);
+/* Values to keep of a row of n: n, 0 or the sample. */
+int64_t trace_selects_values(const trace_selector *s, int64_t n);
+
+/* ---- Writing ----------------------------------------------------------------------------------- */
+
+typedef struct trace_writer trace_writer;
+
+/* Creates <path>.partial and <path>.blob.partial, locked; writes the header. Refuses an existing
+ * trace unless options->overwrite, and one that another process is writing. */
+greta_status trace_writer_new(const greta_trace_options *options, const trace_header *header,
+                              trace_writer **out, greta_error *err);
+/* Blob bytes first, then the record line, checksum chained. record->n, blob_offset and blob_bytes
+ * are filled in by the writer; data of out/in/weight tensors with n_kept > 0 is written.
+ * At bytes_max the writer stops: this and later calls return GRETA_OK and write nothing more. */
+greta_status trace_writer_add(trace_writer *writer, trace_record *record, greta_error *err);
+/* Whether bytes_max was reached. */
+bool trace_writer_is_full(const trace_writer *writer);
+/* Footer {status, count, digest}, fsync, rename to the final names. Frees the writer, also on error.
+ * status: "complete", "interrupted"; becomes "truncated" when bytes_max was reached. */
+greta_status trace_writer_end(trace_writer *writer, const char *status, greta_error *err);
+
+/* ---- Reading ----------------------------------------------------------------------------------- */
+
+typedef struct trace {
+    trace_header header;
+    trace_record *record;    /* (n_record), file order */
+    size_t n_record;
+    char status[16];         /* of the footer; "torn": there is none */
+    char path[256];
+    struct trace_impl *impl; /* owns strings, buffers and the blob map */
+} trace;
+
+/* Reads and checks the whole file: chained checksums, ordinals, footer digest, blob spans and the
+ * hashes of kept rows. A torn tail is a warning (status "torn", records up to it);
+ * damage in the middle is GRETA_BAD_INPUT with the line. */
+greta_status trace_open(const char *path, trace **out, greta_error *err);
+void trace_close(trace *t);
+/* First record of kind ROW with this key; NULL: none. Use position -1 for any. */
+const trace_record *trace_find(const trace *t, stage name, int32_t layer, int32_t position,
+                               greta_phase phase);
+
+#endif
