@@ -1,0 +1,82 @@
+/* mkmodel.h - what the parts of mkmodel tell each other.
+ *
+ * mkmodel.c reads the command line, mkmodel_file.c writes the file (directory, metadata,
+ * vocabulary), mkmodel_weights.c chooses the tensors and makes their values.
+ */
+#ifndef GRETA_TOOLS_MKMODEL_H
+#define GRETA_TOOLS_MKMODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF is written as it lies in memory");
+
+enum { EXIT_OK = 0, EXIT_USAGE = 2, EXIT_IO = 4 };
+
+#define TENSOR_NAME_BYTES 64
+#define BUFFER_BYTES (1u << 20)
+#define VOCAB_MIN (3 + 256) /* control tokens and bytes */
+
+/* A block is `bytes` bytes for `block` values. `scale` and `minimum` are the places of its f16
+ * scale and minimum (-1: none); `rms` is that of the values when the scale is 1, the minimum
+ * scale is `ratio` and all other bytes are random. For minima `ratio` is minus the mean code, or
+ * the mean code where the format subtracts them, so that values have mean 0. */
+typedef struct type_traits {
+    const char *name;
+    uint32_t number; /* enum ggml_type */
+    uint32_t block, bytes;
+    int scale, minimum;
+    double ratio, rms;
+} type_traits;
+
+typedef struct options {
+    const char *out, *pre;
+    const type_traits *type, *embd_type;
+    const char *type_name, *embd_type_name, *shape_name;
+    uint64_t seed;
+    /* 0: not given */
+    int64_t layers, embd, heads, heads_kv, head_dim, ff, vocab, ctx, gguf_version;
+    double rope_base, eps;
+    bool untied, bias, rope_factors, help;
+} options;
+
+typedef enum fill { FILL_NORMAL, FILL_UNIFORM } fill;
+
+typedef struct tensor {
+    char name[TENSOR_NAME_BYTES];
+    const type_traits *type;
+    int64_t n_col, n_row; /* n_row 0: a vector of n_col values */
+    fill fill;
+    double low, high;     /* FILL_UNIFORM: the range; FILL_NORMAL: high is the rms */
+} tensor;
+
+typedef struct tensor_list {
+    tensor *item;
+    size_t n;
+} tensor_list;
+
+/* By name, as GGUF tools spell it; NULL: no such type. */
+const type_traits *type_find(const char *name);
+/* All tensors in file order; false: out of memory. Free list->item. */
+bool tensors_build(const options *p, tensor_list *list);
+uint64_t tensor_values(const tensor *t);
+uint64_t tensor_bytes(const tensor *t);
+
+/* The first failure sticks: later bytes are counted and not written. */
+typedef struct output {
+    FILE *file;
+    uint64_t bytes;
+    bool failed;
+} output;
+
+void put(output *o, const void *data, size_t bytes);
+/* The values of a tensor. `buffer` holds BUFFER_BYTES. */
+void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer);
+
+/* Writes p->out, or leaves nothing; says what it did on stdout or what failed on stderr. Returns
+ * the exit code. */
+int write_model(const options *p, const tensor_list *list);
+
+#endif

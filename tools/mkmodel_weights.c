@@ -1,0 +1,302 @@
+/* mkmodel_weights.c - which tensors a model has, and their random values.
+ *
+ * Every tensor has its own generator (splitmix64), seeded by (seed, name of the tensor), so that
+ * an option that adds or retypes one does not reshuffle the others. Values are such that
+ * activations stay of order one: matmul weights have root mean square 1/sqrt(K), embedding and head
+ * 2.5/sqrt(K) (logits spread by about 2.5), norm weights are even in [0.5, 1.5), so that a
+ * permutation of them shows.
+ *
+ * A quantised tensor is random bytes with scales written over them: any bytes are valid codes, and
+ * the rms of codes drawn evenly is known, so the scale that gives the wanted rms is known too.
+ * Drawing values and quantising them was rejected: slower, longer, and codes near the ends of
+ * their range, where kernels go wrong, would be rare.
+ *
+ * Block layouts: ggml-common.h of https://github.com/ggml-org/ggml.
+ */
+#include "mkmodel.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LAYER_TENSORS 12
+#define MODEL_TENSORS 4
+
+/* rms: codes even in [-128, 127], [-8, 7], [0, 15] - 7.5, [-16, 15], [0, 31] - 15.5; then
+ * sc*q - 7.5*m and sc*q - 15.5*m with sc, m even in [0, 63]; sc*(q - 32) with sc in [-128, 127]. */
+static const type_traits types[] = {
+    {"F32", 0, 1, 4, -1, -1, 0, 0},
+    {"F16", 1, 1, 2, -1, -1, 0, 0},
+    {"BF16", 30, 1, 2, -1, -1, 0, 0},
+    {"Q8_0", 8, 32, 34, 0, -1, 0, 73.90196},
+    {"Q4_0", 2, 32, 18, 0, -1, 0, 4.636809},
+    {"Q4_1", 3, 32, 20, 0, 2, -7.5, 4.609772},
+    {"Q5_0", 6, 32, 22, 0, -1, 0, 9.246621},
+    {"Q5_1", 7, 32, 24, 0, 2, -15.5, 9.233093},
+    {"Q4_K", 12, 256, 144, 0, 2, 7.5, 258.3155},
+    {"Q5_K", 13, 256, 176, 0, 2, 15.5, 526.9259},
+    {"Q6_K", 14, 256, 210, 208, -1, 0, 1365.7},
+};
+#define N_TYPE (sizeof types / sizeof types[0])
+static const type_traits *const type_f32 = &types[0];
+
+const type_traits *type_find(const char *name)
+{
+    for (size_t i = 0; i < N_TYPE; i++) {
+        if (!strcmp(types[i].name, name)) {
+            return &types[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- Random numbers ------------------------------------------------------------------------ */
+
+static inline uint64_t random_next(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* The generator of a tensor: far from those of other tensors and other seeds. */
+static uint64_t random_state(uint64_t seed, const char *name)
+{
+    uint64_t state = seed;
+    for (; *name; name++) {
+        state ^= (uint8_t)*name;
+        state = random_next(&state);
+    }
+    return state;
+}
+
+/* Even in [0, 1). */
+static double random_uniform(uint64_t *state)
+{
+    return (double)(random_next(state) >> 11) * 0x1p-53;
+}
+
+/* Nearly normal with mean 0 and rms 1: the sum of four even 16-bit numbers, whose variance is
+ * 4 * (2^32 - 1) / 12. */
+static inline double random_normal(uint64_t *state)
+{
+    uint64_t z = random_next(state);
+    int64_t sum = (int64_t)((z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48));
+    return (double)(sum - 2 * 0xffff) * (1.0 / 37837.227);
+}
+
+/* ---- Number formats ------------------------------------------------------------------------ */
+
+static uint32_t bits_from_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static uint16_t bf16_from_float(float value)
+{
+    uint32_t bits = bits_from_float(value);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Round to nearest even, subnormals too; finite values below 65520 only, which is all we draw. */
+static uint16_t f16_from_float(float value)
+{
+    uint32_t bits = bits_from_float(value);
+    uint32_t sign = bits >> 16 & 0x8000;
+    int32_t exponent = (int32_t)(bits >> 23 & 0xff) - 127 + 15;
+    uint32_t mantissa = (bits & 0x7fffff) | 0x800000; /* 24 bits, 11 are kept */
+    uint32_t shift = exponent > 0 ? 13 : (uint32_t)(14 - exponent);
+    if (shift > 24) {
+        return (uint16_t)sign;
+    }
+    uint32_t kept = mantissa >> shift;
+    uint32_t rest = mantissa & ((1u << shift) - 1);
+    uint32_t half = 1u << (shift - 1);
+    kept += rest > half || (rest == half && (kept & 1));
+    /* A normal number's hidden bit adds one to the exponent field; so does a carry. */
+    return (uint16_t)(sign | ((exponent > 0 ? (uint32_t)(exponent - 1) << 10 : 0) + kept));
+}
+
+/* 1/sqrt(x) for x >= 1 by Newton's rule, which needs no libm: from below it rises to the root. */
+static double inverse_root(double x)
+{
+    double y = 1 / x;
+    for (int i = 0; i < 64; i++) {
+        y *= 1.5 - 0.5 * x * y * y;
+    }
+    return y;
+}
+
+/* ---- Tensors ------------------------------------------------------------------------------- */
+
+static tensor *tensor_add(tensor_list *list, int64_t layer, const char *name)
+{
+    tensor *t = &list->item[list->n++];
+    if (layer < 0) {
+        snprintf(t->name, sizeof t->name, "%s", name);
+    } else {
+        snprintf(t->name, sizeof t->name, "blk.%" PRId64 ".%s", layer, name);
+    }
+    t->type = type_f32;
+    return t;
+}
+
+static tensor *matrix_add(tensor_list *list, int64_t layer, const char *name,
+                          const int64_t shape[2] /* (n_row, n_col) */)
+{
+    tensor *t = tensor_add(list, layer, name);
+    t->n_row = shape[0];
+    t->n_col = shape[1];
+    t->fill = FILL_NORMAL;
+    t->high = inverse_root((double)t->n_col);
+    return t;
+}
+
+static void vector_add(tensor_list *list, int64_t layer, const char *name, tensor shape)
+{
+    tensor *t = tensor_add(list, layer, name);
+    t->n_col = shape.n_col;
+    t->fill = shape.fill;
+    t->low = shape.low;
+    t->high = shape.high;
+}
+
+static void layer_add(tensor_list *list, const options *p, int64_t layer)
+{
+    const int64_t n_q = p->heads * p->head_dim, n_kv = p->heads_kv * p->head_dim;
+    const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
+    const struct {
+        const char *name, *bias;
+        int64_t shape[2];
+    } matrix[] = {
+        {"attn_q.weight", "attn_q.bias", {n_q, p->embd}},
+        {"attn_k.weight", "attn_k.bias", {n_kv, p->embd}},
+        {"attn_v.weight", "attn_v.bias", {n_kv, p->embd}},
+        {"attn_output.weight", NULL, {p->embd, n_q}},
+        {"ffn_gate.weight", NULL, {p->ff, p->embd}},
+        {"ffn_up.weight", NULL, {p->ff, p->embd}},
+        {"ffn_down.weight", NULL, {p->embd, p->ff}},
+    };
+    vector_add(list, layer, "attn_norm.weight", norm);
+    vector_add(list, layer, "ffn_norm.weight", norm);
+    for (size_t i = 0; i < sizeof matrix / sizeof matrix[0]; i++) {
+        matrix_add(list, layer, matrix[i].name, matrix[i].shape)->type = p->type;
+        if (p->bias && matrix[i].bias) {
+            tensor bias = {.n_col = matrix[i].shape[0], .fill = FILL_NORMAL, .high = 0.5};
+            vector_add(list, layer, matrix[i].bias, bias);
+        }
+    }
+}
+
+bool tensors_build(const options *p, tensor_list *list)
+{
+    const int64_t table[2] = {p->vocab, p->embd};
+    const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
+    list->n = 0;
+    list->item = calloc((size_t)p->layers * LAYER_TENSORS + MODEL_TENSORS, sizeof *list->item);
+    if (!list->item) {
+        return false;
+    }
+    tensor *embd = matrix_add(list, -1, "token_embd.weight", table);
+    embd->type = p->embd_type;
+    embd->high *= 2.5;
+    if (p->rope_factors) {
+        vector_add(list, -1, "rope_freqs.weight",
+                   (tensor){.n_col = p->head_dim / 2, .fill = FILL_UNIFORM, .low = 1, .high = 8});
+    }
+    for (int64_t i = 0; i < p->layers; i++) {
+        layer_add(list, p, i);
+    }
+    vector_add(list, -1, "output_norm.weight", norm);
+    if (p->untied) {
+        tensor *head = matrix_add(list, -1, "output.weight", table);
+        head->type = p->type;
+        head->high *= 2.5;
+    }
+    return true;
+}
+
+uint64_t tensor_values(const tensor *t)
+{
+    return (uint64_t)t->n_col * (uint64_t)(t->n_row ? t->n_row : 1);
+}
+
+uint64_t tensor_bytes(const tensor *t)
+{
+    return tensor_values(t) / t->type->block * t->type->bytes;
+}
+
+static void fill_floats(const tensor *t, uint64_t *state, uint8_t *buffer, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float value = (float)(t->fill == FILL_NORMAL
+                                  ? t->high * random_normal(state)
+                                  : t->low + (t->high - t->low) * random_uniform(state));
+        uint16_t narrow;
+        if (t->type == type_f32) {
+            memcpy(buffer + 4 * i, &value, 4);
+        } else {
+            narrow = t->type->number == 1 ? f16_from_float(value) : bf16_from_float(value);
+            memcpy(buffer + 2 * i, &narrow, 2);
+        }
+    }
+}
+
+/* 256 scales, with their minima, between half and one and a half of the one that gives the wanted
+ * rms; the root of the mean square of such factors is sqrt(13/12). Formats without a minimum take
+ * scales of both signs, as their quantisers make them. */
+typedef struct scale_table {
+    uint16_t scale[256], minimum[256];
+} scale_table;
+
+static void scale_table_fill(const tensor *t, uint64_t *state, scale_table *table)
+{
+    const double middle = t->high / (t->type->rms * 1.0408330);
+    for (int i = 0; i < 256; i++) {
+        double scale = middle * (0.5 + random_uniform(state));
+        double sign = t->type->minimum < 0 && (i & 1) ? -1 : 1;
+        table->scale[i] = f16_from_float((float)(sign * scale));
+        table->minimum[i] = f16_from_float((float)(t->type->ratio * scale));
+    }
+}
+
+static void fill_blocks(const type_traits *type, const scale_table *table, uint64_t *state,
+                        uint8_t *buffer, size_t n)
+{
+    for (size_t i = 0; i < n * type->bytes; i += 8) { /* the buffer's size is a multiple of 8 */
+        uint64_t word = random_next(state);
+        memcpy(buffer + i, &word, 8);
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *block = buffer + i * type->bytes;
+        uint64_t pick = random_next(state) & 255;
+        memcpy(block + type->scale, &table->scale[pick], 2);
+        if (type->minimum >= 0) {
+            memcpy(block + type->minimum, &table->minimum[pick], 2);
+        }
+    }
+}
+
+void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer)
+{
+    uint64_t state = random_state(seed, t->name);
+    scale_table table;
+    if (t->type->block > 1) {
+        scale_table_fill(t, &state, &table);
+    }
+    uint64_t n_block = tensor_values(t) / t->type->block;
+    size_t n_most = BUFFER_BYTES / t->type->bytes;
+    while (n_block && !o->failed) {
+        size_t n = n_block < n_most ? (size_t)n_block : n_most;
+        if (t->type->block > 1) {
+            fill_blocks(t->type, &table, &state, buffer, n);
+        } else {
+            fill_floats(t, &state, buffer, n);
+        }
+        put(o, buffer, n * t->type->bytes);
+        n_block -= n;
+    }
+}
