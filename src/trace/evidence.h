@@ -1,0 +1,76 @@
+/* evidence.h - what replay tells explain: which hypotheses reproduce a recorded output.
+ *
+ * The rooms do not see each other. explain/ names the operands an op should have had (norm_operands);
+ * replay/ computes the op on them, once healthy and once with exactly one change per hypothesis, and
+ * compares each result with the recorded output value by value (norm_evidence). Plain structs
+ * without ownership: copy them freely; pointers point into open traces.
+ */
+#ifndef GRETA_TRACE_EVIDENCE_H
+#define GRETA_TRACE_EVIDENCE_H
+
+#include "base/cause.h"
+#include "trace/record.h"
+
+#include <stdbool.h>
+
+#define EVIDENCE_MAX 128
+#define EVIDENCE_PHRASE 96
+
+typedef enum evidence_role {
+    EVIDENCE_HEALTHY, /* operands and numbers it should have had: the op as the contract defines it */
+    EVIDENCE_AS_READ, /* operands it did read, numbers it was given */
+    EVIDENCE_CHANGE,  /* healthy but for one change that would be a fault */
+    EVIDENCE_ORDER,   /* healthy but for the order of a sum: benign (CAUSE_ROUNDING) */
+} evidence_role;
+
+typedef enum evidence_number {
+    EVIDENCE_NUMBER_NONE,
+    EVIDENCE_NUMBER_EPS,
+    EVIDENCE_NUMBER_COUNT,
+} evidence_number;
+
+/* One hypothesis, tried. */
+typedef struct evidence {
+    evidence_role role;
+    cause cause;                  /* CAUSE_NONE: HEALTHY and AS_READ */
+    char phrase[EVIDENCE_PHRASE]; /* "eps 0.0001 for 1e-05", "weights reversed", "sum for mean" */
+    bool fits;                    /* every value equals the recorded output bit for bit */
+    bool is_solved;               /* the number was solved from the record: a free parameter, so it
+                                     yields to a hypothesis that has none */
+    bool is_operand;              /* the changed operand equals the one the record says was read
+                                     (weights: the permutation reproduces the weights as read) */
+    evidence_number number;       /* the number that was changed, if one was */
+    double number_healthy, number_used;
+    int64_t n, n_equal;           /* values compared, bit-equal ones */
+    uint32_t ulp_max;             /* largest distance in units of the last place; UINT32_MAX: NaN
+                                     against a number */
+} evidence;
+
+/* What one RMS norm op should have had, beside what it did read. */
+typedef struct norm_operands {
+    const trace_record *record;   /* the op: operands as read, numbers given, output */
+    const trace_tensor *x;        /* row it should have read, kept in full; NULL: kept nowhere */
+    const trace_tensor *weight;   /* weights as the model file holds them; NULL: kept nowhere */
+    float eps;                    /* declared; NAN: unknown, the given one stands */
+    int64_t count;                /* declared: the width of the row */
+    int32_t head_dim;             /* 0: unknown. A usual wrong count */
+} norm_operands;
+
+/* All that replay found out about one recorded norm. */
+typedef struct norm_evidence {
+    bool is_measured;             /* false: `missing` says what was not there; nothing else counts */
+    char missing[EVIDENCE_PHRASE];
+    char kernel[32];              /* the build of the definition that replayed: "ref", "ref-avx2" */
+    bool is_other_build;          /* not the build that made the record; false: it has only that one */
+    /* The healthy result against binary64: the definition itself on trial. */
+    double f64_ulp_max, f64_ulp_bound;
+    bool f64_agrees;              /* f64_ulp_max <= f64_ulp_bound */
+    bool stats_agree;             /* recorded sums and hashes are those of the kept values */
+    /* eps that gives the recorded inverse rms from the row read, sum of squares and count given, any
+     * of the roundings allowing; empty when eps_min > eps_max. */
+    double eps_min, eps_max;
+    int32_t n;
+    evidence item[EVIDENCE_MAX];  /* item[0] is HEALTHY, item[1] AS_READ */
+} norm_evidence;
+
+#endif
