@@ -14,6 +14,8 @@
 #include "base/stage.h"
 #include "greta.h"
 
+#include <stdbool.h>
+
 #define TRACE_FORMAT_VERSION 1
 #define TRACE_IN_MAX 4
 #define TRACE_WEIGHT_MAX 3
@@ -39,7 +41,8 @@ typedef struct trace_tensor {
     uint64_t n_nonfinite;
     row_hash hash;            /* of the whole row */
     /* kept values: the first n_kept of the row. f32: floats; ACT_Q8: codes int8[n_kept] then
-     * scales float[ceil(n_kept / 32)]; KV f16: uint16; I32: int32. */
+     * scales float[ceil(n_kept / 32)]; KV f16: uint16; I32: int32. Other types keep nothing. The
+     * writer rounds n_kept of an ACT_Q8 row up to whole blocks of 32. */
     int64_t n_kept;
     uint64_t blob_offset, blob_bytes;
     const void *data;         /* writer: the row as it lies in memory; reader: points into the blob map */
@@ -67,7 +70,9 @@ typedef struct trace_record {
     int32_t n_in, n_weight, n_out;
     trace_tensor in[TRACE_IN_MAX];
     trace_tensor weight[TRACE_WEIGHT_MAX];
-    trace_tensor out[TRACE_OUT_MAX]; /* INDEX: out[0], data = row_hash[chunk_rows] in the blob */
+    /* INDEX: out[0] alone, data = row_hash[chunk_rows] in the blob, n_kept 0, n values in each row.
+     * WEIGHT: weight[0] alone. */
+    trace_tensor out[TRACE_OUT_MAX];
 } trace_record;
 
 typedef struct trace_buffer { /* header's buffer map: shown, proves nothing */
@@ -92,6 +97,17 @@ typedef struct trace_header {
     uint64_t dropped;         /* reader: 0 */
     const trace_buffer *buffer;
     size_t n_buffer;
+    int64_t process;          /* that wrote the trace; filled in by the writer */
 } trace_header;
+
+/* ---- Kept values (values.c) --------------------------------------------------------------------
+ * The words that base/hash.h hashes: F32 as bits (every NaN 7fc00000), F16 as zero-extended bits
+ * (every NaN 7e00), I32 as it is, ACT_Q8 as sign-extended codes, then the scales as F32. A hash of
+ * {0, 0} says that none was taken. */
+
+/* Bytes of n kept values; false: the type cannot be kept, or n is no whole number of blocks. */
+bool trace_values_bytes(dtype type, int64_t n, uint64_t *bytes);
+/* The hash of a row of a type that can be kept; `values` need not be aligned. */
+row_hash trace_values_hash(dtype type, const void *values, int64_t n);
 
 #endif

@@ -1,0 +1,76 @@
+/* values.c - kept values: how many bytes a row takes in the blob, and the hash of its content.
+ *
+ * Four types can be kept: F32, F16 (KV rows), I32 (token ids) and ACT_Q8 (codes int8[n], then one
+ * float scale per block of 32; the block sums that lie behind them in memory follow from the codes
+ * and are not kept). A row in the blob has the layout it has in memory, so one function hashes both.
+ *
+ * base/hash.h defines the hash over 32-bit words; here is what the words of each type are:
+ *     F32     the bit pattern, every NaN as 7fc00000
+ *     F16     the 16-bit pattern, zero-extended, every NaN as 7e00
+ *     I32     the number
+ *     ACT_Q8  word i < n: code i, sign-extended; word n + b: the bit pattern of scale b, as F32
+ */
+#include "base/checked.h"
+#include "trace/record.h"
+
+#include <string.h>
+
+#define SCALE_BLOCK 32 /* values per scale of ACT_Q8; kernel.h: ACT_BLOCK */
+
+bool trace_values_bytes(dtype type, int64_t n, uint64_t *bytes)
+{
+    uint64_t count = n < 0 ? 0 : (uint64_t)n;
+    uint64_t scales;
+    *bytes = 0;
+    if (n < 0) {
+        return false;
+    }
+    switch (type) {
+    case DTYPE_F32:
+    case DTYPE_I32:
+        return checked_mul(count, 4, bytes);
+    case DTYPE_F16:
+        return checked_mul(count, 2, bytes);
+    case DTYPE_ACT_Q8:
+        return count % SCALE_BLOCK == 0 && checked_mul(count / SCALE_BLOCK, 4, &scales) &&
+               checked_add(count, scales, bytes);
+    default:
+        return false;
+    }
+}
+
+static void hash_floats(row_hash *hash, const uint8_t *values, uint64_t first_index, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float value;
+        memcpy(&value, values + 4 * i, sizeof value);
+        hash_word(hash, first_index + (uint64_t)i, hash_float_bits(value));
+    }
+}
+
+row_hash trace_values_hash(dtype type, const void *values, int64_t n)
+{
+    const uint8_t *bytes = values;
+    row_hash hash = {0, 0};
+    if (type == DTYPE_F32) {
+        hash_floats(&hash, bytes, 0, n);
+    } else if (type == DTYPE_I32) {
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t word;
+            memcpy(&word, bytes + 4 * i, sizeof word);
+            hash_word(&hash, (uint64_t)i, word);
+        }
+    } else if (type == DTYPE_F16) {
+        for (int64_t i = 0; i < n; i++) {
+            uint16_t half;
+            memcpy(&half, bytes + 2 * i, sizeof half);
+            hash_word(&hash, (uint64_t)i, (half & 0x7fff) > 0x7c00 ? 0x7e00 : half);
+        }
+    } else if (type == DTYPE_ACT_Q8) {
+        for (int64_t i = 0; i < n; i++) {
+            hash_word(&hash, (uint64_t)i, (uint32_t)(int32_t)(int8_t)bytes[i]);
+        }
+        hash_floats(&hash, bytes + n, (uint64_t)n, n / SCALE_BLOCK);
+    }
+    return hash;
+}
