@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define ALIGNMENT 32u
 #define TOKEN_BYTES 32
@@ -125,7 +126,7 @@ static const char *const common[][2] = {
     {"i", "t"}, {"i", "s"}, {"a", "n"}, {"o", "r"}, {"e", "s"}, {SPACE, "b"}, {"e", "d"},
     {SPACE, "f"}, {"in", "g"}, {SPACE, "p"}, {"o", "u"}, {SPACE "a", "n"}, {"a", "l"}, {"a", "r"},
     {SPACE "t", "o"}, {SPACE, "m"}, {SPACE "o", "f"}, {SPACE, "in"}, {SPACE, "d"}, {SPACE, "h"},
-    {SPACE "an", "d"}, {"i", "c"}, {"a", "s"}, {"l", "e"}, {SPACE, "th"}, {"i", "on"}, {"o", "m"},
+    {SPACE "an", "d"}, {"i", "c"}, {"a", "s"}, {"l", "e"}, {"t", "h"}, {"i", "on"}, {"o", "m"},
     {"l", "l"}, {"en", "t"}, {SPACE, "n"}, {SPACE, "l"}, {"s", "t"}, {SPACE, SPACE}, {"er", "s"},
 };
 #define N_COMMON (sizeof common / sizeof common[0])
@@ -293,6 +294,7 @@ int write_model(const options *p, const tensor_list *list)
     output o = {fopen(p->out, "wb"), 0, false};
     uint8_t *buffer = malloc(BUFFER_BYTES);
     uint64_t n_parameter = 0;
+    struct stat status;
     if (!o.file || !buffer) {
         fprintf(stderr, "mkmodel: %s: cannot create: %s\n", p->out, strerror(errno));
         free(buffer);
@@ -315,7 +317,9 @@ int write_model(const options *p, const tensor_list *list)
     free(buffer);
     if (o.failed) {
         fprintf(stderr, "mkmodel: %s: cannot write: %s\n", p->out, strerror(error));
-        remove(p->out);
+        if (!lstat(p->out, &status) && S_ISREG(status.st_mode)) {
+            remove(p->out); /* half a model is worse than none; a device stays */
+        }
         return EXIT_IO;
     }
     printf("%s: %zu tensors, %" PRIu64 " parameters, %" PRIu64 " bytes\n", p->out, list->n,
