@@ -13,7 +13,7 @@ endif
 VERSION   := 0.1.0
 SOVERSION := 0
 
-# ---- Flags ----------------------------------------------------------------------------------------
+# ---- Flags ---------------------------------------------------------------------------------------
 # No fast-math and no contraction anywhere: a fused multiply-add happens only where the source says
 # so. No LTO: the CPU detection must never inherit the instruction set of what it guards.
 
@@ -26,7 +26,7 @@ LINK    = $(CC) $(CHECKED) $(LDFLAGS) -Wl,--as-needed
 LIBS    = -ljansson -lpcre2-8 -lutf8proc -lxxhash -pthread -lm
 TEST_LIBS = -lcmocka -lmpfr -lgmp
 
-# ---- Sources --------------------------------------------------------------------------------------
+# ---- Sources -------------------------------------------------------------------------------------
 # src/kernel/ref/ is compiled twice: for any CPU of the architecture, and with AVX2 and FMA.
 
 REF_SRC := $(wildcard src/kernel/ref/*.c)
@@ -51,7 +51,7 @@ Q   := $(if $(V),,@)
 say  = $(if $(V),,@echo "  $(1) $@")
 dir  = @mkdir -p $(@D)
 
-# ---- Build ----------------------------------------------------------------------------------------
+# ---- Build ---------------------------------------------------------------------------------------
 
 .PHONY: all lib tools check demo deps install uninstall clean help FORCE
 .DELETE_ON_ERROR:
@@ -109,12 +109,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
 
 -include $(ALL_OBJ:.o=.d)
 
-# ---- Use ------------------------------------------------------------------------------------------
+# ---- Use -----------------------------------------------------------------------------------------
 
 deps:      ## install what is missing: Debian packages, and Python packages into BUILD/venv
 	@sh tools/deps.sh check $(BUILD)
 
-check: deps ## run the tests; T=gguf,py,san picks parts, GRETA_OFFLINE=1 skips what needs a network
+check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what downloads
 	@python3 tests/run.py --build '$(BUILD)' --cc '$(CC)' --san '$(SAN)' --jobs $(JOBS) $(T)
 
 demo:      ## the main job on a real model, in under a minute after the download
