@@ -2,8 +2,8 @@
  *
  * A fault is what a run executes instead of the healthy op list: an edited copy (an edge, a number,
  * a weight) or an alternate kernel for one op. Kernels carry no fault flags, and what is planted
- * leaves no name behind: the alternate table is called like the healthy one, rearranged weights like
- * the tensor they replace. The caller hands `list` and `table` to session_override_set.
+ * leaves no name behind: the alternate table is called like the healthy one, rearranged weights
+ * like the tensor they replace. The caller hands `list` and `table` to session_override_set.
  */
 #ifndef GRETA_FAULT_FAULT_H
 #define GRETA_FAULT_FAULT_H
@@ -38,7 +38,7 @@ typedef struct fault_site {
     const struct greta_model *model; /* must outlive the planted fault */
     const op_list *list;             /* healthy; copied */
     const kernel_table *table;       /* healthy: the one the session runs */
-    stage stage;                     /* another norm stage than the kind's; STAGE_NONE: the kind's */
+    stage stage;                     /* another norm than the kind's; STAGE_NONE: the kind's */
     int32_t layer;                   /* -1 for final_norm */
     int32_t previous_row;            /* row of the previous pass that holds position-1, counted from
                                         its end: -1 in a fresh session; -2 where the last row was
@@ -53,8 +53,8 @@ typedef struct fault_planted {
     float *values;           /* its values, owned; NULL: another tensor's own */
 } fault_planted;
 
-/* Plants one fault. GRETA_USAGE when the site cannot carry it (names why). *out is malloc'd and must
- * outlive every session that runs it: the list points into it. */
+/* Plants one fault. GRETA_USAGE when the site cannot carry it (names why). *out is malloc'd and
+ * must outlive every session that runs it: the list points into it. */
 greta_status fault_plant(const fault_site *site, fault_planted **out, greta_error *err);
 void fault_planted_free(fault_planted *planted); /* NULL is fine */
 
