@@ -9,6 +9,8 @@
 
 #include "greta.h"
 
+#include <assert.h>
+
 /* Sets code and message (printf style); returns `code`. */
 greta_status error_set(greta_error *err, greta_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -24,6 +26,9 @@ void error_subject(greta_error *err, const char *format, ...) __attribute__((for
 void error_hint(greta_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* GRETA_IO "out of memory: <what> needs <bytes> bytes". */
 greta_status error_memory(greta_error *err, const char *what, uint64_t bytes);
+
+/* What an errno value means, in our words and in no locale's: "no space left". */
+const char *error_reason(int number);
 
 /* The one macro that hides a return. */
 #define GRETA_TRY(expression)                                                                      \
@@ -43,5 +48,9 @@ _Noreturn void assert_failed(const char *expression, const char *file, int line)
  * Returns `out`. */
 #define ESCAPED_MAX 512
 const char *escape(const char *bytes, size_t n, char out[ESCAPED_MAX]);
+
+/* `path`, or "..." and its end where it does not fit a file field. Returns `out`. */
+#define PATH_CUT_MAX 256
+const char *path_cut(const char *path, char out[PATH_CUT_MAX]);
 
 #endif

@@ -4,12 +4,15 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
+
 typedef struct mapped_file {
     const uint8_t *data; /* NULL when the file is empty */
     uint64_t size;
     int64_t mtime_ns;    /* size, mtime and inode at open: see mapped_file_changed */
     uint64_t inode;
-    int fd;
+    int fd;              /* valid if is_open */
+    bool is_open;        /* false: zeroed or closed, fd 0 is not ours */
     char path[256];      /* as given, cut, for messages */
 } mapped_file;
 

@@ -7,6 +7,7 @@
 #define LIMIT_GGUF_KEYS 65536u
 #define LIMIT_GGUF_KEY_BYTES 65535u
 #define LIMIT_GGUF_STRING_BYTES (64u << 20)
+#define LIMIT_GGUF_ITEMS (64u << 20) /* of one array */
 #define LIMIT_GGUF_NAME_BYTES 64u  /* ggml: GGML_MAX_NAME, with the terminator */
 #define LIMIT_GGUF_DIMS 4u
 #define LIMIT_GGUF_ALIGNMENT 65536u
@@ -23,6 +24,7 @@
 /* Tokenizer */
 #define LIMIT_TOKEN_BYTES 65536u
 #define LIMIT_MERGES 4194304u
+#define LIMIT_ADDED_TOKEN_BYTES 256u /* of a control or user-defined token: bounds the search */
 #define LIMIT_PROMPT_BYTES (256u << 20)
 #define LIMIT_CHAT_TEMPLATE_BYTES (1u << 20)
 
@@ -34,6 +36,7 @@
 /* Trace */
 #define LIMIT_TRACE_LINE_BYTES (1u << 20)
 #define LIMIT_TRACE_RECORDS 100000000u
+#define LIMIT_TRACE_NAMES 1024u /* different ops and kernels */
 #define LIMIT_JSON_DEPTH 32u
 
 #endif

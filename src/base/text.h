@@ -28,12 +28,19 @@ void text_free(text *t);
 /* Shortest decimal that reads back as the same float / double: "0.1", "1e-05", "nan", "-inf". */
 const char *number_f32(float value, char out[NUMBER_MAX]);
 const char *number_f64(double value, char out[NUMBER_MAX]);
+/* `digits` after the point, 0 to NUMBER_DIGITS_MAX (clamped). Rounded to nearest, ties to even, on the
+ * exact value, whatever the rounding mode of the caller. */
+#define NUMBER_DIGITS_MAX 17
 /* C's %.<digits>e with a point: "1.241e-02". */
 const char *number_scientific(double value, int digits, char out[NUMBER_MAX]);
-/* C's %.<digits>f with a point. */
+/* C's %.<digits>f with a point; from 1e17 on, where that would not fit, as number_scientific. */
+#define NUMBER_FIXED_BELOW 1e17
 const char *number_fixed(double value, int digits, char out[NUMBER_MAX]);
 /* "97.3 MiB" */
 const char *number_bytes(uint64_t bytes, char out[NUMBER_MAX]);
+
+/* Whether the bytes are UTF-8: no overlong form, no surrogate, nothing above U+10FFFF. NUL is allowed. */
+bool utf8_is_valid(const char *bytes, size_t n);
 
 /* "0,3-5,all" -> a set over [0, n). A malformed text or a number >= n: GRETA_USAGE, naming `flag`.
  * NULL or "all" selects everything. `selected` holds n entries of 0 or 1. */

@@ -40,6 +40,7 @@ typedef struct gguf_tensor {
     uint64_t offset;     /* from the start of the file */
     uint64_t bytes;
     const uint8_t *data;
+    uint64_t info_offset; /* of its entry in the file, for messages */
 } gguf_tensor;
 
 typedef struct gguf {
@@ -50,7 +51,11 @@ typedef struct gguf {
     size_t n_key;
     gguf_tensor *tensor; /* in file order */
     size_t n_tensor;
-    uint64_t n_hole;     /* bytes between tensors that belong to none: a warning */
+    uint64_t n_hole;     /* data bytes that are neither tensor nor padding: a warning */
+    uint64_t data_offset; /* of the tensor data in the file */
+    uint64_t size;       /* of the file */
+    const gguf_key **key_by_name; /* (n_key), sorted; likewise the tensors */
+    const gguf_tensor **tensor_by_name;
 } gguf;
 
 greta_status gguf_open(const char *path, gguf **out, greta_error *err);
@@ -68,9 +73,15 @@ greta_status gguf_get_bool(const gguf *g, const char *name, int needed, int *val
 greta_status gguf_get_string(const gguf *g, const char *name, int needed, gguf_string *value, greta_error *err);
 /* Walks an array of strings: *cursor starts at key->data; the caller loops key->n times. */
 gguf_string gguf_next_string(const uint8_t **cursor);
-/* Item i of an array of a fixed-size kind, widened. */
+/* Item i < n of an array, or the value of a scalar (i = 0), widened. i64: integers and bool, a u64 above
+ * INT64_MAX saturates. f64: these and floats. Asking for another kind is the caller's bug. */
 int64_t gguf_item_i64(const gguf_key *key, uint64_t i);
 double gguf_item_f64(const gguf_key *key, uint64_t i);
+
+/* "u32", "string", "array": as GGUF names them; "?" for a number that is none. */
+const char *gguf_kind_name(gguf_kind kind);
+/* Bytes of a value of a fixed-size kind; 0: string, array, or no kind. */
+uint64_t gguf_kind_bytes(gguf_kind kind);
 
 /* Human text or JSON of the whole directory, malloc'd. */
 greta_status gguf_describe(const gguf *g, int json, char **text, greta_error *err);
