@@ -1,0 +1,487 @@
+#!/usr/bin/env python3
+"""run.py - the test runner behind `make check`; standard library only.
+
+A run is a list of jobs: builds, C test programs, Python test files, and small scenarios written
+below. Each job runs in a process group of its own with a time limit, writes one log, and yields
+counts of single tests: C programs speak TAP, pytest writes JUnit XML. What gives no count, or
+counts differently from its exit status, is a failure: a test program that dies, hangs, runs no
+test or leaks at its exit cannot pass. Jobs run side by side as soon as what they need is built.
+
+The last line is `N passed, N failed`, with `, N skipped` when there were any. Only GRETA_OFFLINE=1
+lets a test skip for want of a download.
+"""
+import argparse
+import collections
+import concurrent.futures
+import fnmatch
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODEL = "smollm2-135m"
+SANITIZERS = "address,undefined"
+WARNINGS = "-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
+SECONDS_BUILD, SECONDS_C, SECONDS_PY = 400, 120, 280
+
+Job = collections.namedtuple("Job", "name needs run")
+running = set()  # process groups, to be ended when the runner is
+
+
+class Counts:
+    """What a job found: a number of passes; failures and skips as lines of text."""
+
+    def __init__(self):
+        self.passed, self.failed, self.skipped = 0, [], []
+
+    def check(self, name, good, why=""):
+        if good:
+            self.passed += 1
+        else:
+            self.failed.append(f"{name}: {why}" if why else name)
+        return good
+
+
+# ---- Running and reading -------------------------------------------------------------------------
+
+def execute(command, log, seconds, env=None, cwd=ROOT):
+    """Runs a command with no input, both outputs appended to the log. Its exit status, or None
+    when it ran out of time."""
+    with open(log, "a") as out:
+        out.write("$ " + " ".join(map(str, command)) + "\n")
+        out.flush()
+        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=out,
+                                   stderr=subprocess.STDOUT, env=env, cwd=cwd,
+                                   start_new_session=True)
+        running.add(process.pid)
+        try:
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            out.write(f"\n# stopped after {seconds} seconds\n")
+            return None
+        finally:
+            end_group(process.pid)
+            process.wait()
+            running.discard(process.pid)
+
+
+def end_group(group):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def ending(status):
+    if status is None:
+        return "ran out of time"
+    return f"died of {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def read_tap(text, status):
+    counts, plan = Counts(), 0
+    for line in text.splitlines():
+        match = re.match(r"(not )?ok \d+(?: -)? *(.*)", line)
+        if match and match.group(2).startswith("# SKIP"):
+            counts.skipped.append(match.group(2)[len("# SKIP"):].strip() or "skipped")
+        elif match:
+            counts.check(match.group(2), match.group(1) is None)
+        elif (match := re.match(r"1\.\.(\d+)$", line)):
+            plan += int(match.group(1))
+    seen = counts.passed + len(counts.failed) + len(counts.skipped)
+    if seen < plan:
+        counts.failed += [f"test {n + 1} of {plan} was not reached: {ending(status)}"
+                          for n in range(seen, plan)]
+    elif plan == 0:
+        counts.failed.append(f"no test ran: {ending(status)}")
+    elif status != 0 and not counts.failed:
+        counts.failed.append(f"the tests passed but the program did not: {ending(status)}")
+    return counts
+
+
+def read_junit(path, status, offline):
+    counts = Counts()
+    try:
+        cases = list(xml.etree.ElementTree.parse(path).iter("testcase"))
+    except (OSError, xml.etree.ElementTree.ParseError):
+        cases = []
+    for case in cases:
+        name = case.get("name")
+        skip = case.find("skipped")
+        if skip is not None:
+            why = skip.get("message") or ""
+            if why.startswith("offline:") and not offline:
+                counts.failed.append(f"{name}: skipped for want of a download, but not offline")
+            else:
+                counts.skipped.append(f"{name}: {why}")
+        else:
+            bad = case.find("failure") is not None or case.find("error") is not None
+            counts.check(name, not bad)
+    if not cases:
+        counts.failed.append(f"no test ran: {ending(status)}")
+    elif status != 0 and not counts.failed:
+        counts.failed.append(f"the tests passed but pytest did not: {ending(status)}")
+    return counts
+
+
+# ---- The run -------------------------------------------------------------------------------------
+
+class Run:
+    def __init__(self, options):
+        self.options = options
+        self.build = (ROOT / options.build).resolve()
+        self.offline = os.environ.get("GRETA_OFFLINE") == "1"
+        self.env = {name: value for name, value in os.environ.items()
+                    if not name.startswith(("GRETA_", "MAKE", "MFLAGS")) or name == "GRETA_CACHE"}
+        self.env.update(LC_ALL="C.UTF-8", PYTHONDONTWRITEBYTECODE="1",
+                        CMOCKA_MESSAGE_OUTPUT="TAP", UBSAN_OPTIONS="print_stacktrace=1",
+                        GRETA_BIN=str(self.build / "greta"), GRETA_TOOLS=str(self.build / "tools"))
+        for folder in ("log", "tmp"):
+            shutil.rmtree(self.build / folder, ignore_errors=True)
+            (self.build / folder).mkdir(parents=True)
+
+    def log(self, name):
+        return self.build / "log" / (name.replace("/", "-") + ".log")
+
+    def scratch(self, name):
+        folder = self.build / "tmp" / name.replace("/", "-")
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def execute(self, name, command, seconds=60, **variables):
+        env = {**self.env, "GRETA_TMP": str(self.scratch(name)), **variables}
+        return execute(command, self.log(name), seconds, env)
+
+    def output(self, command, **variables):
+        """Stdout of a command that must succeed; None when it did not."""
+        done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, env={**self.env, **variables}, timeout=60)
+        return done.stdout if done.returncode == 0 else None
+
+    def make(self, name, *arguments, jobs=1, folder=None, cc=None, san=""):
+        command = ["make", "--no-print-directory", f"-j{jobs}", f"BUILD={folder or self.build}",
+                   f"CC={cc or self.options.cc}", f"SAN={san}", "WERROR=1", *arguments]
+        return self.execute(name, command, SECONDS_BUILD)
+
+
+def builder(run, name, **how):
+    def build():
+        counts = Counts()
+        status = run.make(name, "all", **how)
+        counts.check(name, status == 0, ending(status))
+        return counts
+    return build
+
+
+def tap_job(run, name, command, seconds=SECONDS_C, **variables):
+    def job():
+        status = run.execute(name, command, seconds, **variables)
+        return read_tap(run.log(name).read_text(errors="replace"), status)
+    return job
+
+
+def py_job(run, name, path):
+    python = run.build / "venv/bin/python"
+
+    def job():
+        if not python.exists() and run.offline:
+            counts, names = Counts(), re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+            counts.skipped = [f"{test}: offline: no Python packages" for test in names]
+            return counts
+        junit = run.scratch(name) / "junit.xml"
+        status = run.execute(name, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                                    f"--junitxml={junit}", path], SECONDS_PY)
+        return read_junit(junit, status, run.offline)
+    return job
+
+
+def header_job(run, name):
+    """greta.h needs nothing before it, as C and as C++, and warns nowhere."""
+    def job():
+        counts, cc = Counts(), run.options.cc
+        for language, standards in (("c", ("c11", "c17")), ("c++", ("c++11", "c++20"))):
+            source = run.scratch(name) / f"header.{'c' if language == 'c' else 'cc'}"
+            source.write_text('#include "greta.h"\n#include "greta.h"\n'
+                              "int main(void)\n{\n    return greta_version().api == 0;\n}\n")
+            for standard in standards:
+                status = run.execute(name, [cc, f"-std={standard}", "-x", language, *WARNINGS,
+                                            f"-I{ROOT / 'include'}", "-fsyntax-only", source])
+                counts.check(f"greta.h as {standard}", status == 0, ending(status))
+        return counts
+    return job
+
+
+def tree_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def install_job(run, name):
+    """What is installed is enough to build and run the example, shared and static."""
+    def job():
+        counts, scratch = Counts(), run.scratch(name)
+        prefix, staged = scratch / "prefix", scratch / "staged"
+        for arguments in ((f"PREFIX={prefix}",), (f"DESTDIR={staged}", "PREFIX=/usr")):
+            status = run.make(name, "install", *arguments)
+            if not counts.check("make install " + arguments[-1], status == 0, ending(status)):
+                return counts
+        counts.check("DESTDIR holds the same files", tree_of(prefix) == tree_of(staged / "usr"))
+
+        found = {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+        version = run.output(["pkg-config", "--modversion", "greta"], **found)
+        told = run.output([prefix / "bin/greta", "--version"]) or ""
+        counts.check("pkg-config and greta --version agree", version and version.strip() in told,
+                     f"{version!r}, {told!r}")
+        model = scratch / "tiny.gguf"
+        status = run.execute(name, [run.build / "tools/mkmodel", "--out", model])
+        counts.check("mkmodel", status == 0, ending(status))
+        answers = []
+        for kind in ("shared", "static"):
+            program = scratch / f"first-{kind}"
+            ask = ["pkg-config", "--cflags", "--libs", "greta"]
+            flags = run.output([*ask, "--static"] if kind == "static" else ask, **found) or ""
+            flags = flags.replace("-lgreta", "-l:libgreta.a") if kind == "static" else flags
+            status = run.execute(name, [run.options.cc, "-std=c11", *WARNINGS,
+                                        ROOT / "examples/first.c", *flags.split(), "-o", program])
+            counts.check(f"examples/first.c builds, {kind}", status == 0, ending(status))
+            if status == 0:
+                answers.append(run.output([program, model, "Hello"],
+                                          LD_LIBRARY_PATH=str(prefix / "lib")))
+        counts.check("examples/first.c runs and both builds agree",
+                     len(answers) == 2 and answers[0] and answers[0] == answers[1], f"{answers}")
+        status = run.make(name, "uninstall", f"PREFIX={prefix}")
+        counts.check("make uninstall leaves nothing", status == 0 and not tree_of(prefix),
+                     f"{tree_of(prefix)}")
+        return counts
+    return job
+
+
+def smoke_job(run, name, build):
+    """The main commands on a tiny model, under the sanitizers: exit codes, and not a word from
+    them. They are told to end with a status that greta never gives."""
+    def job():
+        counts, scratch = Counts(), run.scratch(name)
+        model, prompts = scratch / "tiny.gguf", scratch / "prompts"
+        prompts.mkdir()
+        (prompts / "p.txt").write_text("Hello, how are you today?\n")
+        greta = build / "greta"
+        isolate = [greta, "isolate", "-m", model, "--prompts", prompts]
+        plant = ["--fault", "ffn_norm-reads-previous-position", "--fault-layer", "0"]
+        for what, wanted, command in (
+                ("mkmodel", 0, [build / "tools/mkmodel", "--out", model]),
+                ("inspect", 0, [greta, "inspect", model]),
+                ("run", 0, [greta, "run", "-m", model, "-p", "Hello", "-n", "8"]),
+                ("run --act f32", 0, [greta, "run", "-m", model, "-p", "Hello", "-n", "8",
+                                      "--act", "f32", "--kv", "f32", "--chunk", "3"]),
+                ("isolate", 0, [*isolate, "--out", scratch / "clean"]),
+                ("isolate --from", 0, [greta, "isolate", "--from", scratch / "clean",
+                                       "--out", scratch / "again"]),
+                ("isolate --fault", 1, [*isolate, *plant, "--out", scratch / "fault"]),
+                ("isolate --mode E0", 6, [*isolate, "--mode", "E0", "--out", scratch / "e0"]),
+                ("a truncated model", 3, [greta, "inspect", scratch / "cut.gguf"])):
+            if model.exists():
+                (scratch / "cut.gguf").write_bytes(model.read_bytes()[:-1])
+            status = run.execute(name, command, 120, ASAN_OPTIONS="exitcode=99",
+                                 UBSAN_OPTIONS="exitcode=99:print_stacktrace=1")
+            counts.check(f"greta {what}", status == wanted, f"{ending(status)}, expected {wanted}")
+        return counts
+    return job
+
+
+def runner_job(run, name):
+    """The runner itself: programs that pass, fail, die, hang and say nothing."""
+    tap = "printf '1..2\\nok 1 - a\\n{0} 2 - b\\n'; "
+    cases = [
+        ("passes", tap.format("ok"), (2, 0, 0)),
+        ("fails", tap.format("not ok") + "exit 1", (1, 1, 0)),
+        ("fails but exits 0", tap.format("not ok"), (1, 1, 0)),
+        ("skips", "printf '1..1\\nnot ok 1 # SKIP b\\n'", (0, 0, 1)),
+        ("passes but exits 1", tap.format("ok") + "exit 1", (2, 1, 0)),
+        ("dies", "printf '1..3\\nok 1 - a\\n'; kill -SEGV $$", (1, 2, 0)),
+        ("hangs", tap.format("ok") + "sleep 60", (2, 1, 0)),
+        ("runs no test", "exit 0", (0, 1, 0)),
+    ]
+    junit = '<testsuite><testcase name="a"/><testcase name="b">{}</testcase></testsuite>'
+    reports = [
+        ("passes", junit.format(""), 0, False, (2, 0, 0)),
+        ("fails", junit.format("<failure/>"), 1, False, (1, 1, 0)),
+        ("skips online", junit.format('<skipped message="offline: x"/>'), 0, False, (1, 1, 0)),
+        ("skips offline", junit.format('<skipped message="offline: x"/>'), 0, True, (1, 0, 1)),
+        ("is torn", "<testsuite>", 0, False, (0, 1, 0)),
+        ("passes but exits 3", junit.format(""), 3, False, (2, 1, 0)),
+    ]
+
+    def numbers(counts):
+        return counts.passed, len(counts.failed), len(counts.skipped)
+
+    def job():
+        counts = Counts()
+        with tempfile.TemporaryDirectory() as folder:
+            for i, (what, script, wanted) in enumerate(cases):
+                log = pathlib.Path(folder, f"{i}.log")
+                status = execute(["sh", "-c", script], log, 1)
+                text = log.read_text().partition("\n")[2]
+                seen = numbers(read_tap(text, status))
+                counts.check(f"a program that {what}", seen == wanted, f"{seen} for {wanted}")
+            for what, text, status, offline, wanted in reports:
+                path = pathlib.Path(folder, "junit.xml")
+                path.write_text(text)
+                seen = numbers(read_junit(path, status, offline))
+                counts.check(f"a report that {what}", seen == wanted, f"{seen} for {wanted}")
+        return counts
+    return job
+
+
+# ---- Jobs ----------------------------------------------------------------------------------------
+
+def jobs_of(run):
+    """All jobs in the order in which they should start: what takes longest first."""
+    options, build = run.options, run.build
+    tests = sorted(path.stem for path in (ROOT / "tests").glob("test_*.c"))
+    python = sorted((ROOT / "tests/py").glob("test_*.py"))
+    san, other = build / "san", "gcc" if options.cc == "clang" else "clang"
+    tidy = [sys.executable, ROOT / "tools/tidy.py", "--cc", options.cc]
+    jobs = []
+    if not options.san:
+        jobs.append(Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)))
+    jobs += [Job(f"py/{path.stem}", [], py_job(run, f"py/{path.stem}", path)) for path in python]
+    if not options.san:
+        jobs.append(Job("second-compiler", [], builder(run, "second-compiler", cc=other,
+                                                       folder=build / other)))
+    jobs += [Job(f"c/{test}", [], tap_job(run, f"c/{test}", [build / "tests" / test]))
+             for test in tests]
+    if not options.san:
+        jobs += [Job(f"san/{test}", ["san"],
+                     tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
+                 for test in tests]
+        jobs += [Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san)),
+                 Job("install", [], install_job(run, "install")),
+                 Job("tidy", [], tap_job(run, "tidy", [*tidy, "--library", build / "libgreta.so"]))]
+    jobs += [Job("tidy/self-test", [], tap_job(run, "tidy/self-test", [*tidy, "--self-test"])),
+             Job("header", [], header_job(run, "header")),
+             Job("runner", [], runner_job(run, "runner"))]
+    return jobs
+
+
+def selected(job, words):
+    """A word names a job or a family (`san`, `py`), or a part of the name of a C or Python test."""
+    family, _, test = job.name.partition("/")
+    return not words or any(
+        fnmatch.fnmatch(job.name, word) or family == word
+        or (family in ("c", "py") and word in test) for word in words)
+
+
+def report(run, job, counts, seconds):
+    parts = [f"{counts.passed} passed"]
+    parts += [f"{len(counts.failed)} failed"] if counts.failed else []
+    parts += [f"{len(counts.skipped)} skipped"] if counts.skipped else []
+    mark = "FAIL" if counts.failed else "ok"
+    print(f"{mark:<5}{job.name:<32}{', '.join(parts):<32}{seconds:6.1f} s", flush=True)
+    for failure in counts.failed:
+        print(f"       failed: {failure}")
+    if counts.failed and run.log(job.name).exists():
+        lines = run.log(job.name).read_text(errors="replace").splitlines()
+        print("\n".join(f"       | {line[:200]}" for line in lines[-30:]))
+        print(f"       the whole log: {run.log(job.name)}", flush=True)
+
+
+def run_job(run, job):
+    start = time.monotonic()
+    try:
+        counts = job.run()
+    except Exception as problem:  # a broken job is a failed test, not a lost run
+        counts = Counts()
+        counts.failed.append(f"{job.name}: {type(problem).__name__}: {problem}")
+    report(run, job, counts, time.monotonic() - start)
+    return counts
+
+
+def run_jobs(run, jobs):
+    """Runs jobs side by side, each when what it needs has passed."""
+    results, waiting, active = {}, list(jobs), {}
+
+    def start_ready():
+        for job in list(waiting):
+            if len(active) == run.options.jobs or not all(need in results for need in job.needs):
+                continue
+            waiting.remove(job)
+            failed = [need for need in job.needs if results[need].failed]
+            if failed:
+                results[job.name] = Counts()
+                results[job.name].check(job.name, False, f"{failed[0]} failed")
+            else:
+                active[pool.submit(run_job, run, job)] = job
+
+    with concurrent.futures.ThreadPoolExecutor(run.options.jobs) as pool:
+        try:
+            start_ready()
+            while active:
+                done, _ = concurrent.futures.wait(active, return_when="FIRST_COMPLETED")
+                for future in done:
+                    results[active.pop(future).name] = future.result()
+                start_ready()
+        finally:  # an interrupt ends what is still running
+            for group in list(running):
+                end_group(group)
+    return results
+
+
+def prepare(run):
+    """The build, and the real model unless offline. Everything else needs them."""
+    def pull():
+        counts = Counts()
+        status = run.execute("pull", [run.build / "greta", "pull", MODEL], SECONDS_BUILD)
+        path = (run.output([run.build / "greta", "pull", MODEL]) or "").strip()
+        run.env["GRETA_SMOLLM2"] = path
+        counts.check(f"greta pull {MODEL}", pathlib.Path(path).is_file(), ending(status))
+        return counts
+
+    how = {"jobs": run.options.jobs, "san": run.options.san}
+    jobs = [Job("build", [], builder(run, "build", **how))]
+    if not run.offline:
+        jobs.append(Job("pull", ["build"], pull))
+    return run_jobs(run, jobs)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Builds and tests; see make check.")
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--cc", default="gcc")
+    parser.add_argument("--san", default="")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("words", nargs="*", help="parts: gguf,py,san/test_gguf,tidy; none: all")
+    options = parser.parse_args()
+    words = [word for argument in options.words for word in argument.split(",") if word]
+
+    run = Run(options)
+    start = time.monotonic()
+    results = prepare(run)
+    if not any(counts.failed for counts in results.values()):
+        jobs = jobs_of(run)
+        chosen = [job for job in jobs if selected(job, words)]
+        names = {job.name for job in chosen} | {need for job in chosen for need in job.needs}
+        results |= run_jobs(run, [job for job in jobs if job.name in names])
+        if not chosen:
+            print(f"no part is named {','.join(words)}; there are:", *(job.name for job in jobs))
+            return 2
+    reasons = [skip.partition(": ")[2] or skip
+               for counts in results.values() for skip in counts.skipped]
+    for reason, n in sorted(collections.Counter(reasons).items()):
+        print(f"skipped {n}: {reason}")
+    print(f"{time.monotonic() - start:.0f} seconds; logs in {run.build / 'log'}")
+    passed = sum(counts.passed for counts in results.values())
+    failed = sum(len(counts.failed) for counts in results.values())
+    skipped = sum(len(counts.skipped) for counts in results.values())
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(main())
