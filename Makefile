@@ -10,8 +10,9 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 
-VERSION   := 0.1.0
-SOVERSION := 0
+# One place states the versions: what greta_version() answers.
+VERSION   := $(shell sed -n 's/.*\.library = "\(.*\)".*/\1/p' src/*/version.c)
+SOVERSION := $(shell sed -n 's/.*\.api = \(.*\),.*/\1/p' src/*/version.c)
 
 # ---- Flags ---------------------------------------------------------------------------------------
 # No fast-math and no contraction anywhere: a fused multiply-add happens only where the source says
