@@ -209,6 +209,7 @@ typedef struct greta_trace_options {
     int64_t sample;        /* values kept of each row: n first; -1 all; 0 none (statistics, hashes) */
     uint64_t bytes_max;    /* stop cleanly before this size; 0: 4 GiB */
     const char *prompt_id; /* recorded in the header; may be NULL */
+    const char *notes;     /* likewise: what was done to the prompt ("dropped 3 unknown bytes") */
     int overwrite;         /* replace an existing trace */
 } greta_trace_options;
 

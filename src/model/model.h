@@ -6,6 +6,9 @@
 #include "model/op.h"
 #include "model/tokenizer.h"
 
+#include "base/hash.h"
+
+#include <pthread.h>
 #include <stdatomic.h>
 
 typedef struct layer_weights {
@@ -27,11 +30,17 @@ struct greta_model {
     layer_weights *layer;    /* (n_layer) */
     const weight *token_embd, *output_norm, *output; /* output == token_embd when tied */
     const float *rope_factors; /* (rope_dim / 2) divisors of inv_freq from rope_freqs.weight; NULL */
-    uint64_t file_hash;      /* xxh3 of the whole file; read with model_file_hash */
+    _Atomic uint64_t file_hash; /* xxh3 of the whole file; read with model_file_hash */
     atomic_int has_file_hash;
+    /* Content hashes of whole weights, filled on demand by the engine under the lock. */
+    pthread_mutex_t weight_lock;
+    row_hash *weight_hash;   /* (n_weight) */
+    uint8_t *has_weight_hash;
 };
 
 /* xxh3-64 of the file, computed once, on first use. */
 uint64_t model_file_hash(struct greta_model *model);
+/* xxh3-64 of the tokens and merges, in order. */
+uint64_t model_tokenizer_hash(const struct greta_model *model);
 
 #endif

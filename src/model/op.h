@@ -79,6 +79,7 @@ typedef struct edge {
     dtype type;              /* F32, ACT_Q8, I32; k_cache and v_cache: the session's cache type */
     int32_t producer;        /* index of the op; -1: the input tokens */
     int is_cache;            /* lives in the KV cache, not in a buffer */
+    int is_packed;           /* has rows only for the tokens whose logits are wanted, in order */
 } edge;
 
 typedef struct op_list {

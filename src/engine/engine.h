@@ -1,0 +1,87 @@
+/* engine.h - what the files of engine/ share: the session and its plan. */
+#ifndef GRETA_ENGINE_ENGINE_H
+#define GRETA_ENGINE_ENGINE_H
+
+#include "engine/session.h"
+
+typedef struct buffer {
+    uint8_t *base;
+    size_t stride; /* bytes between rows, a multiple of 64 */
+    int64_t n_row;
+} buffer;
+
+/* Where edges live. One plan serves the healthy list and an override: they have the same edges. */
+typedef struct plan {
+    int32_t *slot;     /* (n_edge, 2): buffer of an edge in even and in odd passes; -1: KV cache or tokens */
+    int32_t n_edge;
+    buffer *buffer;
+    int32_t n_buffer;
+    uint8_t *memory;
+} plan;
+
+greta_status plan_build(const greta_session *session, const op_list *a, const op_list *b, plan *out,
+                        greta_error *err);
+void plan_free(plan *p);
+
+typedef struct observer observer; /* observe.c: the trace of a session */
+
+struct greta_session {
+    struct greta_model *model;
+    greta_session_options options;    /* resolved */
+    const kernel_table *table, *alternate;
+    thread_pool *pool;
+    op_list healthy, override;        /* override.op NULL: none */
+    uint32_t override_phases;
+    plan plan;
+    /* KV cache: slot = sequence * n_ctx + position; (n_slot, n_head_kv, head_dim) per layer. */
+    dtype kv_type;
+    size_t kv_row_bytes;
+    uint8_t **k, **v;                 /* (n_layer) */
+    uint8_t *kv_memory;
+    int32_t *n_cached;                /* (n_sequence) positions held */
+    uint64_t *prefix;                 /* (n_slot) hash of the ids up to this position */
+    uint64_t *generation;             /* (n_slot) times the slot was written */
+    float *cos_sin;                   /* (n_ctx, rope_dim / 2, 2) */
+    /* The pass. */
+    int64_t pass;                     /* number of the current one, from 0 */
+    greta_phase phase;
+    greta_row *row, *feed;            /* (n_chunk): of the pass; scratch of feed */
+    int64_t n_row, n_row_previous;
+    int32_t *want;                    /* rows whose logits are wanted, ascending */
+    int64_t n_want;
+    float *inv_rms;                   /* (n_chunk) what the last norm op reported per row */
+    const float *logits;              /* (n_want, n_vocab) of the last pass */
+    size_t logits_stride;             /* floats */
+    observer *trace;                  /* NULL: off */
+};
+
+const op_list *session_list(const greta_session *s, greta_phase phase);
+const kernel_table *session_table(const greta_session *s, const op *o);
+
+/* Rows of an edge in this pass as an op reads or writes them. */
+typedef struct rows {
+    uint8_t *base;
+    size_t stride;        /* 0: every token reads the same row (a delayed read) */
+    const int32_t *index; /* row of token t is index[t]; NULL: t */
+    int32_t buffer;       /* index into plan.buffer; -1: none */
+    int64_t first;        /* row of the buffer that `base` is */
+} rows;
+
+rows rows_read(const greta_session *s, const op *o, int input);
+rows rows_written(const greta_session *s, const op *o, int output);
+static inline uint8_t *rows_at(const rows *r, int64_t token)
+{
+    return r->base + (size_t)(r->index ? r->index[token] : token) * r->stride;
+}
+/* Tokens an op works on: all of the pass, or those whose logits are wanted. */
+int64_t op_tokens(const greta_session *s, const op *o);
+/* Row of the pass of an op's token t. */
+int64_t op_row(const greta_session *s, const op *o, int64_t t);
+int64_t row_slot(const greta_session *s, const greta_row *row);
+/* Contiguous share of [0, n) in multiples of `unit`. */
+void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first, int64_t *last);
+
+void observe_op(greta_session *s, const op *o);
+void observer_free(observer *o);
+
+#endif

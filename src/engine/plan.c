@@ -1,0 +1,160 @@
+/* plan.c - gives every edge a buffer by liveness.
+ *
+ * An edge lives from the op that writes it to the last op that reads it, in either list. Going through the
+ * ops in order, a written edge takes the smallest free buffer that is wide enough, or a new one, and gives it back after
+ * its last reader. Edges that are read with a delay must outlive the pass: they own two buffers,
+ * used in turn. The logits outlive the pass too, for the caller.
+ */
+#include "base/checked.h"
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIGNMENT 64
+
+typedef struct life {
+    int32_t last;   /* index of the last op that reads the edge; INT32_MAX: outlives the pass */
+    int is_delayed;
+} life;
+
+static void life_read(const op_list *list, life *lives)
+{
+    for (int32_t i = 0; i < list->n_op; i++) {
+        for (int in = 0; in < OP_IN_MAX; in++) {
+            const op_read *read = &list->op[i].in[in];
+            if (read->edge < 0) {
+                continue;
+            }
+            life *l = &lives[read->edge];
+            l->last = l->last > i ? l->last : i;
+            l->is_delayed |= read->delay == READ_PREVIOUS_PASS;
+        }
+    }
+}
+
+static size_t edge_stride(const edge *e)
+{
+    size_t bytes = e->type == DTYPE_ACT_Q8 ? act_q8_bytes(e->width) : (size_t)e->width * 4;
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static int32_t buffer_new(plan *p, uint8_t *is_free, size_t stride)
+{
+    p->buffer[p->n_buffer] = (buffer){.stride = stride};
+    is_free[p->n_buffer] = 0;
+    return p->n_buffer++;
+}
+
+/* The narrowest free buffer that is wide enough; failing that the widest free one is widened. */
+static int32_t buffer_take(plan *p, uint8_t *is_free, size_t stride)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < p->n_buffer; i++) {
+        if (!is_free[i]) {
+            continue;
+        }
+        size_t have = p->buffer[i].stride, best_have = best < 0 ? 0 : p->buffer[best].stride;
+        int is_better = best_have < stride ? have > best_have : have >= stride && have < best_have;
+        if (best < 0 || is_better) {
+            best = i;
+        }
+    }
+    if (best < 0) {
+        return buffer_new(p, is_free, stride);
+    }
+    if (p->buffer[best].stride < stride) {
+        p->buffer[best].stride = stride;
+    }
+    is_free[best] = 0;
+    return best;
+}
+
+static void plan_assign(const op_list *list, const life *lives, plan *p, uint8_t *is_free)
+{
+    for (int32_t i = 0; i < list->n_op; i++) {
+        const op *o = &list->op[i];
+        for (int out = 0; out < OP_OUT_MAX; out++) {
+            int32_t e = o->out[out];
+            if (e < 0 || list->edge[e].is_cache) {
+                continue;
+            }
+            size_t stride = edge_stride(&list->edge[e]);
+            int outlives = lives[e].is_delayed || lives[e].last == INT32_MAX;
+            p->slot[2 * e] = outlives ? buffer_new(p, is_free, stride) : buffer_take(p, is_free, stride);
+            p->slot[2 * e + 1] = lives[e].is_delayed ? buffer_new(p, is_free, stride) : p->slot[2 * e];
+        }
+        for (int32_t e = 0; e < list->n_edge; e++) {
+            int never_read = list->edge[e].producer == i && lives[e].last < i;
+            if (p->slot[2 * e] >= 0 && !lives[e].is_delayed && (lives[e].last == i || never_read)) {
+                is_free[p->slot[2 * e]] = 1;
+            }
+        }
+    }
+}
+
+static greta_status plan_allocate(plan *p, int64_t n_row, greta_error *err)
+{
+    uint64_t total = ALIGNMENT, bytes;
+    for (int32_t i = 0; i < p->n_buffer; i++) {
+        if (!checked_mul(p->buffer[i].stride, (uint64_t)n_row, &bytes) ||
+            !checked_add(total, bytes, &total)) {
+            return error_set(err, GRETA_IO, "activation buffers of a pass do not fit 64 bits");
+        }
+    }
+    /* Not cleared: pages of rows that no pass uses are never touched. */
+    void *memory = NULL;
+    if (posix_memalign(&memory, ALIGNMENT, total) != 0) {
+        return error_memory(err, "activations", total);
+    }
+    p->memory = memory;
+    uint8_t *at = p->memory;
+    for (int32_t i = 0; i < p->n_buffer; i++) {
+        p->buffer[i].base = at;
+        p->buffer[i].n_row = n_row;
+        at += p->buffer[i].stride * (size_t)n_row;
+    }
+    return GRETA_OK;
+}
+
+greta_status plan_build(const greta_session *session, const op_list *a, const op_list *b, plan *out,
+                        greta_error *err)
+{
+    size_t n = (size_t)a->n_edge;
+    *out = (plan){.slot = malloc(2 * n * sizeof *out->slot), .n_edge = a->n_edge,
+                  .buffer = calloc(2 * n + 1, sizeof *out->buffer)};
+    life *lives = calloc(n, sizeof *lives);
+    uint8_t *is_free = calloc(2 * n + 1, 1);
+    greta_status status;
+    if (!out->slot || !out->buffer || !lives || !is_free) {
+        status = error_memory(err, "the plan", n * 64);
+    } else {
+        memset(out->slot, 0xff, 2 * n * sizeof *out->slot);
+        for (size_t e = 0; e < n; e++) {
+            lives[e].last = -1;
+        }
+        life_read(a, lives);
+        if (b->op) {
+            life_read(b, lives);
+        }
+        int32_t logits = op_list_edge(a, STAGE_LOGITS, -1);
+        GRETA_ASSERT(logits >= 0);
+        lives[logits].last = INT32_MAX;
+        plan_assign(a, lives, out, is_free);
+        status = plan_allocate(out, session->options.n_chunk, err);
+    }
+    free(lives);
+    free(is_free);
+    if (status != GRETA_OK) {
+        plan_free(out);
+    }
+    return status;
+}
+
+void plan_free(plan *p)
+{
+    free(p->slot);
+    free(p->buffer);
+    free(p->memory);
+    *p = (plan){0};
+}

@@ -1,0 +1,251 @@
+/* session.c - what a session owns: op lists, plan, KV cache, rotary table, threads.
+ *
+ * Everything is allocated by greta_session_new (and replanned by session_override_set), so evaluation
+ * allocates nothing. The cache is addressed by (sequence, position): slot = sequence * n_ctx + position.
+ */
+#include "engine/engine.h"
+
+#include "base/checked.h"
+#include "base/fpenv.h"
+#include "base/limits.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CTX_DEFAULT 4096
+#define CHUNK_DEFAULT 512
+
+const op_list *session_list(const greta_session *s, greta_phase phase)
+{
+    int is_overridden = s->override.op != NULL && (s->override_phases & (1u << phase)) != 0;
+    return is_overridden ? &s->override : &s->healthy;
+}
+
+const op_list *session_ops(const greta_session *s, greta_phase phase)
+{
+    return session_list(s, phase);
+}
+
+const struct greta_model *session_model(const greta_session *s)
+{
+    return s->model;
+}
+
+const kernel_table *session_table(const greta_session *s, const op *o)
+{
+    return o->table == 1 && s->alternate ? s->alternate : s->table;
+}
+
+typedef struct option_range {
+    const char *name;
+    int32_t value, high;
+} option_range;
+
+static greta_status options_resolve(greta_session *s, const greta_session_options *given,
+                                    greta_error *err)
+{
+    greta_session_options o = given ? *given : (greta_session_options){0};
+    int32_t n_train = s->model->cfg.n_ctx_train;
+    o.size = sizeof o;
+    o.n_ctx = o.n_ctx ? o.n_ctx : n_train > 0 && n_train < CTX_DEFAULT ? n_train : CTX_DEFAULT;
+    o.n_sequence = o.n_sequence ? o.n_sequence : 1;
+    o.n_chunk = o.n_chunk ? o.n_chunk : CHUNK_DEFAULT;
+    o.n_thread = o.n_thread ? o.n_thread : thread_online();
+    const option_range range[] = {
+        {"context", o.n_ctx, LIMIT_CONTEXT},
+        {"sequences", o.n_sequence, LIMIT_SEQUENCES},
+        {"chunk", o.n_chunk, LIMIT_CHUNK},
+        {"threads", o.n_thread, LIMIT_THREADS},
+    };
+    for (size_t i = 0; i < sizeof range / sizeof *range; i++) {
+        if (range[i].value < 1 || range[i].value > range[i].high) {
+            return error_about(err, GRETA_USAGE, range[i].name, "%" PRId32 " (1 to %" PRId32 ")",
+                               range[i].value, range[i].high);
+        }
+    }
+    o.n_chunk = o.n_chunk < o.n_ctx * (int64_t)o.n_sequence ? o.n_chunk : o.n_ctx * o.n_sequence;
+    s->table = kernel_find(o.cpu);
+    if (!s->table) {
+        char shown[ESCAPED_MAX], cpu[128];
+        return error_set(err, GRETA_USAGE, "this machine has no kernels \"%s\" (%s)",
+                         escape(o.cpu, strlen(o.cpu), shown), greta_cpu_describe(cpu, sizeof cpu));
+    }
+    o.cpu = s->table->name;
+    s->options = o;
+    return GRETA_OK;
+}
+
+static greta_status cache_new(greta_session *s, greta_error *err)
+{
+    const config *c = &s->model->cfg;
+    uint64_t n_slot = (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence, total = 0;
+    s->kv_type = s->options.kv == GRETA_KV_F32 ? DTYPE_F32 : DTYPE_F16;
+    s->kv_row_bytes = (size_t)c->n_head_kv * (size_t)c->head_dim * (s->kv_type == DTYPE_F32 ? 4 : 2);
+    uint64_t slab = 0;
+    if (!checked_mul(n_slot, s->kv_row_bytes, &slab) ||
+        !checked_mul(slab, 2 * (uint64_t)c->n_layer, &total)) {
+        return error_set(err, GRETA_IO, "the KV cache does not fit 64 bits");
+    }
+    s->kv_memory = calloc(1, total);
+    s->k = calloc((size_t)c->n_layer, sizeof *s->k);
+    s->v = calloc((size_t)c->n_layer, sizeof *s->v);
+    s->n_cached = calloc((size_t)s->options.n_sequence, sizeof *s->n_cached);
+    s->prefix = calloc(n_slot, sizeof *s->prefix);
+    s->generation = calloc(n_slot, sizeof *s->generation);
+    if (!s->kv_memory || !s->k || !s->v || !s->n_cached || !s->prefix || !s->generation) {
+        return error_memory(err, "the KV cache", total);
+    }
+    for (int32_t l = 0; l < c->n_layer; l++) {
+        s->k[l] = s->kv_memory + (size_t)(2 * l) * slab;
+        s->v[l] = s->kv_memory + (size_t)(2 * l + 1) * slab;
+    }
+    return GRETA_OK;
+}
+
+static greta_status pass_new(greta_session *s, greta_error *err)
+{
+    const config *c = &s->model->cfg;
+    size_t n = (size_t)s->options.n_chunk;
+    size_t angles = (size_t)s->options.n_ctx * (size_t)c->rope_dim;
+    s->row = calloc(n, sizeof *s->row);
+    s->feed = calloc(n, sizeof *s->feed);
+    s->want = calloc(n, sizeof *s->want);
+    s->inv_rms = calloc(n, sizeof *s->inv_rms);
+    s->cos_sin = malloc(angles * sizeof *s->cos_sin);
+    if (!s->row || !s->feed || !s->want || !s->inv_rms || !s->cos_sin) {
+        return error_memory(err, "the session", angles * sizeof *s->cos_sin);
+    }
+    rope_table_args rope = {c->rope_freq_base, c->rope_scale, s->model->rope_factors, c->rope_dim, 0,
+                            s->options.n_ctx};
+    uint32_t saved = fpenv_enter();
+    kernel_rope_table(&rope, s->cos_sin);
+    fpenv_leave(saved);
+    return GRETA_OK;
+}
+
+static greta_status session_fill(greta_session *s, const greta_session_options *options,
+                                 greta_error *err)
+{
+    GRETA_TRY(options_resolve(s, options, err));
+    act_contract act = s->options.act == GRETA_ACT_F32 ? ACT_CONTRACT_F32 : ACT_CONTRACT_Q8;
+    GRETA_TRY(op_list_build(s->model, act, &s->healthy, err));
+    GRETA_TRY(plan_build(s, &s->healthy, &s->override, &s->plan, err));
+    GRETA_TRY(cache_new(s, err));
+    GRETA_TRY(pass_new(s, err));
+    return thread_pool_new(s->options.n_thread, &s->pool, err);
+}
+
+greta_status greta_session_new(greta_model *model, const greta_session_options *options,
+                               greta_session **session, greta_error *err)
+{
+    *session = NULL;
+    greta_session *s = calloc(1, sizeof *s);
+    if (!s) {
+        return error_memory(err, "the session", sizeof *s);
+    }
+    s->model = greta_model_retain(model);
+    greta_status status = session_fill(s, options, err);
+    if (status != GRETA_OK) {
+        greta_session_free(s);
+        return status;
+    }
+    *session = s;
+    return GRETA_OK;
+}
+
+void greta_session_free(greta_session *s)
+{
+    if (!s) {
+        return;
+    }
+    observer_free(s->trace);
+    thread_pool_free(s->pool);
+    op_list_free(&s->healthy);
+    op_list_free(&s->override);
+    plan_free(&s->plan);
+    free(s->kv_memory);
+    free(s->k);
+    free(s->v);
+    free(s->n_cached);
+    free(s->prefix);
+    free(s->generation);
+    free(s->cos_sin);
+    free(s->row);
+    free(s->feed);
+    free(s->want);
+    free(s->inv_rms);
+    greta_model_release(s->model);
+    free(s);
+}
+
+greta_session_options greta_session_describe(const greta_session *s)
+{
+    return s->options;
+}
+
+static greta_status sequence_check(const greta_session *s, int32_t sequence, greta_error *err)
+{
+    if (sequence < 0 || sequence >= s->options.n_sequence) {
+        return error_set(err, GRETA_USAGE, "sequence %" PRId32 " (0 to %" PRId32 ")", sequence,
+                         s->options.n_sequence - 1);
+    }
+    return GRETA_OK;
+}
+
+greta_status greta_session_drop(greta_session *s, int32_t sequence, int32_t from, greta_error *err)
+{
+    GRETA_TRY(sequence_check(s, sequence, err));
+    if (from < 0 || from > s->n_cached[sequence]) {
+        return error_set(err, GRETA_USAGE, "position %" PRId32 " (0 to %" PRId32 ")", from,
+                         s->n_cached[sequence]);
+    }
+    s->n_cached[sequence] = from;
+    return GRETA_OK;
+}
+
+greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target, greta_error *err)
+{
+    GRETA_TRY(sequence_check(s, source, err));
+    GRETA_TRY(sequence_check(s, target, err));
+    if (source == target) {
+        return GRETA_OK;
+    }
+    size_t n_ctx = (size_t)s->options.n_ctx, n = (size_t)s->n_cached[source];
+    size_t from = (size_t)source * n_ctx, to = (size_t)target * n_ctx;
+    for (int32_t l = 0; l < s->model->cfg.n_layer; l++) {
+        memcpy(s->k[l] + to * s->kv_row_bytes, s->k[l] + from * s->kv_row_bytes, n * s->kv_row_bytes);
+        memcpy(s->v[l] + to * s->kv_row_bytes, s->v[l] + from * s->kv_row_bytes, n * s->kv_row_bytes);
+    }
+    memcpy(s->prefix + to, s->prefix + from, n * sizeof *s->prefix);
+    for (size_t p = 0; p < n; p++) {
+        s->generation[to + p]++;
+    }
+    s->n_cached[target] = s->n_cached[source];
+    return GRETA_OK;
+}
+
+greta_status session_override_set(greta_session *s, const session_override *override, greta_error *err)
+{
+    op_list copy = {0};
+    plan replanned;
+    if (override) {
+        GRETA_TRY(op_list_copy(override->list, &copy, err));
+        GRETA_ASSERT(copy.n_edge == s->healthy.n_edge && copy.n_op == s->healthy.n_op);
+    }
+    greta_status status = plan_build(s, &s->healthy, &copy, &replanned, err);
+    if (status != GRETA_OK) {
+        op_list_free(&copy);
+        return status;
+    }
+    op_list_free(&s->override);
+    plan_free(&s->plan);
+    s->plan = replanned;
+    s->override = copy;
+    s->override_phases = override ? override->phases : 0;
+    s->alternate = override ? override->table : NULL;
+    s->n_row_previous = 0;
+    s->n_want = 0;
+    s->logits = NULL;
+    return GRETA_OK;
+}

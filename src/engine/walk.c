@@ -1,0 +1,386 @@
+/* walk.c - the forward pass: one walk over the op list.
+ *
+ * A pass takes the rows of a batch (tokens of any sequences) through every op in order; after each op
+ * the trace may look at its edges. Prefill, chunked prefill, decode and batches are the same walk
+ * with other rows. Every op is split over threads by its outputs, and kernels compute each output in
+ * one fixed order, so neither the rows that happen to share a pass nor the threads change a bit.
+ */
+#include "base/fpenv.h"
+#include "base/limits.h"
+#include "engine/engine.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+typedef struct op_job {
+    greta_session *session;
+    const op *op;
+} op_job;
+
+typedef struct span {
+    int64_t first, last;
+} span;
+
+void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first, int64_t *last)
+{
+    int64_t units = (n + unit - 1) / unit;
+    int64_t from = units * thread / n_thread * unit, to = units * (thread + 1) / n_thread * unit;
+    *first = from < n ? from : n;
+    *last = to < n ? to : n;
+}
+
+int64_t op_tokens(const greta_session *s, const op *o)
+{
+    return session_list(s, s->phase)->edge[o->out[0]].is_packed ? s->n_want : s->n_row;
+}
+
+int64_t op_row(const greta_session *s, const op *o, int64_t t)
+{
+    return session_list(s, s->phase)->edge[o->out[0]].is_packed ? s->want[t] : t;
+}
+
+int64_t row_slot(const greta_session *s, const greta_row *row)
+{
+    return (int64_t)row->sequence * s->options.n_ctx + row->position;
+}
+
+rows rows_written(const greta_session *s, const op *o, int output)
+{
+    int32_t slot = s->plan.slot[2 * o->out[output] + (s->pass & 1)];
+    const buffer *b = &s->plan.buffer[slot];
+    return (rows){.base = b->base, .stride = b->stride, .buffer = slot};
+}
+
+rows rows_read(const greta_session *s, const op *o, int input)
+{
+    const op_read *read = &o->in[input];
+    const op_list *list = session_list(s, s->phase);
+    int is_delayed = read->delay == READ_PREVIOUS_PASS;
+    int32_t slot = s->plan.slot[2 * read->edge + ((s->pass ^ is_delayed) & 1)];
+    const buffer *b = &s->plan.buffer[slot];
+    rows r = {.base = b->base, .stride = b->stride, .buffer = slot};
+    if (is_delayed) {
+        r.first = read->row < 0 ? s->n_row_previous + read->row : read->row;
+        r.base += (size_t)r.first * b->stride;
+        r.stride = 0;
+    } else if (list->edge[o->out[0]].is_packed && !list->edge[read->edge].is_packed) {
+        r.index = s->want;
+    }
+    return r;
+}
+
+static const float *weight_floats(const weight_view *view)
+{
+    const weight *w = view->tensor;
+    return w ? (const float *)(const void *)(w->data + view->first * w->row_bytes) : NULL;
+}
+
+/* ---- One op, one thread's share ------------------------------------------------------------------ */
+
+static void walk_embed(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    const weight *w = job->op->w[0].tensor;
+    rows y = rows_written(s, job->op, 0);
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        embed_args a = {w->type, w->data + s->row[t].token * w->row_bytes,
+                        (float *)(void *)rows_at(&y, t), w->n_col};
+        session_table(s, job->op)->embed(&a);
+    }
+}
+
+static void walk_rms_norm(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        norm_args a = {
+            .x = (const float *)(void *)rows_at(&x, t),
+            .weight = weight_floats(&o->w[0]),
+            .y = (float *)(void *)rows_at(&y, t),
+            .n = o->w[0].tensor->n_col,
+            .count = o->count,
+            .eps = o->eps,
+        };
+        session_table(s, o)->rms_norm(&a);
+        s->inv_rms[t] = a.inv_rms;
+    }
+}
+
+static void walk_quantize(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    rows x = rows_read(s, job->op, 0), y = rows_written(s, job->op, 0);
+    int64_t k = session_list(s, s->phase)->edge[job->op->out[0]].width;
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        session_table(s, job->op)->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k);
+    }
+}
+
+static void walk_matmul(const op_job *job, span outputs)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    const weight *w = o->w[0].tensor;
+    rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    matmul_args a = {
+        .type = w->type,
+        .w = w->data + o->w[0].first * w->row_bytes,
+        .row_bytes = w->row_bytes,
+        .bias = weight_floats(&o->w[1]),
+        .x = x.base,
+        .x_stride = (int64_t)x.stride,
+        .y = (float *)(void *)y.base,
+        .y_stride = (int64_t)(y.stride / sizeof(float)),
+        .k = w->n_col,
+        .n_token = op_tokens(s, o),
+        .x_is_q8 = session_list(s, s->phase)->edge[o->in[0].edge].type == DTYPE_ACT_Q8,
+    };
+    session_table(s, o)->matmul(&a, outputs.first, outputs.last);
+}
+
+static void walk_rope(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        rope_args a = {
+            .x = (const float *)(void *)rows_at(&x, t),
+            .y = (float *)(void *)rows_at(&y, t),
+            .cos_sin = s->cos_sin + (int64_t)s->row[t].position * o->rope_dim,
+            .n_head = o->n_head,
+            .head_dim = o->head_dim,
+            .rope_dim = o->rope_dim,
+        };
+        session_table(s, o)->rope(&a);
+    }
+}
+
+static void walk_kv_store(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    const edge *cache = &session_list(s, s->phase)->edge[o->out[0]];
+    uint8_t *base = cache->name == STAGE_K_CACHE ? s->k[cache->layer] : s->v[cache->layer];
+    rows x = rows_read(s, o, 0);
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        uint8_t *row = base + (size_t)row_slot(s, &s->row[t]) * s->kv_row_bytes;
+        session_table(s, o)->kv_store((const float *)(void *)rows_at(&x, t), row, s->kv_type, cache->width);
+    }
+}
+
+/* Outputs are (token, head) pairs. */
+static void walk_attention(const op_job *job, span pairs)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    const op_list *list = session_list(s, s->phase);
+    rows q = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    const uint8_t *k = s->k[list->edge[o->in[1].edge].layer], *v = s->v[list->edge[o->in[2].edge].layer];
+    for (int64_t p = pairs.first; p < pairs.last;) {
+        int64_t t = p / o->n_head;
+        int64_t end = (t + 1) * o->n_head < pairs.last ? (t + 1) * o->n_head : pairs.last;
+        size_t start = (size_t)s->row[t].sequence * (size_t)s->options.n_ctx * s->kv_row_bytes;
+        attention_args a = {
+            .q = (const float *)(void *)rows_at(&q, t),
+            .k = k + start,
+            .v = v + start,
+            .kv_type = s->kv_type,
+            .n_position = s->row[t].position + 1,
+            .n_head = o->n_head,
+            .n_head_kv = o->n_head_kv,
+            .head_dim = o->head_dim,
+            .scale = o->scale,
+            .y = (float *)(void *)rows_at(&y, t),
+        };
+        session_table(s, o)->attention(&a, (int32_t)(p - t * o->n_head), (int32_t)(end - t * o->n_head));
+        p = end;
+    }
+}
+
+static void walk_pairwise(const op_job *job, span rows_of)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    rows a = rows_read(s, o, 0), b = rows_read(s, o, 1), y = rows_written(s, o, 0);
+    int64_t n = session_list(s, s->phase)->edge[o->out[0]].width;
+    const kernel_table *table = session_table(s, o);
+    void (*kernel)(const float *, const float *, float *, int64_t) =
+        o->kind == OP_ADD ? table->add : table->swiglu;
+    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+        kernel((const float *)(void *)rows_at(&a, t), (const float *)(void *)rows_at(&b, t),
+               (float *)(void *)rows_at(&y, t), n);
+    }
+}
+
+typedef struct walker {
+    void (*run)(const op_job *job, span outputs);
+    enum { BY_ROW, BY_OUTPUT, BY_HEAD } split;
+} walker;
+
+static const walker walkers[OP_KIND_COUNT] = {
+    [OP_EMBED] = {walk_embed, BY_ROW},         [OP_RMS_NORM] = {walk_rms_norm, BY_ROW},
+    [OP_QUANTIZE] = {walk_quantize, BY_ROW},   [OP_MATMUL] = {walk_matmul, BY_OUTPUT},
+    [OP_ROPE] = {walk_rope, BY_ROW},           [OP_KV_STORE] = {walk_kv_store, BY_ROW},
+    [OP_ATTENTION] = {walk_attention, BY_HEAD}, [OP_ADD] = {walk_pairwise, BY_ROW},
+    [OP_SWIGLU] = {walk_pairwise, BY_ROW},
+};
+
+static void op_run(void *user, int32_t thread, int32_t n_thread)
+{
+    const op_job *job = user;
+    const op *o = job->op;
+    int64_t n = op_tokens(job->session, o), unit = 1;
+    if (walkers[o->kind].split == BY_OUTPUT) {
+        n = o->w[0].n;
+        unit = 16; /* the lanes of a tile: a split tile is unpacked twice */
+    } else if (walkers[o->kind].split == BY_HEAD) {
+        n *= o->n_head;
+    }
+    span mine;
+    share(n, unit, thread, n_thread, &mine.first, &mine.last);
+    if (mine.first < mine.last) {
+        walkers[o->kind].run(job, mine);
+    }
+}
+
+/* ---- The pass ------------------------------------------------------------------------------------ */
+
+static void walk_list(greta_session *s)
+{
+    const op_list *list = session_list(s, s->phase);
+    for (int32_t i = 0; i < list->n_op; i++) {
+        op_job job = {s, &list->op[i]};
+        int64_t n = op_tokens(s, job.op);
+        if (n == 0) {
+            continue;
+        }
+        if (n == 1 && walkers[job.op->kind].split == BY_ROW) {
+            op_run(&job, 0, 1); /* one row is one thread's work: waking the others would only cost */
+        } else {
+            thread_pool_run(s->pool, op_run, &job);
+        }
+        if (s->trace) {
+            observe_op(s, job.op);
+        }
+    }
+}
+
+static greta_status batch_check_row(const greta_session *s, const greta_batch *batch, size_t i,
+                                    greta_error *err)
+{
+    const greta_row *row = &batch->row[i];
+    if (row->token < 0 || row->token >= s->model->cfg.n_vocab) {
+        return error_set(err, GRETA_USAGE, "token %" PRId32 " of row %zu is outside the vocabulary of %" PRId32,
+                         row->token, i, s->model->cfg.n_vocab);
+    }
+    if (row->sequence < 0 || row->sequence >= s->options.n_sequence) {
+        return error_set(err, GRETA_USAGE, "sequence %" PRId32 " of row %zu (0 to %" PRId32 ")",
+                         row->sequence, i, s->options.n_sequence - 1);
+    }
+    int32_t expected = s->n_cached[row->sequence];
+    for (size_t before = i; before-- > 0;) {
+        if (batch->row[before].sequence == row->sequence) {
+            expected = batch->row[before].position + 1;
+            break;
+        }
+    }
+    if (row->position != expected) {
+        return error_set(err, GRETA_USAGE, "row %zu has position %" PRId32 ", sequence %" PRId32
+                         " continues at %" PRId32, i, row->position, row->sequence, expected);
+    }
+    if (row->position >= s->options.n_ctx) {
+        error_hint(err, "raise the context or shorten the prompt");
+        return error_set(err, GRETA_USAGE, "position %" PRId32 " is outside the context of %" PRId32,
+                         row->position, s->options.n_ctx);
+    }
+    return GRETA_OK;
+}
+
+/* A delayed read needs a previous pass that has the row. */
+static greta_status delays_check(const greta_session *s, greta_phase phase, greta_error *err)
+{
+    const op_list *list = session_list(s, phase);
+    for (int32_t i = 0; i < list->n_op; i++) {
+        for (int in = 0; in < OP_IN_MAX; in++) {
+            const op_read *read = &list->op[i].in[in];
+            int64_t row = read->row < 0 ? s->n_row_previous + read->row : read->row;
+            if (read->edge >= 0 && read->delay == READ_PREVIOUS_PASS &&
+                (row < 0 || row >= s->n_row_previous)) {
+                return error_set(err, GRETA_USAGE, "the previous pass has no row %" PRId32 " of %s",
+                                 read->row, stage_name(list->edge[read->edge].name));
+            }
+        }
+    }
+    return GRETA_OK;
+}
+
+static void pass_begin(greta_session *s, const greta_batch *batch)
+{
+    s->phase = batch->phase;
+    s->n_row = (int64_t)batch->n;
+    s->n_want = 0;
+    memcpy(s->row, batch->row, batch->n * sizeof *s->row);
+    for (int64_t t = 0; t < s->n_row; t++) {
+        const greta_row *row = &s->row[t];
+        int64_t slot = row_slot(s, row);
+        s->prefix[slot] = hash_prefix(row->position == 0 ? 0 : s->prefix[slot - 1], row->token);
+        s->generation[slot]++;
+        s->n_cached[row->sequence] = row->position + 1;
+        if (row->want_logits) {
+            s->want[s->n_want++] = (int32_t)t;
+        }
+    }
+}
+
+greta_status greta_session_eval(greta_session *s, const greta_batch *batch, greta_error *err)
+{
+    if (batch->n < 1 || batch->n > (size_t)s->options.n_chunk) {
+        return error_set(err, GRETA_USAGE, "a batch of %zu rows (1 to %" PRId32 ")", batch->n,
+                         s->options.n_chunk);
+    }
+    for (size_t i = 0; i < batch->n; i++) {
+        GRETA_TRY(batch_check_row(s, batch, i, err));
+    }
+    GRETA_TRY(delays_check(s, batch->phase, err));
+    uint32_t saved = fpenv_enter();
+    pass_begin(s, batch);
+    walk_list(s);
+    fpenv_leave(saved);
+    int32_t edge_of = op_list_edge(&s->healthy, STAGE_LOGITS, -1);
+    const buffer *b = &s->plan.buffer[s->plan.slot[2 * edge_of + (s->pass & 1)]];
+    s->logits = (const float *)(const void *)b->base;
+    s->logits_stride = b->stride / sizeof(float);
+    s->n_row_previous = s->n_row;
+    s->pass++;
+    return GRETA_OK;
+}
+
+greta_status greta_session_feed(greta_session *s, const int32_t *id, size_t n, int32_t from,
+                                greta_error *err)
+{
+    GRETA_TRY(greta_session_drop(s, 0, from, err));
+    if (n > (size_t)(s->options.n_ctx - from)) {
+        return error_set(err, GRETA_USAGE, "%zu tokens from position %" PRId32 " exceed the context of %" PRId32,
+                         n, from, s->options.n_ctx);
+    }
+    greta_row *row = s->feed;
+    for (size_t done = 0; done < n;) {
+        size_t size = n - done < (size_t)s->options.n_chunk ? n - done : (size_t)s->options.n_chunk;
+        for (size_t i = 0; i < size; i++) {
+            row[i] = (greta_row){.token = id[done + i], .position = from + (int32_t)(done + i),
+                                 .want_logits = done + i + 1 == n};
+        }
+        greta_batch batch = {row, size, GRETA_PHASE_PREFILL};
+        GRETA_TRY(greta_session_eval(s, &batch, err));
+        done += size;
+    }
+    return GRETA_OK;
+}
+
+const float *greta_session_logits(const greta_session *s, size_t k)
+{
+    return k < (size_t)s->n_want && s->logits ? s->logits + k * s->logits_stride : NULL;
+}

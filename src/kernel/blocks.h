@@ -1,0 +1,173 @@
+/* blocks.h - the quantised weight blocks of GGUF as integers and scales.
+ *
+ * Every quantised type is read in units of 32 consecutive values of a row:
+ *     value[i] = ws * q[i]        or        value[i] = ws * q[i] + wm      (has_min)
+ * where ws * q[i] is exact in binary32 for every type, so a value is rounded once, by the addition.
+ * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; Q6_K, with
+ * two per 32, has ws = d and q[i] = sc * code. Layouts: ggml-common.h (block_q4_0 ... block_q6_K).
+ */
+#ifndef GRETA_KERNEL_BLOCKS_H
+#define GRETA_KERNEL_BLOCKS_H
+
+#include "base/dtype.h"
+#include "kernel/half.h"
+
+#define BLOCK 32
+
+typedef struct block_values {
+    int16_t q[BLOCK];
+    float ws, wm; /* wm 0 without minima */
+} block_values;
+
+static inline int block_has_min(dtype type)
+{
+    return type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+}
+
+/* Low nibbles are values 0..15, high nibbles 16..31. */
+static inline void block_nibbles(const uint8_t *packed, int16_t bias, int16_t *q)
+{
+    for (int i = 0; i < 16; i++) {
+        q[i] = (int16_t)((packed[i] & 15) - bias);
+        q[i + 16] = (int16_t)((packed[i] >> 4) - bias);
+    }
+}
+
+/* The fifth bits: bit i of a 32-bit word belongs to value i. */
+static inline void block_fifth_bits(const uint8_t *packed, int16_t *q)
+{
+    uint32_t high;
+    memcpy(&high, packed, sizeof high);
+    for (int i = 0; i < 32; i++) {
+        q[i] = (int16_t)(q[i] + (int16_t)(((high >> i) & 1u) << 4));
+    }
+}
+
+static inline void block_q4_0(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = 0;
+    block_nibbles(b + 2, 8, v->q);
+}
+
+static inline void block_q4_1(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = half_to_float(load_u16(b + 2));
+    block_nibbles(b + 4, 0, v->q);
+}
+
+static inline void block_q5_0(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = 0;
+    block_nibbles(b + 6, 16, v->q);
+    block_fifth_bits(b + 2, v->q);
+}
+
+static inline void block_q5_1(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = half_to_float(load_u16(b + 2));
+    block_nibbles(b + 8, 0, v->q);
+    block_fifth_bits(b + 4, v->q);
+}
+
+static inline void block_q8_0(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = 0;
+    for (int i = 0; i < 32; i++) {
+        v->q[i] = (int8_t)b[2 + i];
+    }
+}
+
+/* Scale and minimum j of 8, six bits each, packed in 12 bytes (Q4_K and Q5_K). */
+static inline void block_k_scale(const uint8_t *s, int j, int *scale, int *minimum)
+{
+    if (j < 4) {
+        *scale = s[j] & 63;
+        *minimum = s[j + 4] & 63;
+    } else {
+        *scale = (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
+        *minimum = (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
+    }
+}
+
+/* Unit j of 8 of a 256-value super-block: {d, dmin, scales[12], [qh[32],] qs[128]}. */
+static inline void block_q4_k(const uint8_t *b, int j, block_values *v)
+{
+    int scale, minimum;
+    block_k_scale(b + 4, j, &scale, &minimum);
+    v->ws = half_to_float(load_u16(b)) * (float)scale;
+    v->wm = -(half_to_float(load_u16(b + 2)) * (float)minimum);
+    const uint8_t *packed = b + 16 + 32 * (j / 2);
+    int shift = 4 * (j & 1);
+    for (int i = 0; i < 32; i++) {
+        v->q[i] = (int16_t)((packed[i] >> shift) & 15);
+    }
+}
+
+static inline void block_q5_k(const uint8_t *b, int j, block_values *v)
+{
+    int scale, minimum;
+    block_k_scale(b + 4, j, &scale, &minimum);
+    v->ws = half_to_float(load_u16(b)) * (float)scale;
+    v->wm = -(half_to_float(load_u16(b + 2)) * (float)minimum);
+    const uint8_t *fifth = b + 16;
+    const uint8_t *packed = b + 48 + 32 * (j / 2);
+    int shift = 4 * (j & 1);
+    for (int i = 0; i < 32; i++) {
+        v->q[i] = (int16_t)(((packed[i] >> shift) & 15) | (((fifth[i] >> j) & 1) << 4));
+    }
+}
+
+/* {ql[128], qh[64], scales int8[16], d}. Unit j lies in half j / 4, quarter j % 4. */
+static inline void block_q6_k(const uint8_t *b, int j, block_values *v)
+{
+    int half = j / 4, quarter = j % 4;
+    const uint8_t *low = b + 64 * half + 32 * (quarter & 1);
+    const uint8_t *high = b + 128 + 32 * half;
+    const int8_t *scale = (const int8_t *)b + 192 + 8 * half + 2 * quarter;
+    int low_shift = quarter < 2 ? 0 : 4, high_shift = 2 * quarter;
+    v->ws = half_to_float(load_u16(b + 208));
+    v->wm = 0;
+    for (int i = 0; i < 32; i++) {
+        int code = ((low[i] >> low_shift) & 15) | (((high[i] >> high_shift) & 3) << 4);
+        v->q[i] = (int16_t)((code - 32) * scale[i / 16]);
+    }
+}
+
+/* Unit `index` (values 32*index ..) of a row of a quantised type. */
+static inline void block_read(dtype type, const uint8_t *row, int64_t index, block_values *v)
+{
+    int unit = (int)(index & 7);
+    int64_t super = index >> 3;
+    switch (type) {
+    case DTYPE_Q4_0: block_q4_0(row + 18 * index, v); break;
+    case DTYPE_Q4_1: block_q4_1(row + 20 * index, v); break;
+    case DTYPE_Q5_0: block_q5_0(row + 22 * index, v); break;
+    case DTYPE_Q5_1: block_q5_1(row + 24 * index, v); break;
+    case DTYPE_Q8_0: block_q8_0(row + 34 * index, v); break;
+    case DTYPE_Q4_K: block_q4_k(row + 144 * super, unit, v); break;
+    case DTYPE_Q5_K: block_q5_k(row + 176 * super, unit, v); break;
+    case DTYPE_Q6_K: block_q6_k(row + 210 * super, unit, v); break;
+    default: memset(v, 0, sizeof *v); break; /* float types have no blocks: callers dispatch before */
+    }
+}
+
+/* Rounded once to binary32: the product is exact. */
+static inline void block_to_floats(dtype type, const block_values *v, float *y)
+{
+    if (block_has_min(type)) {
+        for (int i = 0; i < BLOCK; i++) {
+            y[i] = v->ws * (float)v->q[i] + v->wm;
+        }
+    } else {
+        for (int i = 0; i < BLOCK; i++) {
+            y[i] = v->ws * (float)v->q[i];
+        }
+    }
+}
+
+#endif

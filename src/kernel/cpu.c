@@ -1,0 +1,36 @@
+/* cpu.c - which kernel tables this machine can run.
+ *
+ * Compiled without instruction-set flags, so that asking never executes what it asks about. A table
+ * with AVX2 needs the instructions in CPUID and the YMM state enabled by the system in XCR0;
+ * __builtin_cpu_supports checks both.
+ */
+#include "kernel/kernel.h"
+
+#include <string.h>
+
+extern const kernel_table ref_base_table;
+#if defined(__x86_64__)
+extern const kernel_table ref_avx2_table;
+#endif
+
+const kernel_table *const *kernel_tables(void)
+{
+    static const kernel_table *const base[] = {&ref_base_table, NULL};
+#if defined(__x86_64__)
+    static const kernel_table *const avx2[] = {&ref_avx2_table, &ref_base_table, NULL};
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        return avx2;
+    }
+#endif
+    return base;
+}
+
+const kernel_table *kernel_find(const char *name)
+{
+    const kernel_table *const *table = kernel_tables();
+    while (name && *table && strcmp((*table)->name, name) != 0) {
+        table++;
+    }
+    return *table;
+}

@@ -1,0 +1,20 @@
+/* table.c - the reference kernels as a table. */
+#include "kernel/ref/ref.h"
+
+const kernel_table REF(table) = {
+#ifdef REF_AVX2
+    .name = "ref-avx2",
+#else
+    .name = "ref",
+#endif
+    .embed = REF(embed),
+    .rms_norm = REF(rms_norm),
+    .quantize = REF(quantize),
+    .matmul = REF(matmul),
+    .rope = REF(rope),
+    .kv_store = REF(kv_store),
+    .attention = REF(attention),
+    .add = REF(add),
+    .swiglu = REF(swiglu),
+    .row_stats = REF(row_stats),
+};

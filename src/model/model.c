@@ -1,0 +1,177 @@
+/* model.c - opens a model: directory, configuration, weights with their shapes checked, tokenizer.
+ *
+ * Which tensors an architecture has, and their shapes, is one table of the architecture (arch_llama.c);
+ * this file binds them. A tensor that no table asks for is left alone, `inspect` lists it.
+ */
+#include "model/model.h"
+
+#include "base/checked.h"
+#include "model/arch.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static greta_status weights_index(struct greta_model *m, greta_error *err)
+{
+    m->n_weight = m->file->n_tensor;
+    m->weight = calloc(m->n_weight + 1, sizeof *m->weight);
+    m->weight_hash = calloc(m->n_weight + 1, sizeof *m->weight_hash);
+    m->has_weight_hash = calloc(m->n_weight + 1, 1);
+    if (!m->weight || !m->weight_hash || !m->has_weight_hash) {
+        return error_memory(err, "the weight table", m->n_weight * sizeof *m->weight);
+    }
+    for (size_t i = 0; i < m->n_weight; i++) {
+        const gguf_tensor *t = &m->file->tensor[i];
+        const dtype_traits *traits = dtype_find((uint32_t)t->type);
+        uint64_t rows = t->dim[1] * t->dim[2] * t->dim[3]; /* the directory checked the product */
+        m->weight[i] = (weight){
+            .name = t->name,
+            .type = t->type,
+            .n_row = (int64_t)rows,
+            .n_col = (int64_t)t->dim[0],
+            .row_bytes = (int64_t)(t->dim[0] / traits->block * traits->bytes),
+            .data = t->data,
+        };
+    }
+    return GRETA_OK;
+}
+
+greta_status model_bind(const struct greta_model *m, const weight_spec *spec, const weight **out,
+                        greta_error *err)
+{
+    *out = NULL;
+    const gguf_tensor *t = gguf_find_tensor(m->file, spec->name);
+    if (!t) {
+        return spec->needed
+                   ? error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is missing", spec->name)
+                   : GRETA_OK;
+    }
+    const weight *w = &m->weight[t - m->file->tensor];
+    if (w->n_col != spec->n_col || w->n_row != spec->n_row) {
+        return error_about(err, GRETA_BAD_INPUT, spec->name,
+                           "tensor \"%s\" is %" PRId64 "x%" PRId64 ", expected %" PRId64 "x%" PRId64,
+                           spec->name, w->n_row, w->n_col, spec->n_row, spec->n_col);
+    }
+    if (spec->is_f32 && w->type != DTYPE_F32) {
+        return error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is %s (F32)", spec->name,
+                           dtype_name(w->type));
+    }
+    *out = w;
+    return GRETA_OK;
+}
+
+static greta_status model_load(struct greta_model *m, const char *path, greta_error *err)
+{
+    GRETA_TRY(gguf_open(path, &m->file, err));
+    GRETA_TRY(config_read(m->file, &m->cfg, err));
+    GRETA_TRY(weights_index(m, err));
+    m->layer = calloc((size_t)m->cfg.n_layer, sizeof *m->layer);
+    if (!m->layer) {
+        return error_memory(err, "the layer table", (uint64_t)m->cfg.n_layer * sizeof *m->layer);
+    }
+    GRETA_TRY(arch_llama_bind(m, err));
+    return tokenizer_new(m->file, (uint64_t)m->cfg.n_vocab, &m->tok, err);
+}
+
+greta_status greta_model_open(const char *path, greta_model **model, greta_error *err)
+{
+    *model = NULL;
+    struct greta_model *m = calloc(1, sizeof *m);
+    if (!m) {
+        return error_memory(err, "the model", sizeof *m);
+    }
+    atomic_init(&m->references, 1);
+    atomic_init(&m->has_file_hash, 0);
+    pthread_mutex_init(&m->weight_lock, NULL);
+    greta_status status = model_load(m, path, err);
+    if (status != GRETA_OK) {
+        error_file(err, path);
+        greta_model_release(m);
+        return status;
+    }
+    *model = m;
+    return GRETA_OK;
+}
+
+greta_model *greta_model_retain(greta_model *model)
+{
+    atomic_fetch_add(&model->references, 1);
+    return model;
+}
+
+void greta_model_release(greta_model *model)
+{
+    if (!model || atomic_fetch_sub(&model->references, 1) != 1) {
+        return;
+    }
+    tokenizer_free(model->tok);
+    free(model->layer);
+    free(model->weight);
+    free(model->weight_hash);
+    free(model->has_weight_hash);
+    pthread_mutex_destroy(&model->weight_lock);
+    gguf_close(model->file);
+    free(model);
+}
+
+greta_model_info greta_model_describe(const greta_model *m)
+{
+    greta_model_info info = {
+        .arch = m->cfg.arch,
+        .name = m->cfg.name,
+        .n_layer = m->cfg.n_layer,
+        .n_embd = m->cfg.n_embd,
+        .n_head = m->cfg.n_head,
+        .n_head_kv = m->cfg.n_head_kv,
+        .head_dim = m->cfg.head_dim,
+        .n_ff = m->cfg.n_ff,
+        .n_vocab = m->cfg.n_vocab,
+        .n_ctx_train = m->cfg.n_ctx_train,
+        .bos_id = tokenizer_bos(m->tok),
+        .eos_id = tokenizer_eos(m->tok),
+    };
+    for (size_t i = 0; i < m->n_weight; i++) {
+        info.n_parameters += (uint64_t)(m->weight[i].n_row * m->weight[i].n_col);
+        info.bytes_weights += m->file->tensor[i].bytes;
+    }
+    return info;
+}
+
+/* Two threads may both compute the hash; they store the same value. */
+uint64_t model_file_hash(struct greta_model *model)
+{
+    if (!atomic_load(&model->has_file_hash)) {
+        uint64_t hash = XXH3_64bits(model->file->file.data, (size_t)model->file->file.size);
+        atomic_store(&model->file_hash, hash);
+        atomic_store(&model->has_file_hash, 1);
+    }
+    return atomic_load(&model->file_hash);
+}
+
+static void hash_strings(XXH3_state_t *state, const gguf_key *key)
+{
+    const uint8_t *cursor = key ? key->data : NULL;
+    for (uint64_t i = 0; key && i < key->n; i++) {
+        gguf_string s = gguf_next_string(&cursor);
+        uint64_t length = s.length;
+        XXH3_64bits_update(state, &length, sizeof length);
+        XXH3_64bits_update(state, s.data, s.length);
+    }
+}
+
+uint64_t model_tokenizer_hash(const struct greta_model *model)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) {
+        return 0;
+    }
+    XXH3_64bits_reset(state);
+    hash_strings(state, gguf_find_key(model->file, "tokenizer.ggml.tokens"));
+    hash_strings(state, gguf_find_key(model->file, "tokenizer.ggml.merges"));
+    uint64_t hash = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return hash;
+}

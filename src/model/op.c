@@ -1,0 +1,165 @@
+/* op.c - building, copying and searching op lists. */
+#include "model/op.h"
+
+#include "model/arch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *op_kind_name(op_kind kind)
+{
+    static const char *const name[OP_KIND_COUNT] = {
+        [OP_EMBED] = "embed",       [OP_RMS_NORM] = "rms_norm",   [OP_QUANTIZE] = "quantize",
+        [OP_MATMUL] = "matmul",     [OP_ROPE] = "rope",           [OP_KV_STORE] = "kv_store",
+        [OP_ATTENTION] = "attention", [OP_ADD] = "add",           [OP_SWIGLU] = "swiglu",
+    };
+    return (unsigned)kind < OP_KIND_COUNT ? name[kind] : "?";
+}
+
+/* Room for one more op and one more edge. */
+static int builder_reserve(op_builder *b)
+{
+    op_list *list = b->list;
+    if (list->n_op == b->capacity_op) {
+        int32_t capacity = b->capacity_op ? 2 * b->capacity_op : 64;
+        op *grown = realloc(list->op, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            return 0;
+        }
+        list->op = grown;
+        b->capacity_op = capacity;
+    }
+    if (list->n_edge == b->capacity_edge) {
+        int32_t capacity = b->capacity_edge ? 2 * b->capacity_edge : 64;
+        edge *grown = realloc(list->edge, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            return 0;
+        }
+        list->edge = grown;
+        b->capacity_edge = capacity;
+    }
+    return 1;
+}
+
+static void op_fill(op *o, const op_builder *b, const op_spec *spec)
+{
+    const config *c = &b->model->cfg;
+    *o = (op){.kind = spec->kind, .name = spec->name, .layer = b->layer};
+    for (int i = 0; i < OP_IN_MAX; i++) {
+        o->in[i].edge = spec->in[i] - 1;
+    }
+    for (int i = 0; i < OP_OUT_MAX; i++) {
+        o->out[i] = -1;
+    }
+    for (int i = 0; i < OP_WEIGHT_MAX && spec->w[i]; i++) {
+        o->w[i] = (weight_view){spec->w[i], 0, spec->w[i]->n_row};
+    }
+    if (spec->kind == OP_RMS_NORM) {
+        o->eps = c->rms_eps;
+        o->count = spec->width;
+    }
+    if (spec->n_head > 0) {
+        o->n_head = spec->n_head;
+        o->n_head_kv = c->n_head_kv;
+        o->head_dim = c->head_dim;
+        o->rope_dim = c->rope_dim;
+        o->scale = 1.0f / sqrtf((float)c->head_dim);
+    }
+}
+
+int32_t op_add(op_builder *b, const op_spec *spec)
+{
+    op_list *list = b->list;
+    if (b->status != GRETA_OK) {
+        return 0;
+    }
+    if (!builder_reserve(b)) {
+        b->status = error_memory(b->err, "the op list", (uint64_t)list->n_op * 2 * sizeof(op));
+        return 0;
+    }
+    op *o = &list->op[list->n_op];
+    op_fill(o, b, spec);
+    o->out[0] = list->n_edge;
+    list->edge[list->n_edge] = (edge){
+        .name = spec->name,
+        .layer = b->layer,
+        .width = spec->width,
+        .type = spec->type,
+        .producer = list->n_op++,
+        .is_cache = spec->is_cache,
+        .is_packed = b->is_packed,
+    };
+    return list->n_edge++;
+}
+
+int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
+{
+    int32_t x = spec->x;
+    if (b->act == ACT_CONTRACT_Q8 && dtype_find((uint32_t)spec->w->type)->is_quantised) {
+        if (*spec->x_q8 < 0) {
+            op_spec quantize = {.kind = OP_QUANTIZE, .name = spec->q8, .in = {x + 1},
+                                .width = (int32_t)spec->w->n_col, .type = DTYPE_ACT_Q8};
+            *spec->x_q8 = op_add(b, &quantize);
+        }
+        x = *spec->x_q8;
+    }
+    op_spec matmul = {.kind = OP_MATMUL, .name = spec->name, .in = {x + 1},
+                      .w = {spec->w, spec->bias}, .width = (int32_t)spec->w->n_row};
+    return op_add(b, &matmul);
+}
+
+greta_status op_list_build(const struct greta_model *model, act_contract act, op_list *list,
+                           greta_error *err)
+{
+    *list = (op_list){0};
+    op_builder b = {.list = list, .model = model, .act = act, .layer = -1, .err = err};
+    if (!builder_reserve(&b)) {
+        op_list_free(list);
+        return error_memory(err, "the op list", 64 * sizeof(op));
+    }
+    list->edge[list->n_edge++] =
+        (edge){.name = STAGE_TOKENS, .layer = -1, .width = 1, .type = DTYPE_I32, .producer = -1};
+    arch_llama_ops(&b);
+    if (b.status != GRETA_OK) {
+        op_list_free(list);
+    }
+    return b.status;
+}
+
+greta_status op_list_copy(const op_list *source, op_list *target, greta_error *err)
+{
+    size_t op_bytes = (size_t)source->n_op * sizeof(op);
+    size_t edge_bytes = (size_t)source->n_edge * sizeof(edge);
+    *target = (op_list){malloc(op_bytes), source->n_op, malloc(edge_bytes), source->n_edge};
+    if (!target->op || !target->edge) {
+        op_list_free(target);
+        return error_memory(err, "a copy of the op list", op_bytes + edge_bytes);
+    }
+    memcpy(target->op, source->op, op_bytes);
+    memcpy(target->edge, source->edge, edge_bytes);
+    return GRETA_OK;
+}
+
+void op_list_free(op_list *list)
+{
+    free(list->op);
+    free(list->edge);
+    *list = (op_list){0};
+}
+
+int32_t op_list_edge(const op_list *list, stage name, int32_t layer)
+{
+    for (int32_t e = 0; e < list->n_edge; e++) {
+        if (list->edge[e].name == name && list->edge[e].layer == layer) {
+            return e;
+        }
+    }
+    return -1;
+}
+
+int32_t op_list_op(const op_list *list, stage name, int32_t layer)
+{
+    int32_t e = op_list_edge(list, name, layer);
+    return e < 0 ? -1 : list->edge[e].producer;
+}
