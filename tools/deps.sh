@@ -49,12 +49,13 @@ else
     wanted=$(missing)
     if [ -n "$wanted" ]; then
         echo "deps: installing $wanted"
-        # The package lists may be absent or old: fetch them only when the first try fails.
-        install_debian "$wanted" || {
+        # The package lists may be absent, or too old for the mirror: fetch them only then.
+        # shellcheck disable=SC2086 # the list is meant to be split
+        if ! apt-get install -s $wanted >/dev/null 2>&1 || ! install_debian "$wanted"; then
             echo "deps: updating the package lists"
             as_root apt-get update -q </dev/null
             install_debian "$wanted"
-        }
+        fi
     fi
 fi
 
