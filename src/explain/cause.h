@@ -7,7 +7,7 @@
 #define VERDICT_STATE_LIST(X)                                                                      \
     X(EQUAL, "EQUAL")                   /* no bit differs; cause NONE */                           \
     X(INHERITED, "INHERITED")           /* differs only because its operands do; cause NONE */     \
-    X(CONFIRMED, "CONFIRMED")           /* the counterfactual, and it alone, gives the bad bits */ \
+    X(CONFIRMED, "CONFIRMED")           /* the counterfactual, it alone, gives the bad bits */     \
     X(SUSPECTED, "SUSPECTED")           /* several causes fit, or no counterfactual could run */   \
     X(NOT_COMPARABLE, "NOT_COMPARABLE") /* not the same logical token and place */                 \
     X(UNMEASURED, "UNMEASURED")         /* a record or its values are missing */                   \
@@ -23,8 +23,8 @@ typedef enum verdict_state {
 
 /* "CONFIRMED"; "?" if out of range. */
 const char *verdict_state_name(verdict_state state);
-/* The exit code one finding stands for (DESIGN section 6): 0, 1 or 6. A CONFIRMED rounding or policy
- * difference is 0: a caller whose contract promises equal bits (isolate) must treat it as 1. */
+/* The exit code one finding stands for (DESIGN section 6): 0, 1 or 6. A CONFIRMED rounding or
+ * policy difference is 0: a caller whose contract promises equal bits (isolate) treats it as 1. */
 int verdict_exit_code(verdict_state state, cause c);
 
 #endif

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "trace/evidence.h"
 
-/* A solved eps counts only inside [0, NORM_EPS_SOLVED_MAX]: beyond, any factor could be called one. */
+/* A solved eps counts only inside [0, this]: beyond, any factor could be called one. */
 #define NORM_EPS_SOLVED_MAX 1e-2
 
 /* Tries every hypothesis on `operands`. Values that were not kept are no error: out->is_measured is

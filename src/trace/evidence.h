@@ -1,9 +1,9 @@
 /* evidence.h - what replay tells explain: which hypotheses reproduce a recorded output.
  *
- * The rooms do not see each other. explain/ names the operands an op should have had (norm_operands);
- * replay/ computes the op on them, once healthy and once with exactly one change per hypothesis, and
- * compares each result with the recorded output value by value (norm_evidence). Plain structs
- * without ownership: copy them freely; pointers point into open traces.
+ * The rooms do not see each other. explain/ names the operands an op should have had
+ * (norm_operands); replay/ computes the op on them, once healthy and once with exactly one change per
+ * hypothesis, and compares each result with the recorded output value by value (norm_evidence).
+ * Plain structs without ownership: copy them freely; pointers point into open traces.
  */
 #ifndef GRETA_TRACE_EVIDENCE_H
 #define GRETA_TRACE_EVIDENCE_H
@@ -17,7 +17,7 @@
 #define EVIDENCE_PHRASE 96
 
 typedef enum evidence_role {
-    EVIDENCE_HEALTHY, /* operands and numbers it should have had: the op as the contract defines it */
+    EVIDENCE_HEALTHY, /* the op as the contract defines it, on what it should have had */
     EVIDENCE_AS_READ, /* operands it did read, numbers it was given */
     EVIDENCE_CHANGE,  /* healthy but for one change that would be a fault */
     EVIDENCE_ORDER,   /* healthy but for the order of a sum: benign (CAUSE_ROUNDING) */
@@ -37,8 +37,10 @@ typedef struct evidence {
     bool fits;                    /* every value equals the recorded output bit for bit */
     bool is_solved;               /* the number was solved from the record: a free parameter, so it
                                      yields to a hypothesis that has none */
-    bool is_operand;              /* the changed operand equals the one the record says was read
-                                     (weights: the permutation reproduces the weights as read) */
+    bool is_operand;              /* the change is one the record admits: the number it was given, the
+                                     row it read, weights that equal the weights it read */
+    bool is_as_read;              /* of those, the row or weights as they stand in the record, with no
+                                     theory of how they came about */
     evidence_number number;       /* the number that was changed, if one was */
     double number_healthy, number_used;
     int64_t n, n_equal;           /* values compared, bit-equal ones */
@@ -58,16 +60,16 @@ typedef struct norm_operands {
 
 /* All that replay found out about one recorded norm. */
 typedef struct norm_evidence {
-    bool is_measured;             /* false: `missing` says what was not there; nothing else counts */
+    bool is_measured;             /* false: `missing` says what was not there; the rest is empty */
     char missing[EVIDENCE_PHRASE];
     char kernel[32];              /* the build of the definition that replayed: "ref", "ref-avx2" */
-    bool is_other_build;          /* not the build that made the record; false: it has only that one */
+    bool is_other_build;          /* not the build that made the record; false: there is no other */
     /* The healthy result against binary64: the definition itself on trial. */
     double f64_ulp_max, f64_ulp_bound;
     bool f64_agrees;              /* f64_ulp_max <= f64_ulp_bound */
     bool stats_agree;             /* recorded sums and hashes are those of the kept values */
-    /* eps that gives the recorded inverse rms from the row read, sum of squares and count given, any
-     * of the roundings allowing; empty when eps_min > eps_max. */
+    /* Least and largest eps (f32, within 0..1e-2) that give the recorded inverse rms, to the bit,
+     * from the row that was read and the count that was given; empty when eps_min > eps_max. */
     double eps_min, eps_max;
     int32_t n;
     evidence item[EVIDENCE_MAX];  /* item[0] is HEALTHY, item[1] AS_READ */
