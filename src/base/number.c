@@ -188,7 +188,7 @@ static int fraction_digit(fraction *f)
     return digit;
 }
 
-/* The fewest digits that read back as b; among those the nearest. */
+/* The fewest digits that read back as b; among those the nearest, of two equally near the even. */
 static void decimal_shortest(decimal *d, const binary *b)
 {
     fraction f;
@@ -203,9 +203,9 @@ static void decimal_shortest(decimal *d, const binary *b)
         bool low_is_in = big_compare(&f.r, &f.below) < (is_even ? 1 : 0);
         bool high_is_in = big_compare_sum(&f.r, &f.above, &f.s) > (is_even ? -1 : 0);
         if (low_is_in || high_is_in) {
-            if (high_is_in && (!low_is_in || big_compare_sum(&f.r, &f.r, &f.s) > 0)) {
-                digit++;
-            }
+            int half = big_compare_sum(&f.r, &f.r, &f.s);
+            bool is_nearer = half > 0 || (half == 0 && digit % 2 != 0);
+            digit += high_is_in && (!low_is_in || is_nearer);
             d->digit[d->n++] = (char)('0' + digit);
             return;
         }
