@@ -27,6 +27,10 @@
 #define LIMIT_ADDED_TOKEN_BYTES 256u /* of a control or user-defined token: bounds the search */
 #define LIMIT_PROMPT_BYTES (256u << 20)
 #define LIMIT_CHAT_TEMPLATE_BYTES (1u << 20)
+#define LIMIT_CHAT_BYTES (1u << 30)    /* of all strings made while a template is rendered */
+#define LIMIT_CHAT_STEPS 10000000u     /* tags executed */
+#define LIMIT_CHAT_DEPTH 32u           /* nested blocks, or operators that wait in one expression */
+#define LIMIT_CHAT_VARIABLES 256u
 
 /* Session */
 #define LIMIT_THREADS 512

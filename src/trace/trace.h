@@ -47,6 +47,9 @@ typedef struct trace {
     trace_record *record;    /* (n_record), file order */
     size_t n_record;
     char status[16];         /* of the footer; "torn": there is none */
+    /* Checksums: of the header, which names the writing process, and of the last body line, hence
+     * of the body: equal body sums mean equal bodies. */
+    uint64_t header_sum, body_sum;
     char path[256];
     struct trace_impl *impl; /* owns strings, buffers and the blob map */
 } trace;

@@ -2,7 +2,8 @@
  *
  * Four types can be kept: F32, F16 (KV rows), I32 (token ids) and ACT_Q8 (codes int8[n], then one
  * float scale per block of 32; the block sums that lie behind them in memory follow from the codes
- * and are not kept). A row in the blob has the layout it has in memory, so one function hashes both.
+ * and are not kept). A row in the blob has the layout it has in memory, so one function hashes
+ * both.
  *
  * base/hash.h defines the hash over 32-bit words; here is what the words of each type are:
  *     F32     the bit pattern, every NaN as 7fc00000
