@@ -171,32 +171,46 @@ static void walk_kv_store(const op_job *job, span rows_of)
     }
 }
 
-/* Outputs are (token, head) pairs. */
-static void walk_attention(const op_job *job, span pairs)
+/* Outputs are (block of tokens, kv head) pairs: queries of a block share what they read. */
+static void attend_run(const op_job *job, int64_t first, int64_t n, int32_t kv_head)
 {
     greta_session *s = job->session;
     const op *o = job->op;
     const op_list *list = session_list(s, s->phase);
     rows q = rows_read(s, o, 0), y = rows_written(s, o, 0);
-    const uint8_t *k = s->k[list->edge[o->in[1].edge].layer], *v = s->v[list->edge[o->in[2].edge].layer];
-    for (int64_t p = pairs.first; p < pairs.last;) {
-        int64_t t = p / o->n_head;
-        int64_t end = (t + 1) * o->n_head < pairs.last ? (t + 1) * o->n_head : pairs.last;
-        size_t start = (size_t)s->row[t].sequence * (size_t)s->options.n_ctx * s->kv_row_bytes;
-        attention_args a = {
-            .q = (const float *)(void *)rows_at(&q, t),
-            .k = k + start,
-            .v = v + start,
-            .kv_type = s->kv_type,
-            .n_position = s->row[t].position + 1,
-            .n_head = o->n_head,
-            .n_head_kv = o->n_head_kv,
-            .head_dim = o->head_dim,
-            .scale = o->scale,
-            .y = (float *)(void *)rows_at(&y, t),
-        };
-        session_table(s, o)->attention(&a, (int32_t)(p - t * o->n_head), (int32_t)(end - t * o->n_head));
-        p = end;
+    const greta_row *row = &s->row[first];
+    size_t start = (size_t)row->sequence * (size_t)s->options.n_ctx * s->kv_row_bytes;
+    attention_args a = {
+        .q = (const float *)(void *)rows_at(&q, first),
+        .k = s->k[list->edge[o->in[1].edge].layer] + start,
+        .v = s->v[list->edge[o->in[2].edge].layer] + start,
+        .kv_type = s->kv_type,
+        .n_position = row->position + 1,
+        .n_token = n,
+        .q_stride = (int64_t)(q.stride / sizeof(float)),
+        .y_stride = (int64_t)(y.stride / sizeof(float)),
+        .n_head = o->n_head,
+        .n_head_kv = o->n_head_kv,
+        .head_dim = o->head_dim,
+        .scale = o->scale,
+        .y = (float *)(void *)rows_at(&y, first),
+    };
+    session_table(s, o)->attention(&a, kv_head, kv_head + 1);
+}
+
+static void walk_attention(const op_job *job, span pairs)
+{
+    const greta_session *s = job->session;
+    for (int64_t p = pairs.first; p < pairs.last; p++) {
+        int64_t first = p / job->op->n_head_kv * ATTENTION_TOKENS;
+        int64_t end = first + ATTENTION_TOKENS < s->n_row ? first + ATTENTION_TOKENS : s->n_row;
+        for (int64_t t = first, next; t < end; t = next) {
+            next = t + 1;
+            while (next < end && s->row[next].sequence == s->row[t].sequence) {
+                next++;
+            }
+            attend_run(job, t, next - t, (int32_t)(p % job->op->n_head_kv));
+        }
     }
 }
 
@@ -233,11 +247,17 @@ static void op_run(void *user, int32_t thread, int32_t n_thread)
     const op_job *job = user;
     const op *o = job->op;
     int64_t n = op_tokens(job->session, o), unit = 1;
+    if (walkers[o->kind].split == BY_HEAD) {
+        /* Later tokens see more: blocks are dealt in turn. */
+        int64_t pairs = (n + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS * o->n_head_kv;
+        for (int64_t p = thread; p < pairs; p += n_thread) {
+            walkers[o->kind].run(job, (span){p, p + 1});
+        }
+        return;
+    }
     if (walkers[o->kind].split == BY_OUTPUT) {
         n = o->w[0].n;
         unit = 16; /* the lanes of a tile: a split tile is unpacked twice */
-    } else if (walkers[o->kind].split == BY_HEAD) {
-        n *= o->n_head;
     }
     span mine;
     share(n, unit, thread, n_thread, &mine.first, &mine.last);

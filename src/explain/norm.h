@@ -1,13 +1,13 @@
 /* norm.h - why an RMS norm differs between two runs (attn_norm, ffn_norm, final_norm).
  *
- *     norm_case c = {.trace = {ta, tb}, .record = {a, b}, .eps = cfg.rms_eps};   // eps NAN: unknown
- *     norm_case_complete(&c);                       // producers, file's weights, proper operands
+ *     norm_case c = {.trace = {ta, tb}, .record = {a, b}, .eps = rms_eps}; // NAN: unknown
+ *     norm_case_complete(&c);             // producers, the file's weights, proper operands
  *     for each side s whose record is there:
  *         norm_replay(&c.operands[s], &evidence[s], err);  c.evidence[s] = &evidence[s];
  *     norm_classify(&c, &found);
  *
- * Both sides are judged alike; nothing assumes which run is right. Buffers, offsets and addresses are
- * copied into the numbers and never read by a rule. Needs no model and no engine.
+ * Both sides are judged alike; nothing assumes which run is right. Buffers, offsets and addresses
+ * are copied into the numbers and never read by a rule. Needs no model and no engine.
  */
 #ifndef GRETA_EXPLAIN_NORM_H
 #define GRETA_EXPLAIN_NORM_H
@@ -21,18 +21,18 @@ enum { SIDES_NONE = 0, SIDES_A = 1, SIDES_B = 2, SIDES_BOTH = 3 }; /* bit 1 << s
 
 typedef struct norm_case {
     /* By the caller. */
-    const trace *trace[SIDE_COUNT];         /* may be one and the same */
-    const trace_record *record[SIDE_COUNT]; /* ROW records of a norm; NULL: missing */
-    float eps;                              /* the model's; NAN: unknown, then what the other norm
-                                               records of the two traces were given, if they agree */
-    int32_t head_dim;                       /* 0: unknown */
+    const trace *trace[SIDE_COUNT];            /* may be one and the same */
+    const trace_record *record[SIDE_COUNT];    /* ROW records of a norm; NULL: missing */
+    float eps;                                 /* the model's; NAN: unknown, then what the other norms
+                                                  of the two traces were given, if they agree */
+    int32_t head_dim;                          /* 0: unknown */
     const norm_evidence *evidence[SIDE_COUNT]; /* NULL: not replayed */
     /* By norm_case_complete. */
-    stage producer_stage;                   /* what a norm of this stage and layer must read */
+    stage producer_stage;                      /* what a norm of this stage and layer must read */
     int32_t producer_layer;
-    bool has_produced[SIDE_COUNT];          /* the producer's row of this token in this run is known */
+    bool has_produced[SIDE_COUNT];             /* the producer's row of this token is known */
     row_hash produced[SIDE_COUNT];
-    bool has_file_weight[SIDE_COUNT];       /* the trace says what the model file holds */
+    bool has_file_weight[SIDE_COUNT];          /* the trace says what the model file holds */
     row_hash file_weight[SIDE_COUNT];
     norm_operands operands[SIDE_COUNT];
 } norm_case;
@@ -43,16 +43,17 @@ void norm_case_complete(norm_case *c);
 
 /* One line of the reference report's table. Unknown: NAN, or -1 for the matches. */
 typedef struct norm_numbers {
-    double input_mae, weight_mae, output_mae; /* over the values both sides kept; finite ones */
-    int64_t n_compared, n_nonfinite;          /* of the output: values kept on both sides; those of
-                                                 them that are not finite on a side */
+    double input_mae, weight_mae, output_mae;  /* over values kept on both sides, the finite ones */
+    int64_t n_compared, n_nonfinite;           /* of the output: values kept on both sides; those of
+                                                  them that are not finite on a side */
     int eps_match;
-    double sumsq_delta, inv_rms_delta;        /* |A - B|; sumsq is the sum of squares of the input */
-    int input_ptr_match;                      /* address = buffer map + offset */
+    double sumsq_delta, inv_rms_delta;         /* |A - B|; sumsq is the input's sum of squares */
+    int input_ptr_match;                       /* address = buffer map + offset */
     int input_offset_match, weight_hash_match;
 } norm_numbers;
 
 #define FINDING_TEXT 48
+#define FINDING_PHRASE 192
 #define FINDING_MISMATCH_MAX 8
 
 /* NOT_COMPARABLE: a field of the pairing key that differs. */
@@ -84,23 +85,25 @@ typedef struct finding_weight {
 
 typedef struct finding {
     verdict_state state;
-    cause cause;                  /* the bucket; of several that fit, the first by directness */
-    unsigned sides;               /* SIDES_*: which run is wrong */
-    char phrase[EVIDENCE_PHRASE + 64]; /* one noun phrase: "eps 0.0001 for 1e-05", "row of x_after_attn,
-                                     layer 3, position 11 read for position 12"; never empty */
+    cause cause;                  /* the bucket; of several that fit, the most direct */
+    unsigned sides;               /* SIDES_*: which run is wrong; SIDES_NONE: unknown, or neither */
+    char phrase[FINDING_PHRASE];  /* never empty: "eps 0.0001 for 1e-05", "row of x_after_attn layer
+                                     3, position 11, for that of position 12" */
     int n_mismatch;               /* NOT_COMPARABLE */
     finding_mismatch mismatch[FINDING_MISMATCH_MAX];
-    finding_source source;        /* A: what was read instead; INHERITED: the producer's stage */
+    finding_source source;        /* A: what was read instead; INHERITED: the producer's row */
     finding_weight weight;        /* C */
-    evidence_number number;       /* B: which number is wrong ... */
-    double number_healthy, number_given, number_used; /* ... should be, recorded, reproduces the bits */
-    bool is_hidden;               /* B: the kernel used another number than the record says */
-    double eps_min, eps_max;      /* eps solved from the recorded inverse rms of the accused side;
+    evidence_number number;       /* B: which number is wrong: what it should be, what the record
+                                     says was given, what reproduces the output (NAN: none does) */
+    double number_healthy, number_given, number_used;
+    bool is_hidden;               /* B: the kernel used another number than it was given */
+    double eps_min, eps_max;      /* solved from the accused side's inverse rms, see norm_evidence;
                                      empty when eps_min > eps_max */
-    bool changed_no_bit;          /* an operand or number is wrong and the output is not (EQUAL) */
+    bool changed_no_bit;          /* an operand or number is wrong, the output is not (EQUAL) */
     bool is_inherited_too;        /* beside the fault, the proper inputs of the sides differ */
-    int32_t n_fit;                /* every hypothesis that reproduces the accused output, R included */
-    const evidence *fit[EVIDENCE_MAX]; /* point into c->evidence[side]; fit[0] is the one of `phrase` */
+    int32_t n_fit;                /* every hypothesis that reproduces the accused output; they point
+                                     into c->evidence, fit[0] is the one of `phrase` */
+    const evidence *fit[EVIDENCE_MAX];
     unsigned fit_causes;          /* bit 1 << cause of each */
     char replay_kernel[32];       /* build that replayed the accused side; "" */
     norm_numbers numbers;

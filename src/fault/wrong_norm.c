@@ -1,11 +1,11 @@
 /* wrong_norm.c - the wrong numbers, kernels and index maps of the norm faults.
  *
- * Healthy: y = (x * inv) * weight, inv = 1 / sqrt(sumsq / count + eps), each operation rounded once
- * to f32, sumsq a canonical row sum (docs/numerics.md). A hidden number runs exactly that through
- * `ref` with the number exchanged, so the only difference is the number, bit for bit, whichever table is
- * healthy. The other formulas are written out here, on sums of squares from `ref`.
- * The classifier's counterfactuals (replay/) are written apart from these: sharing them would let a
- * mistake in one vouch for itself in the other.
+ * Healthy: y = (x * inv) * weight, inv = 1 / sqrt(sumsq / count + eps), each operation rounded
+ * once to f32, sumsq a canonical row sum (docs/numerics.md). A hidden number runs exactly that
+ * through `ref` with the number exchanged, so the only difference is the number, bit for bit,
+ * whichever table is healthy. The other formulas are written out here, on sums of squares from
+ * `ref`. The classifier's counterfactuals (replay/) are written apart from these: sharing them
+ * would let a mistake in one vouch for itself in the other.
  */
 #include "fault/wrong_norm.h"
 

@@ -63,15 +63,19 @@ typedef struct rope_args {
     int32_t n_head, head_dim, rope_dim;
 } rope_args;
 
+/* n_token consecutive tokens of one sequence; token t sees positions 0 .. n_position + t - 1. */
 typedef struct attention_args {
-    const float *q;          /* (n_head, head_dim) of one token */
+    const float *q;          /* (n_token, n_head, head_dim), rows q_stride floats apart */
     const void *k, *v;       /* row of position 0; (position, n_head_kv, head_dim) in kv_type */
     dtype kv_type;           /* DTYPE_F16 or DTYPE_F32 */
-    int64_t n_position;      /* visible: positions 0 .. n_position-1 */
+    int64_t n_position, n_token;
+    int64_t q_stride, y_stride;
     int32_t n_head, n_head_kv, head_dim;
     float scale;
-    float *y;                /* (n_head, head_dim) */
+    float *y;                /* (n_token, n_head, head_dim), rows y_stride floats apart */
 } attention_args;
+
+#define ATTENTION_TOKENS 16 /* tokens that may share a call; any number gives the same bits */
 
 typedef struct row_stats {
     float min, max;          /* of the finite values; 0 if none */
@@ -88,7 +92,7 @@ typedef struct kernel_table {
     void (*matmul)(const matmul_args *a, int64_t first, int64_t last);
     void (*rope)(const rope_args *a);
     void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
-    void (*attention)(const attention_args *a, int32_t head_first, int32_t head_last);
+    void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*add)(const float *a, const float *b, float *y, int64_t n);
     void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);
     void (*row_stats)(const float *x, int64_t n, row_stats *stats);

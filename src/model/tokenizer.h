@@ -18,6 +18,9 @@ void tokenizer_free(tokenizer *t);
 int32_t tokenizer_n_vocab(const tokenizer *t);
 int32_t tokenizer_bos(const tokenizer *t); /* -1: none */
 int32_t tokenizer_eos(const tokenizer *t);
+/* Tokens that are empty or repeat an earlier one, and repeated merges: kept, never used (the first
+ * wins). For a warning and the header of a trace. */
+size_t tokenizer_n_shadowed(const tokenizer *t);
 int tokenizer_is_end(const tokenizer *t, int32_t id);
 int tokenizer_is_control(const tokenizer *t, int32_t id);
 const char *tokenizer_bytes(const tokenizer *t, int32_t id, size_t *bytes);

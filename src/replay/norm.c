@@ -2,17 +2,19 @@
  *
  * item 0 is the healthy op, item 1 the op as read; every other item is the healthy op with exactly
  * one change. An item fits when its whole output equals the record's bit for bit. Nothing is
- * concluded here: what fits may fit by chance (a small eps deep in a network), and explain/ weighs it.
+ * concluded here: what fits may fit by chance (a small eps deep in a network), and explain/ weighs
+ * it.
  *
- * Numbers come from three places: the record (a wrong number it admits), the habits of engines (eps
- * 1e-5, 1e-6; counts off by one, padded, of one head), and the recorded inverse rms, which is solved
- * for them. The inverse rms falls monotonically in eps, also after rounding, so the floats that give
- * it are one interval, found by bisection over bit patterns. Its simplest decimal is tried.
+ * Numbers come from three places: the record (a wrong number it admits), the habits of engines
+ * (eps 1e-5, 1e-6; counts off by one, padded, of one head), and the recorded inverse rms, which is
+ * solved for them. The inverse rms falls monotonically in eps, also after rounding, so the floats
+ * that give it are one interval, found by bisection over bit patterns. Its simplest decimal is
+ * tried.
  *
- * The definition is itself on trial: its result is held against binary64, within its rounding bound.
- * With d roundings on the way to the sum of squares (one per square, 6 in a group of 64, one per
- * further group), sum / count + eps adds two, the root halves them all and adds one, and the
- * division and two products add three: (d + 2) / 2 + 4 units in the last place.
+ * The definition is itself on trial: its result is held against binary64, within its rounding
+ * bound. With d roundings on the way to the sum of squares (one per square, 6 in a group of 64,
+ * one per further group), sum / count + eps adds two, the root halves them all and adds one, and
+ * the division and two products add three: (d + 2) / 2 + 4 units in the last place.
  */
 #include "replay/norm.h"
 

@@ -1,9 +1,9 @@
 /* norm_variant.c - the wrong formulas and the other orders of rounding that replay tries on a norm.
  *
  * Formulas come from bugs of real engines (EXPLAINING, rows N1-N3). Orders are those a correct
- * engine may have chosen: a scalar loop, SIMD lanes, a pairwise tree, binary64, contraction to fused
- * multiply-adds, the ways to multiply three factors. None is the definition, and none is a fault: a
- * record that an order explains is told as rounding.
+ * engine may have chosen: a scalar loop, SIMD lanes, a pairwise tree, binary64, contraction to
+ * fused multiply-adds, the ways to multiply three factors. None is the definition, and none is a
+ * fault: a record that an order explains is told as rounding.
  *
  * Written apart from the planted kernels of fault/ on purpose: a shared mistake would hide itself.
  */

@@ -1,9 +1,10 @@
 /* evidence.h - what replay tells explain: which hypotheses reproduce a recorded output.
  *
  * The rooms do not see each other. explain/ names the operands an op should have had
- * (norm_operands); replay/ computes the op on them, once healthy and once with exactly one change per
- * hypothesis, and compares each result with the recorded output value by value (norm_evidence).
- * Plain structs without ownership: copy them freely; pointers point into open traces.
+ * (norm_operands); replay/ computes the op on them, once healthy and once with exactly one change
+ * per hypothesis, and compares each result with the recorded output value by value
+ * (norm_evidence). Plain structs without ownership: copy them freely; pointers point into open
+ * traces.
  */
 #ifndef GRETA_TRACE_EVIDENCE_H
 #define GRETA_TRACE_EVIDENCE_H

@@ -5,6 +5,7 @@ GRETA_TMP (a scratch folder), GRETA_SMOLLM2 (the real model; unset means offline
 written once per run and named by their options, so that tests share them.
 """
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,13 @@ def place(variable):
 
 
 @pytest.fixture(scope="session")
-def scratch(request):
-    """A folder of its own for each test session, so that two runs cannot meet."""
+def scratch():
+    """A folder of its own for each test session, so that two runs cannot meet. It is emptied at the
+    end: logits of a real model take 200 KB a position."""
     folder = place("GRETA_TMP") / f"py-{os.getpid()}"
     folder.mkdir()
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -12,21 +12,30 @@
  */
 #include "kernel/ref/ref.h"
 
+#include "base/limits.h"
 #include "kernel/half.h"
 
-#define HEAD_DIM_MAX 1024 /* LIMIT_HEAD_DIM */
-#define STRIP 16          /* positions whose dot products run as lanes */
+#include <string.h>
 
-typedef struct tile_state {
+#define STRIP 16 /* positions whose dot products run as lanes */
+#define STRIPS (ATTENTION_TILE / STRIP)
+#define HEAD_DIM_MAX LIMIT_HEAD_DIM
+
+/* A strip of keys turned to (head_dim, STRIP), and of values (STRIP, head_dim), widened exactly. */
+typedef struct kv_strip {
+    float key[HEAD_DIM_MAX][STRIP];
+    float value[STRIP][HEAD_DIM_MAX];
+} kv_strip;
+
+typedef struct state {
     float max, sum;
-    float out[HEAD_DIM_MAX];
-} tile_state;
+    float *out; /* (head_dim) */
+} state;
 
-/* Row of head `head` at `position`, widened exactly. */
-static void kv_row(const attention_args *a, const void *cache, int64_t position, int32_t head,
+static void kv_row(const attention_args *a, const void *cache, int64_t position, int32_t kv_head,
                    float *row)
 {
-    int64_t at = (position * a->n_head_kv + head) * a->head_dim;
+    int64_t at = (position * a->n_head_kv + kv_head) * a->head_dim;
     if (a->kv_type == DTYPE_F32) {
         memcpy(row, (const float *)cache + at, (size_t)a->head_dim * sizeof *row);
         return;
@@ -37,55 +46,51 @@ static void kv_row(const attention_args *a, const void *cache, int64_t position,
     }
 }
 
-static void strip_scores(const attention_args *a, const float *q, int32_t kv_head, int64_t position,
-                         int64_t n, float *score)
+static void strip_keys(const attention_args *a, int32_t kv_head, int64_t position, int64_t n,
+                       float key[][STRIP])
 {
-    float key[HEAD_DIM_MAX], turned[HEAD_DIM_MAX][STRIP];
-    memset(turned, 0, (size_t)a->head_dim * sizeof turned[0]);
-    for (int64_t p = 0; p < n; p++) {
-        kv_row(a, a->k, position + p, kv_head, key);
-        for (int32_t d = 0; d < a->head_dim; d++) {
-            turned[d][p] = key[d];
+    float row[STRIP][HEAD_DIM_MAX];
+    for (int64_t p = 0; p < STRIP; p++) {
+        if (p < n) {
+            kv_row(a, a->k, position + p, kv_head, row[p]);
+        } else {
+            memset(row[p], 0, (size_t)a->head_dim * sizeof row[p][0]);
         }
     }
+    for (int32_t d = 0; d < a->head_dim; d++) {
+        for (int p = 0; p < STRIP; p++) {
+            key[d][p] = row[p][d];
+        }
+    }
+}
+
+static void strip_scores(const attention_args *a, const float *q, const float key[][STRIP],
+                         float *score)
+{
     float acc[STRIP] = {0};
     for (int32_t d = 0; d < a->head_dim; d++) {
         for (int p = 0; p < STRIP; p++) {
-            acc[p] = fmaf(q[d], turned[d][p], acc[p]);
+            acc[p] = fmaf(q[d], key[d][p], acc[p]);
         }
     }
-    for (int64_t p = 0; p < n; p++) {
+    for (int p = 0; p < STRIP; p++) {
         score[p] = acc[p] * a->scale;
     }
 }
 
-static void tile_compute(const attention_args *a, const float *q, int32_t kv_head, int64_t position,
-                         tile_state *tile)
+/* Keys and values of positions position .. position + n. */
+static void tile_read(const attention_args *a, int32_t kv_head, int64_t position, int64_t n,
+                      kv_strip *strip)
 {
-    float score[ATTENTION_TILE] = {0};
-    int64_t n = a->n_position - position < ATTENTION_TILE ? a->n_position - position : ATTENTION_TILE;
     for (int64_t p = 0; p < n; p += STRIP) {
-        int64_t size = n - p < STRIP ? n - p : STRIP;
-        strip_scores(a, q, kv_head, position + p, size, score + p);
+        strip_keys(a, kv_head, position + p, n - p, strip[p / STRIP].key);
     }
-    float most = score[0];
-    for (int64_t p = 1; p < n; p++) {
-        most = ref_max(most, score[p]);
-    }
-    memset(tile->out, 0, (size_t)a->head_dim * sizeof tile->out[0]);
     for (int64_t p = 0; p < n; p++) {
-        float value[HEAD_DIM_MAX];
-        score[p] = kernel_exp(score[p] - most);
-        kv_row(a, a->v, position + p, kv_head, value);
-        for (int32_t d = 0; d < a->head_dim; d++) {
-            tile->out[d] = fmaf(score[p], value[d], tile->out[d]);
-        }
+        kv_row(a, a->v, position + p, kv_head, strip[p / STRIP].value[p % STRIP]);
     }
-    tile->max = most;
-    tile->sum = REF(row_sum)(score, n);
 }
 
-static void tile_merge(tile_state *total, const tile_state *tile, int32_t head_dim)
+static void state_merge(state *total, const state *tile, int32_t head_dim)
 {
     float most = ref_max(total->max, tile->max);
     float scale_total = kernel_exp(total->max - most), scale_tile = kernel_exp(tile->max - most);
@@ -96,20 +101,77 @@ static void tile_merge(tile_state *total, const tile_state *tile, int32_t head_d
     total->max = most;
 }
 
-void REF(attention)(const attention_args *a, int32_t head_first, int32_t head_last)
+/* The n visible positions of a tile for one query. */
+static void tile_compute(const attention_args *a, const float *q, const kv_strip *strip, int64_t n,
+                         state *tile)
 {
-    tile_state total, tile;
-    for (int32_t h = head_first; h < head_last; h++) {
-        const float *q = a->q + (int64_t)h * a->head_dim;
-        int32_t kv_head = h / (a->n_head / a->n_head_kv);
-        tile_compute(a, q, kv_head, 0, &total);
-        for (int64_t p = ATTENTION_TILE; p < a->n_position; p += ATTENTION_TILE) {
-            tile_compute(a, q, kv_head, p, &tile);
-            tile_merge(&total, &tile, a->head_dim);
-        }
-        float *y = a->y + (int64_t)h * a->head_dim;
+    float score[ATTENTION_TILE] = {0};
+    for (int64_t p = 0; p < n; p += STRIP) {
+        strip_scores(a, q, strip[p / STRIP].key, score + p);
+    }
+    float most = score[0];
+    for (int64_t p = 1; p < n; p++) {
+        most = ref_max(most, score[p]);
+    }
+    for (int64_t p = 0; p < n; p++) {
+        score[p] = kernel_exp(score[p] - most);
+    }
+    memset(tile->out, 0, (size_t)a->head_dim * sizeof tile->out[0]);
+    for (int64_t p = 0; p < n; p++) {
+        const float *value = strip[p / STRIP].value[p % STRIP];
+        float weight = score[p];
         for (int32_t d = 0; d < a->head_dim; d++) {
-            y[d] = total.out[d] / total.sum;
+            tile->out[d] = fmaf(weight, value[d], tile->out[d]);
         }
+    }
+    tile->max = most;
+    tile->sum = REF(row_sum)(score, n);
+}
+
+/* All queries that read this kv head: the heads of its group, for each token. A tile is widened once
+ * for all of them; the running result of a query lies in its row of y. */
+static void kv_head_attend(const attention_args *a, int32_t kv_head)
+{
+    kv_strip strip[STRIPS];
+    float max[ATTENTION_TOKENS][LIMIT_HEADS], sum[ATTENTION_TOKENS][LIMIT_HEADS];
+    float tile_out[HEAD_DIM_MAX];
+    int32_t n_group = a->n_head / a->n_head_kv, head = kv_head * n_group;
+    int64_t n_all = a->n_position + a->n_token - 1;
+    for (int64_t start = 0; start < n_all; start += ATTENTION_TILE) {
+        int64_t n_tile = n_all - start < ATTENTION_TILE ? n_all - start : ATTENTION_TILE;
+        tile_read(a, kv_head, start, n_tile, strip);
+        for (int64_t t = 0; t < a->n_token; t++) {
+            int64_t visible = a->n_position + t - start;
+            int64_t n = visible < n_tile ? visible : n_tile;
+            for (int32_t g = 0; g < n_group && n > 0; g++) {
+                int64_t at = (int64_t)(head + g) * a->head_dim;
+                const float *q = a->q + t * a->q_stride + at;
+                state total = {max[t][g], sum[t][g], a->y + t * a->y_stride + at};
+                state tile = {0, 0, start == 0 ? total.out : tile_out};
+                tile_compute(a, q, strip, n, &tile);
+                if (start == 0) {
+                    total = tile;
+                } else {
+                    state_merge(&total, &tile, a->head_dim);
+                }
+                max[t][g] = total.max;
+                sum[t][g] = total.sum;
+            }
+        }
+    }
+    for (int64_t t = 0; t < a->n_token; t++) {
+        for (int32_t g = 0; g < n_group; g++) {
+            float *y = a->y + t * a->y_stride + (int64_t)(head + g) * a->head_dim;
+            for (int32_t d = 0; d < a->head_dim; d++) {
+                y[d] /= sum[t][g];
+            }
+        }
+    }
+}
+
+void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last)
+{
+    for (int32_t h = kv_head_first; h < kv_head_last; h++) {
+        kv_head_attend(a, h);
     }
 }

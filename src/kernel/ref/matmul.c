@@ -145,14 +145,20 @@ static void row_values(dtype type, const uint8_t *row, int64_t k0, int64_t n, fl
 
 typedef float f32_tile[SEGMENT][LANES];
 
+/* Piece by piece along K, so that the lines being filled stay in the first cache level. */
 static void f32_tile_read(const matmul_args *a, int64_t first, int64_t n, int64_t k0, int64_t size,
                           f32_tile tile)
 {
-    float row[SEGMENT];
-    for (int64_t r = 0; r < n; r++) {
-        row_values(a->type, a->w + (first + r) * a->row_bytes, k0, size, row);
-        for (int64_t k = 0; k < size; k++) {
-            tile[k][r] = row[k];
+    float piece[LANES][BLOCK] = {{0}};
+    for (int64_t start = 0; start < size; start += BLOCK) {
+        int64_t n_k = size - start < BLOCK ? size - start : BLOCK;
+        for (int64_t r = 0; r < n; r++) {
+            row_values(a->type, a->w + (first + r) * a->row_bytes, k0 + start, n_k, piece[r]);
+        }
+        for (int64_t k = 0; k < n_k; k++) {
+            for (int r = 0; r < LANES; r++) {
+                tile[start + k][r] = piece[r][k];
+            }
         }
     }
 }
@@ -196,7 +202,6 @@ static const float *x_row(const matmul_args *a, int64_t token, int64_t k0)
 void REF(matmul_f32)(const matmul_args *a, int64_t first, int64_t last)
 {
     f32_tile tile;
-    memset(tile, 0, sizeof tile);
     for (int64_t row = first; row < last; row += LANES) {
         int64_t n = last - row < LANES ? last - row : LANES;
         for (int64_t start = 0; start < a->k; start += SEGMENT) {

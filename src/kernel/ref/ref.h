@@ -42,7 +42,7 @@ void REF(matmul_q8)(const matmul_args *a, int64_t first, int64_t last);
 void REF(matmul_f32)(const matmul_args *a, int64_t first, int64_t last);
 void REF(rope)(const rope_args *a);
 void REF(kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
-void REF(attention)(const attention_args *a, int32_t head_first, int32_t head_last);
+void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(add)(const float *a, const float *b, float *y, int64_t n);
 void REF(swiglu)(const float *gate, const float *up, float *y, int64_t n);
 void REF(row_stats)(const float *x, int64_t n, row_stats *stats);
