@@ -18,10 +18,10 @@ class Model:
 
     def __init__(self, path):
         reader = gguf.GGUFReader(path)
-        keys = {name: field for name, field in reader.fields.items()}
+        self.fields = reader.fields
 
         def key(name, default=None):
-            return keys[name].contents() if name in keys else default
+            return self.fields[name].contents() if name in self.fields else default
 
         if key("general.architecture") != "llama":
             raise ValueError("not a llama model")

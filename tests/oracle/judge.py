@@ -1,0 +1,122 @@
+"""Judges every op of a trace by itself: from the recorded inputs, against f64, within a bound.
+
+So no error is inherited, and the bounds can be near the roundings of one op. u = 2^-24 is the
+largest relative error of one rounding to f32. Ops that do nothing but move or add are held to
+their bits. A judge returns |recorded - exact| / bound for every element; the op stands when none is
+above 1.
+"""
+import blocks
+import llama
+import numpy as np
+
+U = 2.0**-24
+SMALLEST = 2.0**-126  # below it f32 loses digits
+F64 = np.float64
+
+
+def share(recorded, exact, bound):
+    recorded = recorded.astype(F64)
+    return np.where(recorded == exact, 0, np.abs(recorded - exact) / np.maximum(bound, SMALLEST))
+
+
+def same_bits(recorded, exact):
+    return np.where(recorded.view(np.uint32) == exact.view(np.uint32), 0, np.inf)
+
+
+class Judge:
+    def __init__(self, trace, path):
+        self.trace, self.model = trace, llama.Model(path)
+
+    def tensor(self, op, index=0):
+        """A weight tensor that the op's records name; None: it has none."""
+        weights = next(iter(op.values())).get("weight", [])
+        return self.model.tensors[weights[index]["tensor"]] if len(weights) > index else None
+
+    def judge(self, op):
+        """(kind, shares) of one op: its records by position."""
+        kind = next(iter(op.values()))["op"]
+        return kind, getattr(self, kind)(op)
+
+    def embed(self, op):
+        """A row of the table, each value rounded once."""
+        ids = [op[p]["token"] for p in sorted(op)]
+        return same_bits(self.trace.outputs(op), self.model.weight(self.tensor(op).name)[ids])
+
+    def rms_norm(self, op):
+        """The sum of n squares: one rounding a term, 6 in a group of 64, one a group; half of its
+        relative error passes the root; mean, eps, root, quotient and two products add 6."""
+        x = self.trace.inputs(op, 0).astype(F64)
+        weight = self.model.weight(self.tensor(op).name)
+        eps = self.model.rms_eps
+        relative = ((7 + x.shape[1] / 64) / 2 + 6) * U
+        exact = llama.rms_norm(x, weight, eps)
+        inverse = 1 / np.sqrt(np.mean(x * x, axis=1) + eps)
+        records = [op[p] for p in sorted(op)]
+        given = np.array([r["inv_rms"][1] for r in records])
+        assert all(np.float32(r["eps"][1]) == np.float32(eps) for r in records)
+        assert all(r["count"] == x.shape[1] for r in records)
+        assert (np.abs(given - inverse) <= relative * inverse).all()
+        return share(self.trace.outputs(op), exact, relative * np.abs(exact))
+
+    def quantize(self, op):
+        """Scales within two roundings. A code is off by at most one step, where the rounding of
+        x * (127 / a) crosses a half: in less than one of 1000."""
+        code, d = blocks.quantize(self.trace.inputs(op, 0))
+        seen_code, seen_d = self.trace.outputs(op)
+        step = np.abs(seen_code - code)
+        assert step.max() <= 1 and (step > 0).mean() < 1e-3
+        return share(seen_d, d, 2 * U * d)
+
+    def matmul(self, op):
+        """1e-6 of the sum of magnitudes: of |x_i| (|scale * code| + |minimum|), or |x_i w_i|."""
+        x = self.trace.inputs(op, 0)
+        x = blocks.activations(*x) if isinstance(x, tuple) else x.astype(F64)
+        exact, magnitude = blocks.dot(x, self.tensor(op))
+        if self.tensor(op, 1):
+            bias = self.model.weight(self.tensor(op, 1).name).astype(F64)
+            exact, magnitude = exact + bias, magnitude + np.abs(bias)
+        return share(self.trace.outputs(op), exact, 1e-6 * magnitude)
+
+    def rope(self, op):
+        """y = a cos - b sin: cos and sin are rounded once, then two roundings."""
+        x = self.trace.inputs(op, 0).astype(F64)
+        heads = x.reshape(len(x), -1, self.model.head_dim)
+        exact = llama.rope(heads, sorted(op), self.model).reshape(x.shape)
+        pairs = np.abs(x).reshape(len(x), -1, 2).sum(axis=2)
+        return share(self.trace.outputs(op), exact, 3 * U * np.repeat(pairs, 2, axis=1))
+
+    def kv_store(self, op):
+        x, y = self.trace.inputs(op, 0), self.trace.outputs(op)
+        with np.errstate(over="ignore"):
+            rounded = x.astype(y.dtype).astype(np.float32)
+        return same_bits(y.astype(np.float32), rounded)
+
+    def attention(self, op):
+        """From q_rope and the cached rows of all positions up to the query's. A score's error is
+        4 * sqrt(head_dim) roundings of its sum of magnitudes at most; a weight's relative error is
+        twice the largest, and a few roundings for exp, sums, quotient and the merge of tiles."""
+        m = self.model
+        n = len(op)
+        assert sorted(op) == list(range(n))
+        layer = next(iter(op.values()))["layer"]
+        k, v = (self.trace.outputs(self.trace.rows[f"{x}_cache", layer]).astype(F64)
+                .reshape(n, m.n_head_kv, m.head_dim) for x in "kv")
+        q = self.trace.inputs(op, 0).astype(F64).reshape(n, m.n_head, m.head_dim)
+        exact = llama.attention(q, k, v, m.attention_scale)
+        by_query_head = lambda x: np.repeat(x, m.n_head // m.n_head_kv, axis=1)
+        score = np.einsum("qhd,khd->qhk", np.abs(q), by_query_head(np.abs(k)))
+        visible = np.tril(np.ones((n, n)))[:, None]
+        worst = (score * visible).max(axis=2) * m.attention_scale * 4 * np.sqrt(m.head_dim) * U
+        magnitude = llama.attention(q, k, np.abs(v), m.attention_scale)
+        relative = np.repeat(2 * worst + 16 * U, m.head_dim, axis=1)
+        return share(self.trace.outputs(op), exact, relative * magnitude)
+
+    def add(self, op):
+        return same_bits(self.trace.outputs(op),
+                         self.trace.inputs(op, 0) + self.trace.inputs(op, 1))
+
+    def swiglu(self, op):
+        """exp within 2 ULP, 1 + e, quotient, product."""
+        gate, up = (self.trace.inputs(op, i).astype(F64) for i in (0, 1))
+        exact = llama.silu(gate) * up
+        return share(self.trace.outputs(op), exact, 8 * U * np.abs(exact))
