@@ -164,12 +164,13 @@ static bool bytes_parse(const char *value, uint64_t *bytes)
     return *bytes > 0;
 }
 
-/* The tables stand at the end of "AMD EPYC ...; ref, ref-avx2". */
+/* The tables stand at the end of "AMD EPYC ...; kernels: ref-avx2, ref". */
 static greta_status cpu_check(const char *name, const char *value, greta_error *err)
 {
     char buffer[512], q[QUOTED_MAX];
     const char *tables = strrchr(greta_cpu_describe(buffer, sizeof buffer), ';');
     tables = tables ? tables + 1 : buffer;
+    tables += strchr(tables, ':') ? strcspn(tables, ":") + 1 : 0;
     tables += strspn(tables, " ");
     size_t n = strlen(value);
     for (const char *t = tables; *t;) {
@@ -405,7 +406,7 @@ static greta_status help_print(const command_line *line, greta_error *err)
             snprintf(left, sizeof left, "%s%s%s%s%s%s", f->letter ? f->letter : "",
                      f->letter ? ", " : "", f->name, f->kind == FLAG_OPTIONAL ? " [" : " ",
                      f->value ? f->value : "", f->kind == FLAG_OPTIONAL ? "]" : "");
-            printf("  %-26s %s", left, f->help);
+            printf("  %-28s %s", left, f->help);
             if (f->kind == FLAG_WHOLE || f->kind == FLAG_REAL) {
                 printf(" (%.0f to %.0f)", f->min, f->max);
             }
@@ -415,7 +416,7 @@ static greta_status help_print(const command_line *line, greta_error *err)
             printf("\n");
         }
     }
-    printf("\n  %-26s %s\n", "--help", "this text");
+    printf("\n  %-28s %s\n", "--help", "this text");
     return output_flush(err);
 }
 

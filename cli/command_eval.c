@@ -29,7 +29,7 @@ typedef struct eval {
     const eval_args *args;
     runner r;
     tracing trace;
-    greta_tokens text;     /* without BOS where windows begin with one */
+    prompt_text text;      /* without BOS where windows begin with one */
     int32_t bos;           /* -1: windows begin with the text's own tokens */
     int32_t *window;       /* ids of the window in work, (window) */
     size_t n_window;       /* ids in it */
@@ -91,12 +91,13 @@ static greta_status eval_bos(eval *self, greta_error *err)
 
 static greta_status eval_open(eval *self, greta_error *err)
 {
-    prompt_args prompt = self->args->prompt;
+    prompt_args text = self->args->prompt;
     session_args session = self->args->session;
     int64_t window = self->args->window;
     greta_status status = tracing_variables(&self->trace, err);
     self->trace.options.overwrite = self->args->force;
-    prompt.no_bos = true;
+    self->trace.options.notes = self->text.notes;
+    text.no_bos = true;
     session.ctx = session.ctx ? session.ctx : window;
     session.chunk = session.chunk || window >= 512 ? session.chunk : window;
     if (!status && window > session.ctx) {
@@ -107,7 +108,7 @@ static greta_status eval_open(eval *self, greta_error *err)
         status = model_load(&self->args->model, &self->r.model, &self->r.model_path, err);
     }
     if (!status) {
-        status = prompt_tokens(self->r.model, &prompt, &self->text, err);
+        status = prompt_load(self->r.model, &text, &self->text, err);
     }
     if (!status) {
         status = runner_open(&self->r, &session, err);
@@ -115,9 +116,9 @@ static greta_status eval_open(eval *self, greta_error *err)
     if (!status) {
         status = eval_bos(self, err);
     }
-    if (!status && self->text.n + (self->bos >= 0) < 2) {
+    if (!status && self->text.tokens.n + (self->bos >= 0) < 2) {
         status = fail(err, GRETA_BAD_INPUT, "nothing to score: the text has %zu token",
-                      self->text.n);
+                      self->text.tokens.n);
     }
     if (!status) {
         self->window = malloc((size_t)window * sizeof *self->window);
@@ -130,11 +131,11 @@ static greta_status eval_open(eval *self, greta_error *err)
 static greta_status eval_window(eval *self, size_t first, size_t *n_taken, greta_error *err)
 {
     size_t n_bos = self->bos >= 0, room = (size_t)self->args->window - n_bos, n_fed;
-    size_t left = self->text.n - first;
+    size_t left = self->text.tokens.n - first;
     *n_taken = left < room ? left : room;
     self->n_window = n_bos + *n_taken;
     self->window[0] = self->bos;
-    memcpy(self->window + n_bos, self->text.id + first, *n_taken * sizeof *self->window);
+    memcpy(self->window + n_bos, self->text.tokens.id + first, *n_taken * sizeof *self->window);
     if (self->n_window < 2) {
         return GRETA_OK; /* one token left over, and nothing before it */
     }
@@ -165,7 +166,7 @@ static greta_status eval_say(const eval *self, greta_error *err)
             json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:{s:i, s:s, s:s, s:s, s:i}}",
                       "model", json_text(self->r.info.name, strlen(self->r.info.name)),
                       "perplexity", json_number(perplexity), "nll", json_number(nll), "n",
-                      (json_int_t)self->n_scored, "n_tokens", (json_int_t)self->text.n, "windows",
+                      (json_int_t)self->n_scored, "n_tokens", (json_int_t)self->text.tokens.n, "windows",
                       (json_int_t)self->n_windows, "window", (json_int_t)self->args->window, "bos",
                       self->bos >= 0, "config", "n_thread", o->n_thread, "kv",
                       o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
@@ -186,17 +187,17 @@ static greta_status eval_work(eval *self, greta_error *err)
     greta_status status =
         args->logits_out ? output_file_open(&self->keeper.file, &target, err) : GRETA_OK;
     if (!status) {
-        size_t windows = self->text.n / ((size_t)args->window - (self->bos >= 0)) + 1;
-        status = tracing_begin(&self->trace, &self->r, self->text.n + windows, 0, err);
+        size_t windows = self->text.tokens.n / ((size_t)args->window - (self->bos >= 0)) + 1;
+        status = tracing_begin(&self->trace, &self->r, self->text.tokens.n + windows, 0, err);
     }
     if (status) {
         return status;
     }
     signals_catch();
-    for (size_t first = 0, n_taken; first < self->text.n && !status && !signals_seen();
+    for (size_t first = 0, n_taken; first < self->text.tokens.n && !status && !signals_seen();
          first += n_taken) {
         status = eval_window(self, first, &n_taken, err);
-        progress("eval", first + n_taken, self->text.n);
+        progress("eval", first + n_taken, self->text.tokens.n);
     }
     greta_status end = tracing_end(&self->trace, &self->r, !status && !signals_seen(), err);
     status = status ? status : end;
@@ -229,7 +230,7 @@ int command_eval(int argc, char **argv, greta_error *err)
         status = eval_work(&self, err);
     }
     output_file_close(&self.keeper.file, false, err);
-    greta_free(self.text.id);
+    greta_free(self.text.tokens.id);
     free(self.window);
     runner_close(&self.r);
     return status ? (int)status : signals_seen() ? 128 + signals_seen() : GRETA_OK;

@@ -96,17 +96,17 @@ static greta_status isolate_check(const isolate_args *args, greta_error *err)
 static greta_status list_add(prompt_list *list, const greta_model *model, const char *id,
                              const prompt_args *args, greta_error *err)
 {
-    greta_tokens tokens;
+    prompt_text text;
     greta_prompt *grown = realloc(list->prompt, (list->n + 1) * sizeof *grown);
     char *name = text_new("%s", id);
     list->prompt = grown ? grown : list->prompt;
     greta_status status =
-        grown && name ? prompt_tokens(model, args, &tokens, err) : fail_memory(err);
+        grown && name ? prompt_load(model, args, &text, err) : fail_memory(err);
     if (status) {
         free(name);
         return status;
     }
-    list->prompt[list->n++] = (greta_prompt){name, tokens.id, tokens.n};
+    list->prompt[list->n++] = (greta_prompt){name, text.tokens.id, text.tokens.n};
     return GRETA_OK;
 }
 

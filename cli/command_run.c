@@ -32,7 +32,7 @@ typedef struct run {
     const run_args *args;
     runner r;
     tracing trace;
-    greta_tokens prompt;
+    prompt_text text;
     int32_t *token;      /* generated */
     size_t n_token;
     const char *stop;    /* "eos", "length", "context", "interrupted" */
@@ -85,7 +85,7 @@ static greta_status run_choose(run *self, greta_error *err)
     size_t n_generated = args->n > 0 ? (size_t)args->n - 1 : 0;
     size_t n_ctx = (size_t)self->r.options.n_ctx;
     greta_status status = GRETA_OK;
-    self->n_position = self->prompt.n + n_generated < n_ctx ? self->prompt.n + n_generated : n_ctx;
+    self->n_position = self->text.tokens.n + n_generated < n_ctx ? self->text.tokens.n + n_generated : n_ctx;
     keeper->n_vocab = self->r.info.n_vocab;
     keeper->n_top = (int32_t)args->top;
     keeper->bits = args->logits != NULL;
@@ -112,15 +112,15 @@ static greta_status run_choose(run *self, greta_error *err)
 /* Evaluates the prompt; its last logits are always wanted. */
 static greta_status run_prefill(run *self, size_t *n_fed, greta_error *err)
 {
-    uint8_t *want = calloc(self->prompt.n, 1);
+    uint8_t *want = calloc(self->text.tokens.n, 1);
     if (!want) {
         return fail_memory(err);
     }
     if (self->chosen) {
-        memcpy(want, self->chosen, self->prompt.n);
+        memcpy(want, self->chosen, self->text.tokens.n);
     }
-    want[self->prompt.n - 1] = 1;
-    feed_args feed = {.id = self->prompt.id, .n = self->prompt.n, .phase = GRETA_PHASE_PREFILL,
+    want[self->text.tokens.n - 1] = 1;
+    feed_args feed = {.id = self->text.tokens.id, .n = self->text.tokens.n, .phase = GRETA_PHASE_PREFILL,
                       .want = want, .sink = run_keep, .user = &self->keeper, .progress = "prompt"};
     greta_status status = runner_feed(&self->r, &feed, n_fed, err);
     free(want);
@@ -146,7 +146,7 @@ static greta_status run_generate(run *self, greta_error *err)
     greta_status status = GRETA_OK;
     self->stop = "length";
     while (!status && self->n_token < (size_t)args->n) {
-        int32_t position = (int32_t)(self->prompt.n + self->n_token);
+        int32_t position = (int32_t)(self->text.tokens.n + self->n_token);
         int32_t id = greta_sample(&sampler, self->r.logits, self->r.info.n_vocab, err);
         size_t n_fed;
         if (id < 0) {
@@ -205,7 +205,7 @@ static greta_status run_json(run *self, greta_error *err)
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:o, s:o, s:s, s:O, s:O, s:o}", "model",
         json_text(self->r.info.name, strlen(self->r.info.name)), "prompt_tokens",
-        json_ids(self->prompt.id, self->prompt.n), "tokens", json_ids(self->token, self->n_token),
+        json_ids(self->text.tokens.id, self->text.tokens.n), "tokens", json_ids(self->token, self->n_token),
         "text", json_text(text.data, text.n), "text_bytes_hex", json_hex(text.data, text.n), "stop",
         self->stop, "logits", self->keeper.list, "top", self->keeper.top, "config",
         run_config(self));
@@ -218,8 +218,8 @@ static greta_status run_work(run *self, greta_error *err)
     size_t n_fed = 0;
     greta_status status = run_choose(self, err);
     if (!status) {
-        size_t n_decode = self->n_position > self->prompt.n ? self->n_position - self->prompt.n : 0;
-        status = tracing_begin(&self->trace, &self->r, self->prompt.n, n_decode, err);
+        size_t n_decode = self->n_position > self->text.tokens.n ? self->n_position - self->text.tokens.n : 0;
+        status = tracing_begin(&self->trace, &self->r, self->text.tokens.n, n_decode, err);
     }
     if (status) {
         return status;
@@ -227,7 +227,7 @@ static greta_status run_work(run *self, greta_error *err)
     signals_catch();
     self->stop = "interrupted";
     status = run_prefill(self, &n_fed, err);
-    if (!status && n_fed == self->prompt.n) {
+    if (!status && n_fed == self->text.tokens.n) {
         status = run_generate(self, err);
     }
     greta_status end = tracing_end(&self->trace, &self->r, !status && !signals_seen(), err);
@@ -248,6 +248,7 @@ static greta_status run_open(run *self, greta_error *err)
     const run_args *args = self->args;
     greta_status status = tracing_variables(&self->trace, err);
     self->trace.options.overwrite = args->force;
+    self->trace.options.notes = self->text.notes;
     if (!status && args->logits && !args->json && !args->logits_out) {
         status = fail(err, GRETA_USAGE, "--logits needs --json or --logits-out FILE");
     }
@@ -255,13 +256,13 @@ static greta_status run_open(run *self, greta_error *err)
         status = model_load(&args->model, &self->r.model, &self->r.model_path, err);
     }
     if (!status) {
-        status = prompt_tokens(self->r.model, &args->prompt, &self->prompt, err);
+        status = prompt_load(self->r.model, &args->prompt, &self->text, err);
     }
     if (!status) {
         status = runner_open(&self->r, &args->session, err);
     }
     if (!status) {
-        status = runner_fits(&self->r, self->prompt.n, err);
+        status = runner_fits(&self->r, self->text.tokens.n, err);
     }
     if (!status) {
         self->token = malloc(((size_t)args->n + 1) * sizeof *self->token);
@@ -297,7 +298,7 @@ int command_run(int argc, char **argv, greta_error *err)
     output_file_close(&self.keeper.file, false, err);
     json_decref(self.keeper.list);
     json_decref(self.keeper.top);
-    greta_free(self.prompt.id);
+    greta_free(self.text.tokens.id);
     free(self.token);
     free(self.chosen);
     runner_close(&self.r);

@@ -77,7 +77,7 @@ int command_tokenize(int argc, char **argv, greta_error *err)
     tokenize_args args = {.prompt.may_be_empty = true};
     greta_model *model = NULL;
     char *path = NULL;
-    greta_tokens tokens = {0};
+    prompt_text text = {0};
     flag_group group[] = {
         model_group(&args.model),
         prompt_group(&args.prompt),
@@ -101,14 +101,14 @@ int command_tokenize(int argc, char **argv, greta_error *err)
     args.prompt.no_special = !args.special && !args.prompt.chat;
     status = model_load(&args.model, &model, &path, err);
     if (!status) {
-        status = prompt_tokens(model, &args.prompt, &tokens, err);
+        status = prompt_load(model, &args.prompt, &text, err);
     }
     if (!status) {
-        status = args.decode        ? decode_say(&args, model, &tokens, err)
-                 : args.prompt.chat ? chat_say(&args, model, &tokens, err)
-                                    : ids_say(&args, model, &tokens, err);
+        status = args.decode        ? decode_say(&args, model, &text.tokens, err)
+                 : args.prompt.chat ? chat_say(&args, model, &text.tokens, err)
+                                    : ids_say(&args, model, &text.tokens, err);
     }
-    greta_free(tokens.id);
+    greta_free(text.tokens.id);
     greta_model_release(model);
     free(path);
     return (int)status;

@@ -120,12 +120,14 @@ static greta_status trace_decode(const trace_args *args, runner *r, int32_t posi
     return status;
 }
 
-static greta_status trace_run(const trace_args *args, runner *r, const greta_tokens *tokens,
+static greta_status trace_run(const trace_args *args, runner *r, const prompt_text *text,
                               greta_error *err)
 {
+    const greta_tokens *tokens = &text->tokens;
     tracing trace = {.options = args->trace, .is_asked = true};
     size_t n_fed = 0;
     trace.options.path = args->out;
+    trace.options.notes = text->notes;
     trace.options.overwrite = args->force;
     greta_status status = runner_open(r, &args->session, err);
     if (!status) {
@@ -187,7 +189,7 @@ int command_trace(int argc, char **argv, greta_error *err)
     trace_args args = {.trace = {.size = sizeof args.trace, .sample = 1024},
                        .n = 1, .fault_layer = -1, .e1 = -1};
     runner r = {0};
-    greta_tokens tokens = {0};
+    prompt_text text = {0};
     flag_group group[] = {
         model_group(&args.model),
         prompt_group(&args.prompt),
@@ -210,16 +212,16 @@ int command_trace(int argc, char **argv, greta_error *err)
         status = model_load(&args.model, &r.model, &r.model_path, err);
     }
     if (!status) {
-        status = prompt_tokens(r.model, &args.prompt, &tokens, err);
+        status = prompt_load(r.model, &args.prompt, &text, err);
     }
     if (!status) {
-        status = args.e1 >= 0 ? trace_pair(&args, r.model, &tokens, err)
-                              : trace_run(&args, &r, &tokens, err);
+        status = args.e1 >= 0 ? trace_pair(&args, r.model, &text.tokens, err)
+                              : trace_run(&args, &r, &text, err);
     }
     if (!status) {
-        status = trace_say(&args, &tokens, err);
+        status = trace_say(&args, &text.tokens, err);
     }
-    greta_free(tokens.id);
+    greta_free(text.tokens.id);
     runner_close(&r);
     return status ? (int)status : signals_seen() ? 128 + signals_seen() : GRETA_OK;
 }

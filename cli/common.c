@@ -295,38 +295,57 @@ static greta_status ids_parse(const char *list, int32_t n_vocab, greta_tokens *t
     return GRETA_OK;
 }
 
-greta_status prompt_tokens(const greta_model *model, const prompt_args *args, greta_tokens *tokens,
-                           greta_error *err)
+/* Two texts that look alike on a screen and differ here give different tokens. */
+static void prompt_note(prompt_text *out, const buffer *text)
+{
+    char dropped[64] = "";
+    bool has_bom = text->n >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0;
+    bool has_nul = text->n > 0 && memchr(text->data, '\0', text->n);
+    bool has_crlf = text->n > 0 && memmem(text->data, text->n, "\r\n", 2);
+    if (out->tokens.n_dropped) {
+        snprintf(dropped, sizeof dropped, "%zu bytes without a token dropped; ",
+                 out->tokens.n_dropped);
+        note("%zu bytes of the prompt have no token and were dropped", out->tokens.n_dropped);
+    }
+    int n = snprintf(out->notes, sizeof out->notes, "%s%s%s%s", dropped,
+                     has_bom ? "begins with BOM; " : "", has_nul ? "contains NUL; " : "",
+                     has_crlf ? "contains CRLF; " : "");
+    if (n > 2) {
+        out->notes[n - 2] = '\0';
+    }
+}
+
+greta_status prompt_load(const greta_model *model, const prompt_args *args, prompt_text *out,
+                         greta_error *err)
 {
     buffer text = {0};
-    /* A chat template writes its own BOS. The library frees with free, as greta_free does. */
+    /* A chat template writes its own BOS. */
     greta_tokenize_options options = {
         .size = sizeof options,
         .no_bos = args->no_bos || args->chat,
         .special = !args->no_special,
         .unknown_bytes_drop = args->unknown_bytes,
     };
-    *tokens = (greta_tokens){0};
+    *out = (prompt_text){0};
     greta_status status = prompt_check(args, err);
     if (!status && args->tokens) {
-        status = ids_parse(args->tokens, greta_model_describe(model).n_vocab, tokens, err);
+        status = ids_parse(args->tokens, greta_model_describe(model).n_vocab, &out->tokens, err);
     } else if (!status) {
         status = prompt_bytes(model, args, &text, err);
         if (!status) {
-            status = greta_tokenize(model, text.data, text.n, &options, tokens, err);
+            status = greta_tokenize(model, text.data, text.n, &options, &out->tokens, err);
         }
     }
-    free(text.data);
-    if (!status && tokens->n == 0 && !args->may_be_empty) {
+    if (!status && out->tokens.n == 0 && !args->may_be_empty) {
         status = fail(err, GRETA_BAD_INPUT, "the prompt has no tokens");
     }
-    if (!status && tokens->n_dropped) {
-        note("%zu bytes of the prompt have no token and were dropped", tokens->n_dropped);
+    if (!status) {
+        prompt_note(out, &text);
+    } else {
+        greta_free(out->tokens.id);
+        out->tokens = (greta_tokens){0};
     }
-    if (status) {
-        greta_free(tokens->id);
-        *tokens = (greta_tokens){0};
-    }
+    free(text.data);
     return status;
 }
 

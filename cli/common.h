@@ -40,14 +40,20 @@ typedef struct buffer {
     size_t n;
 } buffer;
 
+typedef struct prompt_text {
+    greta_tokens tokens;
+    char notes[128]; /* what a trace should know of the text: "contains CRLF"; "" */
+} prompt_text;
+
 flag_group prompt_group(prompt_args *args);
 /* Whether none of -p, -f, --tokens is given. */
 bool prompt_is_absent(const prompt_args *args);
 /* The bytes of -p or -f; with --chat as the model's template renders them. */
 greta_status prompt_bytes(const greta_model *model, const prompt_args *args, buffer *out,
                           greta_error *err);
-greta_status prompt_tokens(const greta_model *model, const prompt_args *args, greta_tokens *tokens,
-                           greta_error *err);
+/* Ids of the prompt. Free tokens.id with greta_free. */
+greta_status prompt_load(const greta_model *model, const prompt_args *args, prompt_text *out,
+                         greta_error *err);
 /* The bytes of valid ids, joined. */
 greta_status tokens_text(const greta_model *model, const int32_t *id, size_t n, buffer *out,
                          greta_error *err);
