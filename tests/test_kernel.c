@@ -1,0 +1,632 @@
+/* test_kernel.c - the definition of the arithmetic, held against independent arithmetic.
+ *
+ * Every table this machine has is run on the same data and must give the same bits. What the bits
+ * should be comes from elsewhere: scalar code below that follows docs/numerics.md line by line, binary64, or
+ * MPFR. Shapes are odd on purpose; the seed is fixed and printed on failure by cmocka's messages.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <mpfr.h>
+
+#include "kernel/exp.h"
+#include "kernel/half.h"
+#include "kernel/kernel.h"
+
+static uint64_t seed = 0x5eed;
+
+static uint32_t random_bits(void)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    uint32_t x = (uint32_t)(seed >> 33) ^ (uint32_t)(seed >> 17);
+    return x * 0x9e3779b1u;
+}
+
+static float random_float(float size)
+{
+    return ((float)(random_bits() >> 8) * 0x1p-23f - 1.0f) * size;
+}
+
+static void fill(float *x, int64_t n, float size)
+{
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = random_float(size);
+    }
+}
+
+static void assert_bits(const float *a, const float *b, int64_t n, const char *what)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (hash_float_bits(a[i]) != hash_float_bits(b[i])) {
+            fail_msg("%s: value %d is %a, expected %a", what, (int)i, (double)a[i], (double)b[i]);
+        }
+    }
+}
+
+#define FOR_TABLES(t)                                                                              \
+    for (const kernel_table *const *t##_at = kernel_tables(), *t = *t##_at; t; t = *++t##_at)
+
+/* ---- Functions of one number ------------------------------------------------------------------------- */
+
+static double ulp_of(double exact)
+{
+    int exponent;
+    frexp(exact, &exponent);
+    return ldexp(1.0, (exponent < -125 ? -125 : exponent) - 24);
+}
+
+static void exp_is_within_its_bound(void **state)
+{
+    (void)state;
+    double worst = 0;
+    for (uint32_t bits = 0; bits < 0x42d00000u; bits += 1021) { /* |x| up to 104 */
+        for (int sign = 0; sign < 2; sign++) {
+            float x = float_from_bits(bits | (uint32_t)sign << 31);
+            double exact = exp((double)x); /* binary64, wrong by 1e-8 of the ulp here */
+            if (exact > 0x1.fffffefp+127) {
+                assert_true(isinf(kernel_exp(x)));
+                continue;
+            }
+            double error = fabs((double)kernel_exp(x) - exact) / ulp_of(exact);
+            worst = error > worst ? error : worst;
+        }
+    }
+    print_message("exp: worst error seen %.4f ulp\n", worst);
+    assert_true(worst < 1.0);
+    assert_true(kernel_exp(0.0f) == 1.0f && kernel_exp(-0.0f) == 1.0f);
+    assert_true(isnan(kernel_exp(NAN)));
+    assert_true(isinf(kernel_exp(INFINITY)));
+    assert_true(kernel_exp(-INFINITY) == 0.0f);
+}
+
+static void half_is_rounded_once(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = half_to_float((uint16_t)h);
+        int is_nan = (h & 0x7c00) == 0x7c00 && (h & 0x3ff) != 0;
+        double exact = (h & 0x7c00) == 0 ? ldexp((double)(h & 0x3ff), -24)
+                                         : ldexp((double)((h & 0x3ff) | 0x400), (int)(h >> 10 & 31) - 25);
+        exact = (h & 0x7c00) == 0x7c00 ? (double)INFINITY : exact;
+        assert_true(is_nan ? isnan(f) : (double)f == ((h & 0x8000) ? -exact : exact));
+        assert_int_equal(half_from_float(f), is_nan ? 0x7e00 : h);
+    }
+    for (int i = 0; i < 300000; i++) {
+        float f = float_from_bits(random_bits());
+        if (i % 3 == 0) {
+            f = random_float(70000.0f);
+        }
+        if (isnan(f)) {
+            continue;
+        }
+        /* Nearest even on the grid of f's binade, in binary64. */
+        int exponent = ilogb((double)f == 0 ? 1e-30 : (double)f);
+        double step = ldexp(1.0, (exponent < -14 ? -14 : exponent) - 10);
+        double rounded = nearbyint((double)f / step) * step;
+        rounded = fabs(rounded) >= 65520.0 ? copysign((double)INFINITY, rounded) : rounded;
+        assert_true((double)half_to_float(half_from_float(f)) == rounded);
+    }
+}
+
+static void rope_table_is_right_to_the_last_bit_but_one(void **state)
+{
+    (void)state;
+    const struct {
+        float base;
+        int32_t dim;
+        int64_t position;
+    } c[] = {{10000, 64, 0}, {10000, 128, 4095}, {100000, 64, 8191}, {500000, 128, 131071}, {1e6f, 6, 16777215}};
+    mpfr_t angle, value;
+    mpfr_inits2(200, angle, value, (mpfr_ptr)0);
+    float cos_sin[128];
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        rope_table_args a = {c[i].base, 1.0f, NULL, c[i].dim, c[i].position, 1};
+        kernel_rope_table(&a, cos_sin);
+        for (int32_t j = 0; j < c[i].dim / 2; j++) {
+            mpfr_set_d(angle, (double)c[i].base, MPFR_RNDN);
+            mpfr_set_d(value, -2.0 * j / c[i].dim, MPFR_RNDN);
+            mpfr_set_si(value, -2 * j, MPFR_RNDN);
+            mpfr_div_si(value, value, c[i].dim, MPFR_RNDN);
+            mpfr_pow(angle, angle, value, MPFR_RNDN);
+            mpfr_mul_si(angle, angle, (long)c[i].position, MPFR_RNDN);
+            double relative = (double)c[i].position * 0x1p-50; /* error of the binary64 angle */
+            mpfr_cos(value, angle, MPFR_RNDN);
+            double exact = mpfr_get_d(value, MPFR_RNDN);
+            assert_true(fabs((double)cos_sin[2 * j] - exact) <= 0.5 * ulp_of(exact) + relative);
+            mpfr_sin(value, angle, MPFR_RNDN);
+            exact = mpfr_get_d(value, MPFR_RNDN);
+            assert_true(fabs((double)cos_sin[2 * j + 1] - exact) <= 0.5 * ulp_of(exact) + relative);
+        }
+    }
+    float factors[3] = {1, 2, 8}, scaled[6], plain[6];
+    rope_table_args with = {10000, 4.0f, factors, 6, 100, 1}, without = {10000, 1.0f, NULL, 6, 25, 1};
+    kernel_rope_table(&with, scaled);
+    kernel_rope_table(&without, plain);
+    assert_bits(scaled, plain, 2, "linear scaling divides the position");
+    assert_true(scaled[2] != plain[2]);
+    mpfr_clears(angle, value, (mpfr_ptr)0);
+}
+
+/* ---- Row ops, against scalar code that follows the text ------------------------------------------------ */
+
+static float sum_by_the_text(const float *terms, int64_t n)
+{
+    float total = 0;
+    for (int64_t start = 0; start < n; start += 64) {
+        float s[64];
+        for (int64_t i = 0; i < 64; i++) {
+            s[i] = start + i < n ? terms[start + i] : 0.0f;
+        }
+        for (int stride = 32; stride >= 1; stride /= 2) {
+            for (int i = 0; i < stride; i++) {
+                volatile float sum = s[i] + s[i + stride];
+                s[i] = sum;
+            }
+        }
+        total = start == 0 ? s[0] : total + s[0];
+    }
+    return total;
+}
+
+static void rms_norm_follows_the_text(void **state)
+{
+    (void)state;
+    float x[700], w[700], y[700], expected[700], squares[700];
+    for (int64_t n = 1; n <= 700; n += n < 140 ? 1 : 97) {
+        fill(x, n, n % 2 ? 1.0f : 0.01f);
+        fill(w, n, 2.0f);
+        for (int64_t i = 0; i < n; i++) {
+            squares[i] = x[i] * x[i];
+        }
+        float mean = sum_by_the_text(squares, n) / (float)n;
+        float inv = 1.0f / sqrtf(mean + 1e-5f);
+        double f64 = 0;
+        for (int64_t i = 0; i < n; i++) {
+            volatile float scaled = x[i] * inv;
+            expected[i] = scaled * w[i];
+            f64 += (double)x[i] * (double)x[i];
+        }
+        double exact_inv = 1.0 / sqrt(f64 / (double)n + (double)1e-5f);
+        assert_true(fabs((double)inv - exact_inv) <= exact_inv * (6 + (double)n / 64 + 4) * 0x1p-24);
+        FOR_TABLES(t)
+        {
+            norm_args a = {x, w, y, n, n, 1e-5f, 0};
+            t->rms_norm(&a);
+            assert_true(a.inv_rms == inv);
+            assert_bits(y, expected, n, "rms_norm");
+        }
+    }
+}
+
+static void quantiser_follows_the_text(void **state)
+{
+    (void)state;
+    float x[96];
+    _Alignas(64) uint8_t q[128], again[128];
+    for (int round = 0; round < 2000; round++) {
+        fill(x, 96, ldexpf(1.0f, (int)(random_bits() % 200) - 120));
+        if (round % 7 == 0) {
+            x[33] = round % 14 ? INFINITY : NAN;
+        }
+        FOR_TABLES(t)
+        {
+            memset(q, 0xee, sizeof q);
+            t->quantize(x, q, 96);
+            const float *d = (const float *)(const void *)(q + 96);
+            const int32_t *isum = (const int32_t *)(const void *)(q + 96 + 12);
+            for (int b = 0; b < 3; b++) {
+                float most = 0;
+                int finite = 1, sum = 0;
+                for (int i = 0; i < 32; i++) {
+                    most = fmaxf(most, fabsf(x[32 * b + i]));
+                    finite &= isfinite(x[32 * b + i]) != 0;
+                }
+                int is_zero = !finite || most < 0x1p-100f;
+                assert_true(finite ? d[b] == (is_zero ? 0.0f : most / 127.0f) : isnan(d[b]));
+                for (int i = 0; i < 32; i++) {
+                    volatile float steps = is_zero ? 0.0f : x[32 * b + i] * (127.0f / most);
+                    assert_int_equal((int8_t)q[32 * b + i], (int)nearbyintf(steps));
+                    sum += (int8_t)q[32 * b + i];
+                }
+                assert_int_equal(isum[b], sum);
+            }
+            if (t != kernel_tables()[0]) {
+                assert_memory_equal(q, again, 96);
+            }
+            memcpy(again, q, sizeof q);
+        }
+    }
+}
+
+static void rotation_addition_and_gate_follow_the_text(void **state)
+{
+    (void)state;
+    float x[3 * 10], y[30], up[1000], gate[1000], out[1000], cos_sin[8];
+    fill(x, 30, 3.0f);
+    fill(cos_sin, 8, 1.0f);
+    fill(gate, 1000, 20.0f);
+    fill(up, 1000, 4.0f);
+    gate[0] = -INFINITY;
+    gate[1] = 200.0f;
+    gate[2] = -200.0f;
+    FOR_TABLES(t)
+    {
+        rope_args a = {x, y, cos_sin, 3, 10, 8};
+        t->rope(&a);
+        for (int h = 0; h < 3; h++) {
+            for (int i = 0; i < 4; i++) {
+                float x0 = x[10 * h + 2 * i], x1 = x[10 * h + 2 * i + 1];
+                float c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+                volatile float x1s = x1 * s, x1c = x1 * c;
+                assert_true(y[10 * h + 2 * i] == fmaf(x0, c, -x1s));
+                assert_true(y[10 * h + 2 * i + 1] == fmaf(x0, s, x1c));
+            }
+            assert_bits(y + 10 * h + 8, x + 10 * h + 8, 2, "rope leaves the rest");
+        }
+        t->add(gate, up, out, 1000);
+        for (int i = 0; i < 1000; i++) {
+            assert_true(out[i] == gate[i] + up[i]);
+        }
+        t->swiglu(gate, up, out, 1000);
+        for (int i = 3; i < 1000; i++) {
+            double g = (double)gate[i], exact = g / (1.0 + exp(-g)) * (double)up[i];
+            assert_true(fabs((double)out[i] - exact) <= 4 * ulp_of(exact));
+        }
+        assert_true(isnan(out[0]));
+        assert_true(out[1] == gate[1] * up[1] && out[2] == 0.0f);
+    }
+}
+
+static void statistics_are_those_of_the_row(void **state)
+{
+    (void)state;
+    float x[200], squares[200];
+    fill(x, 200, 5.0f);
+    x[7] = NAN;
+    x[9] = -INFINITY;
+    for (int64_t n = 1; n <= 200; n++) {
+        row_hash hash = {0};
+        uint64_t n_bad = 0;
+        float least = 0, most = 0;
+        int any = 0;
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t bits = isnan(x[i]) ? 0x7fc00000u : bits_from_float(x[i]);
+            hash.ordered += hash_mix64(bits, hash_key((uint64_t)i));
+            hash.bag += hash_mix64(bits, 0);
+            squares[i] = x[i] * x[i];
+            n_bad += isfinite(x[i]) ? 0 : 1;
+            if (isfinite(x[i])) {
+                least = !any || x[i] < least ? x[i] : least;
+                most = !any || x[i] > most ? x[i] : most;
+                any = 1;
+            }
+        }
+        FOR_TABLES(t)
+        {
+            row_stats stats;
+            t->row_stats(x, n, &stats);
+            assert_true(stats.hash.ordered == hash.ordered && stats.hash.bag == hash.bag);
+            assert_true(stats.n_nonfinite == n_bad && stats.min == least && stats.max == most);
+            float sum = sum_by_the_text(squares, n);
+            assert_true(hash_float_bits(sum) == hash_float_bits(stats.sumsq));
+        }
+    }
+}
+
+/* ---- Matrix products ------------------------------------------------------------------------------------ */
+
+static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1,
+                              DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
+
+/* Random blocks; f16 scales in the places each layout has them are kept small and finite. */
+static void random_row(dtype type, uint8_t *row, int64_t n)
+{
+    const dtype_traits *traits = dtype_find((uint32_t)type);
+    for (int64_t b = 0; b < n / traits->block; b++) {
+        uint8_t *block = row + b * traits->bytes;
+        for (uint32_t i = 0; i < traits->bytes; i++) {
+            block[i] = (uint8_t)random_bits();
+        }
+        int n_scale = type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+        uint8_t *scale = type == DTYPE_Q6_K ? block + 208 : block;
+        for (int i = 0; i <= n_scale && traits->is_quantised; i++) {
+            uint16_t half = half_from_float(random_float(0.05f));
+            memcpy(scale + 2 * i, &half, 2);
+        }
+        if (type == DTYPE_F32) {
+            float f = random_float(1.0f);
+            memcpy(block, &f, 4);
+        } else if (type == DTYPE_F16) {
+            uint16_t half = half_from_float(random_float(1.0f));
+            memcpy(block, &half, 2);
+        } else if (type == DTYPE_BF16) {
+            uint16_t top = (uint16_t)(bits_from_float(random_float(1.0f)) >> 16);
+            memcpy(block, &top, 2);
+        }
+    }
+}
+
+typedef struct product {
+    dtype type;
+    int64_t k, n_out, n_token, x_stride;
+    uint8_t *w;
+    int64_t row_bytes;
+    float *x, *bias, *values; /* values: weights as floats, one row at a time */
+    uint8_t *q8;
+} product;
+
+static product product_new(dtype type, int64_t k, int64_t n_out, int64_t n_token)
+{
+    const dtype_traits *traits = dtype_find((uint32_t)type);
+    product p = {.type = type, .k = k, .n_out = n_out, .n_token = n_token};
+    p.row_bytes = k / traits->block * traits->bytes;
+    p.w = malloc((size_t)(p.row_bytes * n_out));
+    p.x = malloc((size_t)(k * n_token) * 4);
+    p.bias = malloc((size_t)n_out * 4);
+    p.values = malloc((size_t)k * 4);
+    p.x_stride = (int64_t)(act_q8_bytes(k) + 63) / 64 * 64;
+    p.q8 = calloc(1, (size_t)(p.x_stride * n_token));
+    for (int64_t r = 0; r < n_out; r++) {
+        random_row(type, p.w + r * p.row_bytes, k);
+    }
+    fill(p.x, k * n_token, 2.0f);
+    fill(p.bias, n_out, 1.0f);
+    for (int64_t t = 0; t < n_token && k % 32 == 0; t++) {
+        kernel_tables()[0]->quantize(p.x + t * k, p.q8 + t * p.x_stride, k);
+    }
+    return p;
+}
+
+static void product_free(product *p)
+{
+    free(p->w);
+    free(p->x);
+    free(p->bias);
+    free(p->values);
+    free(p->q8);
+}
+
+static matmul_args product_args(const product *p, int x_is_q8, float *y)
+{
+    return (matmul_args){.type = p->type, .w = p->w, .row_bytes = p->row_bytes, .bias = p->bias,
+                         .x = x_is_q8 ? (const void *)p->q8 : p->x,
+                         .x_stride = x_is_q8 ? p->x_stride : p->k * 4, .y = y, .y_stride = p->n_out,
+                         .k = p->k, .n_token = p->n_token, .x_is_q8 = x_is_q8};
+}
+
+/* One output by the text: chains over segments of 1024 in K order. */
+static float float_output(const product *p, int64_t token)
+{
+    float total = 0;
+    for (int64_t start = 0; start < p->k; start += 1024) {
+        float acc = 0;
+        for (int64_t k = start; k < p->k && k < start + 1024; k++) {
+            acc = fmaf(p->values[k], p->x[token * p->k + k], acc);
+        }
+        total = start == 0 ? acc : total + acc;
+    }
+    return total;
+}
+
+/* What a quantised product means, in binary64: the values of weights times code * scale; *size gets
+ * sum |x| (|ws q| + |wm|) up to the split of |w| into its two parts, which |w| and a slack replace. */
+static double q8_output(const product *p, int64_t token, double *size)
+{
+    const int8_t *code = (const int8_t *)p->q8 + token * p->x_stride;
+    const float *d = (const float *)(const void *)(code + p->k);
+    double sum = 0;
+    *size = 0;
+    for (int64_t k = 0; k < p->k; k++) {
+        double x = (double)code[k] * (double)d[k / 32];
+        sum += x * (double)p->values[k];
+        *size += fabs(x) * (fabs((double)p->values[k]) + 6.5);
+    }
+    return sum;
+}
+
+static void products_follow_the_text(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const dtype_traits *traits = dtype_find((uint32_t)types[i]);
+        int64_t k_list[] = {traits->block == 1 ? 33 : traits->block, 768, 2304};
+        for (int j = 0; j < 3; j++) {
+            product p = product_new(types[i], k_list[j], 37, 6);
+            float *y = malloc(37 * 6 * 4), *expected = malloc(37 * 6 * 4);
+            for (int64_t o = 0; o < p.n_out; o++) {
+                kernel_dequantize(p.type, p.w + o * p.row_bytes, p.values, p.k);
+                for (int64_t t = 0; t < p.n_token; t++) {
+                    expected[t * p.n_out + o] = float_output(&p, t) + p.bias[o];
+                }
+            }
+            FOR_TABLES(t)
+            {
+                matmul_args a = product_args(&p, 0, y);
+                t->matmul(&a, 0, p.n_out);
+                assert_bits(y, expected, p.n_out * p.n_token, traits->name);
+            }
+            free(y);
+            free(expected);
+            product_free(&p);
+        }
+    }
+}
+
+static void quantised_products_are_within_their_bound(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const dtype_traits *traits = dtype_find((uint32_t)types[i]);
+        if (!traits->is_quantised) {
+            continue;
+        }
+        product p = product_new(types[i], 2304, 37, 5);
+        float *y = malloc(37 * 5 * 4), *first = malloc(37 * 5 * 4);
+        FOR_TABLES(t)
+        {
+            matmul_args a = product_args(&p, 1, y);
+            t->matmul(&a, 0, p.n_out);
+            if (t == kernel_tables()[0]) {
+                memcpy(first, y, 37 * 5 * 4);
+            }
+            assert_bits(y, first, p.n_out * p.n_token, traits->name);
+        }
+        for (int64_t o = 0; o < p.n_out; o++) {
+            kernel_dequantize(p.type, p.w + o * p.row_bytes, p.values, p.k);
+            for (int64_t t = 0; t < p.n_token; t++) {
+                double size, exact = q8_output(&p, t, &size) + (double)p.bias[o];
+                assert_true(fabs((double)y[t * p.n_out + o] - exact) <= 70 * 0x1p-24 * (size + 1));
+            }
+        }
+        free(y);
+        free(first);
+        product_free(&p);
+    }
+}
+
+/* Tokens together or alone, rows together or split anywhere: the same bits. */
+static void products_do_not_depend_on_company(void **state)
+{
+    (void)state;
+    for (int q8 = 0; q8 < 2; q8++) {
+        product p = product_new(DTYPE_Q4_K, 1280, 53, 9);
+        float *whole = malloc(53 * 9 * 4), *parts = malloc(53 * 9 * 4);
+        FOR_TABLES(t)
+        {
+            matmul_args a = product_args(&p, q8, whole);
+            t->matmul(&a, 0, p.n_out);
+            for (int64_t token = 0; token < p.n_token; token++) {
+                matmul_args one = product_args(&p, q8, parts + token * p.n_out);
+                one.x = (const uint8_t *)one.x + token * one.x_stride;
+                one.n_token = 1;
+                for (int64_t o = 0, end; o < p.n_out; o = end) {
+                    end = o + 1 + (int64_t)(random_bits() % 20);
+                    end = end < p.n_out ? end : p.n_out;
+                    t->matmul(&one, o, end);
+                }
+            }
+            assert_bits(parts, whole, p.n_out * p.n_token, "company");
+        }
+        free(whole);
+        free(parts);
+        product_free(&p);
+    }
+}
+
+/* ---- Attention --------------------------------------------------------------------------------------------- */
+
+enum { HEADS = 6, KV_HEADS = 2, DIM = 20, POSITIONS = 150 };
+
+typedef struct scene {
+    float q[16][HEADS * DIM], k[POSITIONS * KV_HEADS * DIM], v[POSITIONS * KV_HEADS * DIM];
+    uint16_t k_half[POSITIONS * KV_HEADS * DIM], v_half[POSITIONS * KV_HEADS * DIM];
+} scene;
+
+static void attention_is_softmax_of_what_is_visible(void **state)
+{
+    (void)state;
+    scene *s = malloc(sizeof *s);
+    fill(&s->q[0][0], 16 * HEADS * DIM, 3.0f);
+    fill(s->k, POSITIONS * KV_HEADS * DIM, 2.0f);
+    fill(s->v, POSITIONS * KV_HEADS * DIM, 1.0f);
+    FOR_TABLES(t)
+    {
+        for (int64_t n = 1; n <= POSITIONS; n += n < 70 ? 1 : 13) {
+            float y[HEADS * DIM];
+            attention_args a = {.q = s->q[0], .k = s->k, .v = s->v, .kv_type = DTYPE_F32, .n_position = n,
+                                .n_token = 1, .q_stride = HEADS * DIM, .y_stride = HEADS * DIM,
+                                .n_head = HEADS, .n_head_kv = KV_HEADS, .head_dim = DIM, .scale = 0.25f, .y = y};
+            t->attention(&a, 0, KV_HEADS);
+            for (int h = 0; h < HEADS; h++) {
+                double p[POSITIONS], most = -1e30, sum = 0;
+                for (int64_t i = 0; i < n; i++) {
+                    p[i] = 0;
+                    for (int d = 0; d < DIM; d++) {
+                        p[i] += 0.25 * (double)s->q[0][h * DIM + d] *
+                                (double)s->k[(i * KV_HEADS + h / 3) * DIM + d];
+                    }
+                    most = p[i] > most ? p[i] : most;
+                }
+                for (int64_t i = 0; i < n; i++) {
+                    p[i] = exp(p[i] - most);
+                    sum += p[i];
+                }
+                for (int d = 0; d < DIM; d++) {
+                    double exact = 0;
+                    for (int64_t i = 0; i < n; i++) {
+                        exact += p[i] / sum * (double)s->v[(i * KV_HEADS + h / 3) * DIM + d];
+                    }
+                    assert_true(fabs((double)y[h * DIM + d] - exact) < 2e-5);
+                }
+            }
+        }
+    }
+    free(s);
+}
+
+/* A block of tokens, any split of heads, and one token at a time; both cache types. */
+static void attention_does_not_depend_on_company(void **state)
+{
+    (void)state;
+    scene *s = malloc(sizeof *s);
+    fill(&s->q[0][0], 16 * HEADS * DIM, 3.0f);
+    fill(s->k, POSITIONS * KV_HEADS * DIM, 2.0f);
+    fill(s->v, POSITIONS * KV_HEADS * DIM, 1.0f);
+    for (int i = 0; i < POSITIONS * KV_HEADS * DIM; i++) {
+        s->k_half[i] = half_from_float(s->k[i]);
+        s->v_half[i] = half_from_float(s->v[i]);
+    }
+    float first[2][16][HEADS * DIM], y[16][HEADS * DIM];
+    for (int half = 0; half < 2; half++) {
+        for (int64_t start = 1; start < POSITIONS - 16; start += 11) {
+            attention_args a = {.q = s->q[0], .k = half ? (void *)s->k_half : (void *)s->k,
+                                .v = half ? (void *)s->v_half : (void *)s->v,
+                                .kv_type = half ? DTYPE_F16 : DTYPE_F32, .n_position = start, .n_token = 16,
+                                .q_stride = HEADS * DIM, .y_stride = HEADS * DIM, .n_head = HEADS,
+                                .n_head_kv = KV_HEADS, .head_dim = DIM, .scale = 0.25f, .y = first[0][0]};
+            kernel_tables()[0]->attention(&a, 0, KV_HEADS);
+            FOR_TABLES(t)
+            {
+                a.y = y[0];
+                t->attention(&a, 1, 2);
+                t->attention(&a, 0, 1);
+                assert_bits(y[0], first[0][0], 16 * HEADS * DIM, "attention, block");
+                for (int i = 0; i < 16; i++) {
+                    attention_args one = a;
+                    one.q = s->q[i];
+                    one.y = first[1][i];
+                    one.n_position = start + i;
+                    one.n_token = 1;
+                    t->attention(&one, 0, KV_HEADS);
+                }
+                assert_bits(first[1][0], first[0][0], 16 * HEADS * DIM, "attention, one by one");
+            }
+        }
+    }
+    free(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exp_is_within_its_bound),
+        cmocka_unit_test(half_is_rounded_once),
+        cmocka_unit_test(rope_table_is_right_to_the_last_bit_but_one),
+        cmocka_unit_test(rms_norm_follows_the_text),
+        cmocka_unit_test(quantiser_follows_the_text),
+        cmocka_unit_test(rotation_addition_and_gate_follow_the_text),
+        cmocka_unit_test(statistics_are_those_of_the_row),
+        cmocka_unit_test(products_follow_the_text),
+        cmocka_unit_test(quantised_products_are_within_their_bound),
+        cmocka_unit_test(products_do_not_depend_on_company),
+        cmocka_unit_test(attention_is_softmax_of_what_is_visible),
+        cmocka_unit_test(attention_does_not_depend_on_company),
+    };
+    return cmocka_run_group_tests_name("kernel", tests, NULL, NULL);
+}
