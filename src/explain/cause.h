@@ -1,8 +1,8 @@
-/* cause.h - what a finding can say: a cause (base/cause.h) and how sure the evidence makes it. */
+/* cause.h - what a finding can say: a cause (base/causes.h) and how sure the evidence makes it. */
 #ifndef GRETA_EXPLAIN_CAUSE_H
 #define GRETA_EXPLAIN_CAUSE_H
 
-#include "base/cause.h"
+#include "base/causes.h"
 
 #define VERDICT_STATE_LIST(X)                                                                      \
     X(EQUAL, "EQUAL")                   /* no bit differs; cause NONE */                           \

@@ -23,8 +23,8 @@ typedef struct norm_case {
     /* By the caller. */
     const trace *trace[SIDE_COUNT];            /* may be one and the same */
     const trace_record *record[SIDE_COUNT];    /* ROW records of a norm; NULL: missing */
-    float eps;                                 /* the model's; NAN: unknown, then what the other norms
-                                                  of the two traces were given, if they agree */
+    float eps;                                 /* the model's; NAN: unknown, then what the other
+                                                  norms of the traces were given, if they agree */
     int32_t head_dim;                          /* 0: unknown */
     const norm_evidence *evidence[SIDE_COUNT]; /* NULL: not replayed */
     /* By norm_case_complete. */

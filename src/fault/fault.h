@@ -8,14 +8,14 @@
 #ifndef GRETA_FAULT_FAULT_H
 #define GRETA_FAULT_FAULT_H
 
-#include "base/cause.h"
+#include "base/causes.h"
 #include "kernel/kernel.h"
 #include "model/model.h"
 
 #include <stdbool.h>
 
 typedef struct fault_kind {
-    const char *name;        /* "ffn_norm-reads-previous-position": stable, used on the command line */
+    const char *name;        /* "ffn_norm-reads-previous-position": stable, typed by users */
     cause cause;             /* the bucket a correct classifier names */
     const char *description; /* one clause: what the faulty run does */
     stage stage;             /* the op it is planted at */

@@ -4,7 +4,7 @@
 #ifndef GRETA_REPLAY_NORM_VARIANT_H
 #define GRETA_REPLAY_NORM_VARIANT_H
 
-#include "base/cause.h"
+#include "base/causes.h"
 #include "kernel/kernel.h"
 
 typedef enum sum_order {

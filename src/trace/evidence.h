@@ -9,7 +9,7 @@
 #ifndef GRETA_TRACE_EVIDENCE_H
 #define GRETA_TRACE_EVIDENCE_H
 
-#include "base/cause.h"
+#include "base/causes.h"
 #include "trace/record.h"
 
 #include <stdbool.h>
@@ -38,10 +38,10 @@ typedef struct evidence {
     bool fits;                    /* every value equals the recorded output bit for bit */
     bool is_solved;               /* the number was solved from the record: a free parameter, so it
                                      yields to a hypothesis that has none */
-    bool is_operand;              /* the change is one the record admits: the number it was given, the
-                                     row it read, weights that equal the weights it read */
-    bool is_as_read;              /* of those, the row or weights as they stand in the record, with no
-                                     theory of how they came about */
+    bool is_operand;              /* the change is one the record admits: the number it was given,
+                                     the row it read, weights that equal the weights it read */
+    bool is_as_read;              /* of those, the row or weights as they stand in the record, with
+                                     no theory of how they came about */
     evidence_number number;       /* the number that was changed, if one was */
     double number_healthy, number_used;
     int64_t n, n_equal;           /* values compared, bit-equal ones */

@@ -1,5 +1,5 @@
-/* cause.c - names of the causes, from the one list in cause.h. */
-#include "base/cause.h"
+/* causes.c - names of the causes, from the one list in causes.h. */
+#include "base/causes.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
-/* cause.h - the causes of a difference, as reports name them (the buckets of the reference report
+/* causes.h - the causes of a difference, as reports name them (the buckets of the reference report
  * and the letters after them). One vocabulary for evidence, findings and the fault catalogue,
  * which lie in rooms that may not include one another. Names are stable for ever.
  */
-#ifndef GRETA_BASE_CAUSE_H
-#define GRETA_BASE_CAUSE_H
+#ifndef GRETA_BASE_CAUSES_H
+#define GRETA_BASE_CAUSES_H
 
 #define CAUSE_LIST(X)                                                                              \
     X(NONE, "NONE")                                                                                \

@@ -1,12 +1,12 @@
-/* norm.h - recompute one recorded RMS norm: healthy, as read, and once per hypothesis.
+/* norm_replay.h - recompute one recorded RMS norm: healthy, as read, and once per hypothesis.
  *
  * The kernel is never the one that made the record: a record of one build of `ref` is replayed by
  * its other build. The changes are those a real engine gets wrong (EXPLAINING, rows N1-N3, W1, I3);
  * other orders of the sum of squares are tried beside them, so that what rounding explains is never
  * called a fault.
  */
-#ifndef GRETA_REPLAY_NORM_H
-#define GRETA_REPLAY_NORM_H
+#ifndef GRETA_REPLAY_NORM_REPLAY_H
+#define GRETA_REPLAY_NORM_REPLAY_H
 
 #include "base/error.h"
 #include "trace/evidence.h"

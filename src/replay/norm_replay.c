@@ -1,4 +1,5 @@
-/* norm.c - the hypotheses about one recorded RMS norm, tried on the operands it should have had.
+/* norm_replay.c - the hypotheses about one recorded RMS norm, tried on the operands it should have
+ * had.
  *
  * item 0 is the healthy op, item 1 the op as read; every other item is the healthy op with exactly
  * one change. An item fits when its whole output equals the record's bit for bit. Nothing is
@@ -16,7 +17,7 @@
  * one per further group), sum / count + eps adds two, the root halves them all and adds one, and
  * the division and two products add three: (d + 2) / 2 + 4 units in the last place.
  */
-#include "replay/norm.h"
+#include "replay/norm_replay.h"
 
 #include "base/fpenv.h"
 #include "base/text.h"
@@ -78,7 +79,7 @@ static bool replay_bind(replay *r)
     return !missing;
 }
 
-/* ---- Trying one hypothesis ------------------------------------------------------------------- */
+/* ---- Trying one hypothesis -------------------------------------------------------------- */
 
 static int64_t float_rank(float value)
 {
@@ -142,7 +143,7 @@ static evidence change(cause c, const char *phrase)
     return e;
 }
 
-/* ---- Numbers --------------------------------------------------------------------------------- */
+/* ---- Numbers ---------------------------------------------------------------------------- */
 
 static bool is_tried(const replay *r, evidence_number number, double used)
 {
@@ -299,7 +300,7 @@ static void try_numbers(replay *r)
     solve_count(r);
 }
 
-/* ---- Weights --------------------------------------------------------------------------------- */
+/* ---- Weights ---------------------------------------------------------------------------- */
 
 /* Index whose weight stands at i, of n; `rows` is the first dimension of a transposed matrix. */
 typedef int64_t arrangement(int64_t i, int64_t n, int64_t rows);
@@ -410,7 +411,7 @@ static void try_weights(replay *r)
     }
 }
 
-/* ---- The rest -------------------------------------------------------------------------------- */
+/* ---- The rest --------------------------------------------------------------------------- */
 
 static void try_input(replay *r)
 {
