@@ -27,10 +27,11 @@ class Judge:
     def __init__(self, trace, path):
         self.trace, self.model = trace, llama.Model(path)
 
-    def tensor(self, op, index=0):
-        """A weight tensor that the op's records name; None: it has none."""
+    @staticmethod
+    def name(op, index=0):
+        """The weight that the op's records name; None: it has none."""
         weights = next(iter(op.values())).get("weight", [])
-        return self.model.tensors[weights[index]["tensor"]] if len(weights) > index else None
+        return weights[index]["tensor"] if len(weights) > index else None
 
     def judge(self, op):
         """(kind, shares) of one op: its records by position."""
@@ -40,13 +41,13 @@ class Judge:
     def embed(self, op):
         """A row of the table, each value rounded once."""
         ids = [op[p]["token"] for p in sorted(op)]
-        return same_bits(self.trace.outputs(op), self.model.weight(self.tensor(op).name)[ids])
+        return same_bits(self.trace.outputs(op), self.model.weight(self.name(op))[ids])
 
     def rms_norm(self, op):
         """The sum of n squares: one rounding a term, 6 in a group of 64, one a group; half of its
         relative error passes the root; mean, eps, root, quotient and two products add 6."""
         x = self.trace.inputs(op, 0).astype(F64)
-        weight = self.model.weight(self.tensor(op).name)
+        weight = self.model.weight(self.name(op))
         eps = self.model.rms_eps
         relative = ((7 + x.shape[1] / 64) / 2 + 6) * U
         exact = llama.rms_norm(x, weight, eps)
@@ -71,9 +72,9 @@ class Judge:
         """1e-6 of the sum of magnitudes: of |x_i| (|scale * code| + |minimum|), or |x_i w_i|."""
         x = self.trace.inputs(op, 0)
         x = blocks.activations(*x) if isinstance(x, tuple) else x.astype(F64)
-        exact, magnitude = blocks.dot(x, self.tensor(op))
-        if self.tensor(op, 1):
-            bias = self.model.weight(self.tensor(op, 1).name).astype(F64)
+        exact, magnitude = blocks.dot(x, self.model.tensors[self.name(op)])
+        if self.name(op, 1):
+            bias = self.model.weight(self.name(op, 1)).astype(F64)
             exact, magnitude = exact + bias, magnitude + np.abs(bias)
         return share(self.trace.outputs(op), exact, 1e-6 * magnitude)
 
@@ -92,9 +93,9 @@ class Judge:
         return same_bits(y.astype(np.float32), rounded)
 
     def attention(self, op):
-        """From q_rope and the cached rows of all positions up to the query's. A score's error is
-        4 * sqrt(head_dim) roundings of its sum of magnitudes at most; a weight's relative error is
-        twice the largest, and a few roundings for exp, sums, quotient and the merge of tiles."""
+        """From q_rope and the cached rows of all positions up to the query's. A chain of head_dim
+        roundings drifts by about sqrt(head_dim) of them, relative to the score's sum of magnitudes;
+        a weight is off by twice the largest, and by some roundings for exp, sums and quotient."""
         m = self.model
         n = len(op)
         assert sorted(op) == list(range(n))
@@ -106,7 +107,7 @@ class Judge:
         by_query_head = lambda x: np.repeat(x, m.n_head // m.n_head_kv, axis=1)
         score = np.einsum("qhd,khd->qhk", np.abs(q), by_query_head(np.abs(k)))
         visible = np.tril(np.ones((n, n)))[:, None]
-        worst = (score * visible).max(axis=2) * m.attention_scale * 4 * np.sqrt(m.head_dim) * U
+        worst = (score * visible).max(axis=2) * m.attention_scale * np.sqrt(m.head_dim) * U
         magnitude = llama.attention(q, k, np.abs(v), m.attention_scale)
         relative = np.repeat(2 * worst + 16 * U, m.head_dim, axis=1)
         return share(self.trace.outputs(op), exact, relative * magnitude)

@@ -18,7 +18,7 @@ class Trace:
     def __init__(self, path):
         lines = Path(path).read_text().splitlines()
         self.header, *body, self.footer = map(json.loads, lines)
-        self.blob = Path(f"{path}.blob").read_bytes()
+        self.blob = bytearray(Path(f"{path}.blob").read_bytes())
         self.rows = {}
         for record in body:
             if record["kind"] == "row":
@@ -39,12 +39,15 @@ class Trace:
         return np.frombuffer(self.blob, PLAIN[tensor["type"]], kept, at)
 
     def operand(self, record, index):
-        """Input `index` as the op read it; where the record does not repeat the values, as the
-        producer wrote them."""
+        """Input `index` as the op read it. A record does not repeat what its producer's keeps;
+        then the hash of what was read must be that of what was written."""
         tensor = record["in"][index]
         if not tensor.get("kept"):
-            produced = self.rows[tensor["stage"], tensor.get("layer", -1)][record["position"]]
-            tensor = produced["out"][0]
+            producer = self.rows[tensor["stage"], tensor.get("layer", -1)][record["position"]]
+            written = producer["out"][0]
+            if tensor["hash"] != written["hash"]:
+                raise ValueError(f"{record['stage']} did not read what {tensor['stage']} wrote")
+            tensor = written
         return self.values(tensor)
 
     def inputs(self, op, index):

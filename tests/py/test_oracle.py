@@ -241,6 +241,56 @@ def test_tiny_ops(greta, mkmodel, scratch, kind, cache):
     judge_all(trace, path, ops_of([0, 1], kind in BLOCKS), len(ids) + 2)
 
 
+def flip(stage):
+    """Changes the last bit of one recorded output."""
+    def change(judge_, _):
+        trace = judge_.trace
+        at = trace.rows[stage][5]["out"][0].get("at", 0)
+        trace.blob[at] ^= 1
+    return change
+
+
+def scale(attribute, factor):
+    return lambda judge_, _: setattr(
+        judge_.model, attribute, getattr(judge_.model, attribute) * factor)
+
+
+JUDGE_CHANGES = {
+    "row of the table": ("embed", flip(("embed", -1))),
+    "sum": ("add", flip(("x_after_mlp", 1))),
+    "cached value": ("kv_store", flip(("v_cache", 0))),
+    "code": ("matmul", flip(("ffn_norm_q8", 0))),
+    "eps": ("rms_norm", scale("rms_eps", 1.001)),
+    "norm weights": ("rms_norm", lambda judge_, _: swap(judge_.model, "attn_norm", "ffn_norm")),
+    "weights": ("matmul", lambda judge_, _: swap(judge_.model, "ffn_gate", "ffn_up")),
+    "rope base": ("rope", scale("rope_freq_base", 1.0001)),
+    "attention scale": ("attention", scale("attention_scale", 1.00001)),
+    "scale of the codes": ("quantize", lambda _, patch: patch.setattr(
+        blocks, "quantize", lambda x, f=blocks.quantize: (f(x)[0], f(x)[1] * 127 / 127.0001))),
+    "rounding of the codes": ("quantize", lambda _, patch: patch.setattr(np, "rint", np.trunc)),
+    "activation": ("swiglu", lambda _, patch: patch.setattr(
+        llama, "silu", lambda x: x / (1 + np.exp(-1.00001 * x)))),
+}
+
+
+@pytest.mark.parametrize("change", JUDGE_CHANGES)
+def test_judge_notices(greta, mkmodel, scratch, monkeypatch, change):
+    """One small change, of a recorded value or of the definition, fails the op it belongs to."""
+    path = mkmodel("--type", "Q4_1", *EVERYTHING)
+    trace = trace_of(greta, path, random_ids(20, 300), scratch / "tiny.jsonl", "--act", "q8")
+    one = judge.Judge(trace, path)
+    kind, alter = JUDGE_CHANGES[change]
+    alter(one, monkeypatch)
+    failed = set()
+    for op in trace.rows.values():
+        name = next(iter(op.values()))["op"]
+        try:
+            failed |= {name} if one.judge(op)[1].max() > 1 else set()
+        except AssertionError:
+            failed.add(name)
+    assert kind in failed and len(failed) <= 2  # a changed value may disturb its reader too
+
+
 def test_smollm2_ops(greta, smollm2, windows, scratch):
     ids = windows[0][:30]
     trace = trace_of(greta, smollm2, ids, scratch / "real.jsonl", "--act", "q8", "--layers", "0,29")
@@ -272,10 +322,19 @@ def windows(text_ids):
     return [ids[i * WINDOW:(i + 1) * WINDOW] for i in range(N_WINDOW)]
 
 
+def evaluate(greta, model, windows, out, *options):
+    """(figures of `greta eval`, logits per window) of windows of one length."""
+    ids = [i for window in windows for i in window]
+    figures = json.loads(greta("eval", "-m", model, "--tokens", id_list(ids), "--json", "--window",
+                               len(windows[0]), "--logits-out", out, "--force", *options))
+    logits = np.memmap(out, "<f4", "r").reshape(len(ids), -1)
+    ends = np.cumsum([len(window) for window in windows])[:-1]
+    return figures, np.split(logits, ends)
+
+
 @pytest.fixture(scope="session")
-def logits_f32(greta, smollm2, windows, scratch):
-    return [run_logits(greta, smollm2, w, scratch / f"f32-{i}", *PLAIN_F32)
-            for i, w in enumerate(windows)]
+def eval_f32(greta, smollm2, windows, scratch):
+    return evaluate(greta, smollm2, windows, scratch / "f32", *PLAIN_F32)
 
 
 @pytest.fixture(scope="session")
@@ -297,8 +356,8 @@ def reference(real, windows, greedy):
 
 
 @pytest.mark.parametrize("window", range(N_WINDOW))
-def test_smollm2_logits(logits_f32, reference, window):
-    agree(logits_f32[window][:COMPARED[window]], reference[0][window])
+def test_smollm2_logits(eval_f32, reference, window):
+    agree(eval_f32[1][window][:COMPARED[window]], reference[0][window])
 
 
 def test_smollm2_greedy_text(greedy, reference):
@@ -329,23 +388,29 @@ def nll_of(log_probs, ids):
     return -log_probs[np.arange(len(ids) - 1), ids[1:]]
 
 
+def nll_of_windows(windows, logits):
+    return np.concatenate([nll_of(log_softmax(l), w) for w, l in zip(windows, logits)])
+
+
 @pytest.fixture(scope="session")
-def q8_against_f32(greta, smollm2, windows, logits_f32, scratch):
-    """Per prediction: KL(f32 || q8), and the nll under each. q8 runs with its default f16 cache."""
+def q8_against_f32(greta, smollm2, windows, eval_f32, scratch):
+    """Per prediction: KL(f32 || q8), and the nll under each; then the figures of the two runs. q8
+    runs with its default f16 cache."""
+    figures, quantised = evaluate(greta, smollm2, windows, scratch / "q8", "--act", "q8")
     divergence, nll_f32, nll_q8 = [], [], []
-    for window, exact in zip(windows, logits_f32):
-        quantised = run_logits(greta, smollm2, window, scratch / "q8", "--act", "q8")
-        for first in range(0, WINDOW, 94):  # in parts: a whole window in f64 takes 150 MB a piece
+    for window, exact, coded in zip(windows, eval_f32[1], quantised):
+        for first in range(0, WINDOW, 94):  # in parts: a whole window in f64 is 150 MB a copy
             part = slice(first, first + 94)
-            a, b = log_softmax(exact[part]), log_softmax(quantised[part])
+            a, b = log_softmax(exact[part]), log_softmax(coded[part])
             divergence.append((np.exp(a) * (a - b)).sum(axis=1))
             nll_f32.append(nll_of(a, window[first:first + 95]))
             nll_q8.append(nll_of(b, window[first:first + 95]))
-    return tuple(map(np.concatenate, (divergence, nll_f32, nll_q8)))
+    lists = map(np.concatenate, (divergence, nll_f32, nll_q8))
+    return *lists, eval_f32[0], figures
 
 
 def test_q8_is_near_f32(q8_against_f32):
-    divergence, nll_f32, nll_q8 = q8_against_f32
+    divergence, nll_f32, nll_q8, *_ = q8_against_f32
     ratio = np.exp(nll_q8.mean() - nll_f32.mean())
     print(f"mean KL {divergence.mean():.5f}, perplexity {np.exp(nll_f32.mean()):.3f}, "
           f"ratio {ratio:.5f} over {len(nll_f32)} predictions")
@@ -356,5 +421,30 @@ def test_q8_is_near_f32(q8_against_f32):
 
 def test_q8_is_not_f32(q8_against_f32):
     """The two contracts differ; were they one, the comparison above would compare nothing."""
-    divergence, nll_f32, nll_q8 = q8_against_f32
+    divergence, nll_f32, nll_q8, *_ = q8_against_f32
     assert divergence.mean() > 1e-6 and np.mean(nll_f32 != nll_q8) > 0.9
+
+
+def agree_on_perplexity(figures, nll, tolerance):
+    assert figures["n"] == len(nll)
+    assert abs(figures["nll"] - nll.mean()) <= tolerance
+    assert abs(np.log(figures["perplexity"]) - nll.mean()) <= tolerance
+
+
+def test_eval_scores_its_logits(q8_against_f32):
+    _, nll_f32, nll_q8, figures_f32, figures_q8 = q8_against_f32
+    agree_on_perplexity(figures_f32, nll_f32, 1e-9)
+    agree_on_perplexity(figures_q8, nll_q8, 1e-9)
+
+
+def test_tiny_perplexity(greta, mkmodel, scratch):
+    """Windows do not overlap, each begins anew, and its first token is not scored."""
+    path = mkmodel("--type", "F16")
+    model = llama.Model(path)
+    ids = random_ids(120, model.n_vocab)
+    windows = [ids[:50], ids[50:100], ids[100:]]
+    figures, logits = evaluate(greta, path, windows, scratch / "tiny.f32", *PLAIN_F32)
+    exact = llama.logits_of(model, windows)
+    for seen, expected in zip(logits, exact):
+        agree(seen, expected)
+    agree_on_perplexity(figures, nll_of_windows(windows, exact), 1e-5)
