@@ -1,0 +1,269 @@
+/* test_memory.c - what happens when memory runs out: the n-th allocation fails, once or from then
+ * on, for n = 1, 2, ... until the job finishes. Each run must give the right answer or GRETA_IO with
+ * its outputs nulled, and free all it took. (After SQLite's malloc loops.)
+ *
+ * This program defines malloc and its kin itself, in front of the C library's. The sanitizers do the
+ * same, so under them there is nothing to test here.
+ */
+#include "base/error.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "base/threads.h"
+#include "format/gguf.h"
+
+#include "gguf_builder.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+#define UNDER_SANITIZER 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNDER_SANITIZER 1
+#endif
+
+#ifndef UNDER_SANITIZER
+
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t n, size_t bytes);
+void *__libc_realloc(void *memory, size_t bytes);
+void *__libc_memalign(size_t alignment, size_t bytes);
+void __libc_free(void *memory);
+
+/* Set only while a job runs; jobs allocate in this thread alone. */
+static bool is_counting, is_persistent, has_failed;
+static int64_t n_until_failure, n_live;
+
+/* Whether this allocation is the one, or one after it. */
+static bool must_fail(void)
+{
+    if (!is_counting || (has_failed && !is_persistent)) {
+        return false;
+    }
+    has_failed = has_failed || --n_until_failure == 0;
+    if (has_failed) {
+        errno = ENOMEM;
+    }
+    return has_failed;
+}
+
+static void *counted(void *memory)
+{
+    n_live += is_counting && memory != NULL;
+    return memory;
+}
+
+void *malloc(size_t bytes)
+{
+    return must_fail() ? NULL : counted(__libc_malloc(bytes));
+}
+
+void *calloc(size_t n, size_t bytes)
+{
+    return must_fail() ? NULL : counted(__libc_calloc(n, bytes));
+}
+
+void *realloc(void *memory, size_t bytes)
+{
+    if (must_fail()) {
+        return NULL;
+    }
+    void *moved = __libc_realloc(memory, bytes);
+    return memory == NULL ? counted(moved) : moved;
+}
+
+void *aligned_alloc(size_t alignment, size_t bytes)
+{
+    return must_fail() ? NULL : counted(__libc_memalign(alignment, bytes));
+}
+
+void free(void *memory)
+{
+    n_live -= is_counting && memory != NULL;
+    __libc_free(memory);
+}
+
+/* ---- The loop --------------------------------------------------------------------------------- */
+
+/* Does its work with *err and frees what it got; asserts nothing itself, because an assertion that
+ * fails jumps out with the counting on. False: an output was not nulled on failure. */
+typedef bool (*memory_job)(greta_status *status, greta_error *err);
+
+static int run_to_success(memory_job job, bool persistent)
+{
+    for (int n = 1; n < 10000; n++) {
+        greta_status status;
+        greta_error err = {0};
+        n_until_failure = n;
+        n_live = 0;
+        has_failed = false;
+        is_persistent = persistent;
+        is_counting = true;
+        bool is_clean = job(&status, &err);
+        is_counting = false;
+        assert_true(is_clean);
+        assert_int_equal(n_live, 0);
+        if (!has_failed) {
+            assert_int_equal(status, GRETA_OK);
+            return n - 1; /* allocations that the job makes */
+        }
+        if (status != GRETA_OK) {
+            assert_int_equal(status, GRETA_IO);
+            assert_memory_equal(err.message, "out of memory: ", 15);
+        }
+    }
+    fail_msg("the job never ends");
+    return 0;
+}
+
+static void check_job(memory_job job, int n_min)
+{
+    assert_in_range(run_to_success(job, false), n_min, 9999);
+    assert_in_range(run_to_success(job, true), n_min, 9999);
+}
+
+/* ---- Jobs ------------------------------------------------------------------------------------- */
+
+static builder b;
+
+static void put_sample(void)
+{
+    put_header(&b, 3, 3);
+    put_key_u32(&b, "general.alignment", 8);
+    put_array(&b, "names", 8, 2);
+    put_string(&b, "one");
+    put_bytes(&b, "\xff\xfe", 2);
+    put_key(&b, "name", 8);
+    put_string(&b, "model");
+    put_tensor(&b, &(tensor_info){"c", 0, 16, 1, {2}});
+    put_tensor(&b, &(tensor_info){"a", 0, 0, 1, {2}});
+    put_tensor(&b, &(tensor_info){"b", 0, 8, 1, {2}});
+    put_data(&b, 8, 24);
+}
+
+static bool job_parse(greta_status *status, greta_error *err)
+{
+    gguf *g = (gguf *)&b;
+    *status = gguf_parse(b.data, b.size, &g, err);
+    bool is_clean = *status == GRETA_OK || g == NULL;
+    gguf_close(*status == GRETA_OK ? g : NULL);
+    return is_clean;
+}
+
+static gguf *directory;
+
+static bool job_describe(int json, greta_status *status, greta_error *err)
+{
+    char placeholder, *description = &placeholder;
+    *status = gguf_describe(directory, json, &description, err);
+    bool is_clean = *status == GRETA_OK || description == NULL;
+    greta_free(*status == GRETA_OK ? description : NULL);
+    return is_clean;
+}
+
+static bool job_describe_text(greta_status *status, greta_error *err)
+{
+    return job_describe(0, status, err);
+}
+
+static bool job_describe_json(greta_status *status, greta_error *err)
+{
+    return job_describe(1, status, err);
+}
+
+static bool job_text(greta_status *status, greta_error *err)
+{
+    char placeholder, *taken = &placeholder;
+    text t = {0};
+    for (int i = 0; i < 500; i++) {
+        text_format(&t, "line %d\n", i);
+    }
+    *status = text_take(&t, &taken, err);
+    bool is_clean = (*status == GRETA_OK || taken == NULL) && t.data == NULL;
+    greta_free(*status == GRETA_OK ? taken : NULL);
+    return is_clean;
+}
+
+static bool job_pool(greta_status *status, greta_error *err)
+{
+    thread_pool *pool = (thread_pool *)&b;
+    *status = thread_pool_new(1, &pool, err);
+    bool is_clean = *status == GRETA_OK || pool == NULL;
+    thread_pool_free(*status == GRETA_OK ? pool : NULL);
+    return is_clean;
+}
+
+static char folder[] = "/tmp/greta-test-memory-XXXXXX";
+static char path[64];
+
+static bool job_write(greta_status *status, greta_error *err)
+{
+    *status = file_write(path, "text", 4, err);
+    return true;
+}
+
+static bool job_folder(greta_status *status, greta_error *err)
+{
+    *status = folder_make(folder, err);
+    return true;
+}
+
+static void test_format(void **state)
+{
+    (void)state;
+    put_sample();
+    check_job(job_parse, 12); /* directory, 4 tables, 6 names, 1 order */
+    assert_int_equal(gguf_parse(b.data, b.size, &directory, NULL), GRETA_OK);
+    check_job(job_describe_text, 2);
+    check_job(job_describe_json, 50);
+    gguf_close(directory);
+    __libc_free(b.data);
+}
+
+static void test_base(void **state)
+{
+    (void)state;
+    check_job(job_text, 4);
+    check_job(job_pool, 2);
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/file", folder);
+    check_job(job_write, 1);
+    check_job(job_folder, 1);
+    unlink(path);
+    rmdir(folder);
+}
+
+#else
+
+static void test_format(void **state)
+{
+    (void)state;
+    skip();
+}
+
+static void test_base(void **state)
+{
+    (void)state;
+    skip();
+}
+
+#endif
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_format),
+        cmocka_unit_test(test_base),
+    };
+    return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
+}
