@@ -44,6 +44,9 @@ void __libc_free(void *memory);
 static bool is_counting, is_persistent, has_failed;
 static int64_t n_until_failure, n_live;
 
+/* Seen by the shared libraries (jansson), too. */
+#define EXPORTED __attribute__((visibility("default")))
+
 /* Whether this allocation is the one, or one after it. */
 static bool must_fail(void)
 {
@@ -63,17 +66,17 @@ static void *counted(void *memory)
     return memory;
 }
 
-void *malloc(size_t bytes)
+EXPORTED void *malloc(size_t bytes)
 {
     return must_fail() ? NULL : counted(__libc_malloc(bytes));
 }
 
-void *calloc(size_t n, size_t bytes)
+EXPORTED void *calloc(size_t n, size_t bytes)
 {
     return must_fail() ? NULL : counted(__libc_calloc(n, bytes));
 }
 
-void *realloc(void *memory, size_t bytes)
+EXPORTED void *realloc(void *memory, size_t bytes)
 {
     if (must_fail()) {
         return NULL;
@@ -82,12 +85,12 @@ void *realloc(void *memory, size_t bytes)
     return memory == NULL ? counted(moved) : moved;
 }
 
-void *aligned_alloc(size_t alignment, size_t bytes)
+EXPORTED void *aligned_alloc(size_t alignment, size_t bytes)
 {
     return must_fail() ? NULL : counted(__libc_memalign(alignment, bytes));
 }
 
-void free(void *memory)
+EXPORTED void free(void *memory)
 {
     n_live -= is_counting && memory != NULL;
     __libc_free(memory);
