@@ -10,7 +10,7 @@
 
 #include "base/causes.h"
 #include "kernel/kernel.h"
-#include "model/model.h"
+#include "model/op.h"
 
 #include <stdbool.h>
 
@@ -35,8 +35,7 @@ int32_t fault_layer_draw(const fault_kind *kind, int32_t n_layer, uint64_t seed)
 
 typedef struct fault_site {
     const fault_kind *kind;
-    const struct greta_model *model; /* must outlive the planted fault */
-    const op_list *list;             /* healthy; copied */
+    const op_list *list;             /* healthy; copied, and its weights must outlive the fault */
     const kernel_table *table;       /* healthy: the one the session runs */
     stage stage;                     /* another norm than the kind's; STAGE_NONE: the kind's */
     int32_t layer;                   /* -1 for final_norm */
