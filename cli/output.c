@@ -317,10 +317,11 @@ greta_status output_file_open(output_file *file, const output_target *target, gr
     memcpy(file->partial + strlen(target->path), ".partial", sizeof ".partial");
     file->stream = fopen(file->partial, "wbe");
     if (!file->stream) {
-        fail_errno(err, "cannot create %s", q);
+        bool is_misplaced = errno == ENOENT || errno == ENOTDIR;
         free(file->partial);
         file->partial = NULL;
-        return GRETA_IO;
+        return is_misplaced ? fail(err, GRETA_USAGE, "%s: its folder is not there", q)
+                            : fail_errno(err, "cannot create %s", q);
     }
     return GRETA_OK;
 }

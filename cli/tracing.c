@@ -37,6 +37,16 @@ static const flag stage_variables[] = {
     {.name = "GRETA_TRACE_PROMPT_ID", .kind = FLAG_TEXT, .offset = TRACE_FIELD(prompt_id)},
 };
 
+static const char *const norm_names[TRACING_FIELDS] = {
+    "GRETA_TRACE_RMSNORM", "GRETA_TRACE_RMSNORM_LAYERS", "GRETA_TRACE_RMSNORM",
+    "GRETA_TRACE_RMSNORM", "GRETA_TRACE_RMSNORM_SAMPLE",
+};
+
+static const char *const stage_names[TRACING_FIELDS] = {
+    "GRETA_TRACE_STAGES", "GRETA_TRACE_LAYERS", "GRETA_TRACE_PHASES", "GRETA_TRACE_TOKENS",
+    "GRETA_TRACE_SAMPLE",
+};
+
 static greta_status variables_read(const flag *variable, size_t n, variable_values *values,
                                    greta_error *err)
 {
@@ -100,6 +110,7 @@ greta_status tracing_variables(tracing *t, greta_error *err)
         status = fail(err, GRETA_USAGE, "%s is not set (a .jsonl to write)", out);
     }
     t->options = values.trace;
+    t->name = stages ? stage_names : norm_names;
     t->is_asked = !status;
     return status;
 }
@@ -114,6 +125,19 @@ static void plan_note(const greta_trace_options *o, uint64_t bytes)
          o->stages ? o->stages : "all", o->layers ? o->layers : "all",
          o->sample < 0 ? "all" : sample, bytes > bytes_max ? "; stops cleanly at " : "",
          bytes > bytes_max ? bytes_text(bytes_max, cap) : "");
+}
+
+/* The library names the option, the user wrote a flag or a variable. */
+static void subject_rename(const tracing *t, greta_error *err)
+{
+    static const char *const field[TRACING_FIELDS] = {"stages", "layers", "phases", "tokens",
+                                                      "sample"};
+    for (size_t i = 0; i < TRACING_FIELDS; i++) {
+        if (strcmp(err->subject, field[i]) == 0) {
+            snprintf(err->subject, sizeof err->subject, "%s", t->name[i]);
+            return;
+        }
+    }
 }
 
 greta_status tracing_begin(tracing *t, runner *r, size_t n_prefill, size_t n_decode,
@@ -131,6 +155,9 @@ greta_status tracing_begin(tracing *t, runner *r, size_t n_prefill, size_t n_dec
     if (!status) {
         plan_note(&t->options, bytes);
         status = greta_trace_begin(r->session, &t->options, err);
+    }
+    if (status) {
+        subject_rename(t, err);
     }
     t->is_running = !status;
     return status;

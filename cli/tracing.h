@@ -4,8 +4,12 @@
 
 #include "common.h"
 
+#define TRACING_FIELDS 5
+
 typedef struct tracing {
     greta_trace_options options;
+    /* What the user wrote for stages, layers, phases, tokens, sample: "--layers"; for errors. */
+    const char *const *name;
     bool is_asked;   /* a trace is wanted */
     bool is_running; /* it was begun and not ended */
 } tracing;
