@@ -23,9 +23,43 @@ def same_bits(recorded, exact):
     return np.where(recorded.view(np.uint32) == exact.view(np.uint32), 0, np.inf)
 
 
+# stage: what it reads, its weight. x is what the layer before wrote; a matmul may read the int8
+# form of its input.
+WIRING = {
+    "embed": ("tokens", "token_embd"),
+    "attn_norm": ("x", "attn_norm"),
+    "q": ("attn_norm", "attn_q"), "k": ("attn_norm", "attn_k"), "v": ("attn_norm", "attn_v"),
+    "q_rope": ("q", None), "k_rope": ("k", None),
+    "k_cache": ("k_rope", None), "v_cache": ("v", None),
+    "attn_out": ("q_rope k_cache v_cache", None), "wo_out": ("attn_out", "attn_output"),
+    "x_after_attn": ("x wo_out", None), "ffn_norm": ("x_after_attn", "ffn_norm"),
+    "gate": ("ffn_norm", "ffn_gate"), "up": ("ffn_norm", "ffn_up"), "act": ("gate up", None),
+    "mlp_out": ("act", "ffn_down"), "x_after_mlp": ("x_after_attn mlp_out", None),
+    "final_norm": ("x", "output_norm"), "logits": ("final_norm", "output"),
+}
+
+
 class Judge:
     def __init__(self, trace, path):
         self.trace, self.model = trace, llama.Model(path)
+
+    def sources(self, stage, layer):
+        """The edges, as (stage, layer), that an op must read."""
+        if stage.endswith("_q8"):
+            return [(stage[:-3], layer)]
+        before = layer - 1 if layer >= 0 else self.model.n_layer - 1
+        x = ("embed", -1) if layer == 0 else ("x_after_mlp", before)
+        return [x if name == "x" else (name, layer) for name in WIRING[stage][0].split()]
+
+    def check_wiring(self, stage, layer, record):
+        read = [(t["stage"].removesuffix("_q8") if record["op"] == "matmul" else t["stage"],
+                 t.get("layer", -1)) for t in record["in"]]
+        assert read == self.sources(stage, layer), (stage, layer, read)
+        weight = None if stage.endswith("_q8") else WIRING[stage][1]
+        if weight == "output" and self.model.tied:
+            weight = "token_embd"
+        prefix = f"blk.{layer}." if layer >= 0 else ""
+        assert self.name({0: record}) == (weight and f"{prefix}{weight}.weight"), (stage, layer)
 
     @staticmethod
     def name(op, index=0):
@@ -33,8 +67,11 @@ class Judge:
         weights = next(iter(op.values())).get("weight", [])
         return weights[index]["tensor"] if len(weights) > index else None
 
-    def judge(self, op):
-        """(kind, shares) of one op: its records by position."""
+    def judge(self, stage, layer):
+        """(kind, shares) of one op."""
+        op = self.trace.rows[stage, layer]
+        for record in op.values():
+            self.check_wiring(stage, layer, record)
         kind = next(iter(op.values()))["op"]
         return kind, getattr(self, kind)(op)
 

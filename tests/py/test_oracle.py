@@ -222,9 +222,7 @@ def judge_all(trace, path, expected, n_position):
     one = judge.Judge(trace, path)
     seen, worst = {}, {}
     for key, op in trace.rows.items():
-        if "op" not in next(iter(op.values())):
-            continue  # the tokens themselves
-        seen[key], shares = one.judge(op)
+        seen[key], shares = one.judge(*key)
         assert len(op) == n_position or key[1] == -1, key
         worst[seen[key]] = max(worst.get(seen[key], 0), shares.max())
         assert shares.max() <= 1, (key, shares.max())
@@ -260,6 +258,8 @@ JUDGE_CHANGES = {
     "sum": ("add", flip(("x_after_mlp", 1))),
     "cached value": ("kv_store", flip(("v_cache", 0))),
     "code": ("matmul", flip(("ffn_norm_q8", 0))),
+    "edges": ("swiglu", lambda judge_, _: [
+        r["in"].reverse() for r in judge_.trace.rows["act", 1].values()]),
     "eps": ("rms_norm", scale("rms_eps", 1.001)),
     "norm weights": ("rms_norm", lambda judge_, _: swap(judge_.model, "attn_norm", "ffn_norm")),
     "weights": ("matmul", lambda judge_, _: swap(judge_.model, "ffn_gate", "ffn_up")),
@@ -282,10 +282,10 @@ def test_judge_notices(greta, mkmodel, scratch, monkeypatch, change):
     kind, alter = JUDGE_CHANGES[change]
     alter(one, monkeypatch)
     failed = set()
-    for op in trace.rows.values():
+    for key, op in trace.rows.items():
         name = next(iter(op.values()))["op"]
         try:
-            failed |= {name} if one.judge(op)[1].max() > 1 else set()
+            failed |= {name} if one.judge(*key)[1].max() > 1 else set()
         except AssertionError:
             failed.add(name)
     assert kind in failed and len(failed) <= 2  # a changed value may disturb its reader too
