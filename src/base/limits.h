@@ -42,5 +42,6 @@
 #define LIMIT_TRACE_RECORDS 100000000u
 #define LIMIT_TRACE_NAMES 1024u /* different ops and kernels */
 #define LIMIT_JSON_DEPTH 32u
+#define LIMIT_ISOLATE_TRACES 4096u   /* in one folder */
 
 #endif

@@ -1,0 +1,85 @@
+/* analysis.c - the life of an analysis, and the few questions that every writer asks of it. */
+#include "report/analysis.h"
+
+#include <stdlib.h>
+
+const char *stage_state_name(stage_state state)
+{
+    static const char *const name[] = {"equal", "differs", "unmeasured"};
+    return name[state];
+}
+
+const char *analysis_mode_name(analysis_mode mode)
+{
+    static const char *const name[] = {"E1 fresh", "E1 truncate", "E0", "from"};
+    return name[mode];
+}
+
+void analysis_prompt_free(analysis_prompt *p)
+{
+    for (size_t i = 0; i < p->n_norm; i++) {
+        free(p->norm[i].evidence[SIDE_A]);
+        free(p->norm[i].evidence[SIDE_B]);
+    }
+    free(p->norm);
+    free(p->stage);
+    *p = (analysis_prompt){0};
+}
+
+void analysis_free(analysis *a)
+{
+    for (size_t i = 0; i < a->n_prompt; i++) {
+        analysis_prompt_free(&a->prompt[i]);
+    }
+    for (size_t i = 0; i < a->n_command; i++) {
+        free(a->command[i]);
+    }
+    free(a->prompt);
+    free(a->command);
+    *a = (analysis){0};
+}
+
+static int badness(greta_status verdict)
+{
+    return verdict == GRETA_FAULT ? 2 : verdict == GRETA_NO_VERDICT;
+}
+
+const analysis_prompt *analysis_worst(const analysis *a)
+{
+    const analysis_prompt *worst = NULL;
+    for (size_t i = 0; i < a->n_prompt; i++) {
+        if (!worst || badness(a->prompt[i].verdict) > badness(worst->verdict)) {
+            worst = &a->prompt[i];
+        }
+    }
+    return worst;
+}
+
+void analysis_conclude(analysis *a)
+{
+    const analysis_prompt *worst = analysis_worst(a);
+    a->verdict = worst ? worst->verdict : GRETA_NO_VERDICT;
+}
+
+const norm_line *analysis_decisive(const analysis_prompt *p)
+{
+    for (size_t i = 0; i < p->n_norm; i++) {
+        if (p->norm[i].is_decisive) {
+            return &p->norm[i];
+        }
+    }
+    return NULL;
+}
+
+const char *analysis_bucket(verdict_state state, cause c)
+{
+    switch (state) {
+    case VERDICT_EQUAL:
+        return cause_name(CAUSE_NONE);
+    case VERDICT_CONFIRMED:
+    case VERDICT_SUSPECTED:
+        return cause_name(c);
+    default:
+        return verdict_state_name(state);
+    }
+}

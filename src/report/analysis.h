@@ -1,0 +1,130 @@
+/* analysis.h - what `greta isolate` found out, as data: every sentence and table follows from it.
+ *
+ * The verdict room fills it; the writers of this room (report.h) only read. Nothing in it points
+ * into a trace, so traces can be closed before a report is written. Texts that came from outside
+ * are kept escaped (printable ASCII). What was planted is not here: it stands in the commands only.
+ */
+#ifndef GRETA_REPORT_ANALYSIS_H
+#define GRETA_REPORT_ANALYSIS_H
+
+#include "base/error.h"
+#include "explain/norm.h"
+
+#define ANALYSIS_FORMAT 1 /* of analysis.json and analysis.tsv */
+
+/* Why a prompt has no verdict, or less of one. */
+typedef enum reason {
+    REASON_NONE,
+    REASON_ONE_TOKEN,    /* no token stands before the one to decode */
+    REASON_CHUNK_OF_ONE, /* prefill computed the token alone, as decode does */
+    REASON_PLANT_ROWS,   /* the planted fault needs a prefill pass of two rows or more */
+    REASON_NO_PREFILL,   /* no prefill record in the traces */
+    REASON_NO_DECODE,
+    REASON_MISMATCH,     /* a field of the pairing key or of the configuration differs */
+    REASON_INCOMPLETE,   /* a trace ended early */
+    REASON_UNMEASURED,   /* stages without a record on a side */
+    REASON_TRACING,      /* logits with tracing on differ from those with tracing off */
+    REASON_CANARY,       /* a planted difference of 1 ulp was not found */
+} reason;
+
+/* prefill_last or decode0: which row of which trace it is, and what it was computed with. */
+typedef struct analysis_side {
+    bool is_present;
+    char file[PATH_CUT_MAX];        /* in the folder of the traces */
+    char status[16];                /* of the trace */
+    int32_t token, position, row;
+    int64_t pass, chunk_rows;
+    trace_header header;            /* without its buffers */
+} analysis_side;
+
+typedef enum stage_state { STAGE_STATE_EQUAL, STAGE_STATE_DIFFERS, STAGE_STATE_UNMEASURED } stage_state;
+
+const char *stage_state_name(stage_state state); /* "equal" */
+
+/* One op's output on both sides. */
+typedef struct stage_line {
+    stage name;
+    int32_t layer;                  /* -1: not in a layer */
+    stage_state state;
+    int64_t n, n_compared;          /* values of the row; those kept on both sides */
+    int64_t n_differ;               /* of the compared ones */
+    double abs_max;                 /* largest finite difference */
+    bool has_ulp;
+    uint64_t ulp_max;
+} stage_line;
+
+/* One norm, judged. */
+typedef struct norm_line {
+    stage name;
+    int32_t layer;
+    bool is_chosen;                 /* a row of the first table: ffn_norm of a chosen layer */
+    bool is_decisive;               /* the prompt's verdict stands on it */
+    finding found;                  /* its `fit` points into `evidence` */
+    norm_evidence *evidence[SIDE_COUNT]; /* malloc'd; NULL: not replayed */
+} norm_line;
+
+typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
+
+/* One ulp planted in a copy of one recorded value, compared through the same code path. */
+typedef struct canary {
+    canary_state state;
+    stage name;
+    int32_t layer;
+    int64_t index;
+} canary;
+
+typedef enum tracing_state { TRACING_UNCHECKED, TRACING_SAME_LOGITS, TRACING_OTHER_LOGITS } tracing_state;
+
+typedef struct analysis_prompt {
+    char id[ESCAPED_MAX];
+    int64_t n_token;                /* of the prompt; 0: unknown */
+    int64_t n_chunk;                /* REASON_CHUNK_OF_ONE, REASON_PLANT_ROWS */
+    analysis_side side[SIDE_COUNT]; /* SIDE_A prefill_last, SIDE_B decode0 */
+    reason why;
+    greta_status verdict;           /* GRETA_OK, GRETA_FAULT or GRETA_NO_VERDICT */
+    verdict_state state;            /* of the first divergence, or of the whole prompt */
+    cause cause;
+    int n_mismatch;
+    finding_mismatch mismatch[FINDING_MISMATCH_MAX];
+    stage_line *stage;              /* (n_stage), execution order */
+    size_t n_stage, n_equal, n_differ, n_unmeasured;
+    size_t first;                   /* index of the first divergence; n_stage: there is none */
+    norm_line *norm;                /* (n_norm), execution order: chosen ones, and any with a fault */
+    size_t n_norm;
+    tracing_state tracing;          /* decode0's logits with tracing on against off */
+    canary canary;
+} analysis_prompt;
+
+typedef enum analysis_mode {
+    ANALYSIS_MODE_FRESH,
+    ANALYSIS_MODE_TRUNCATE,
+    ANALYSIS_MODE_E0,
+    ANALYSIS_MODE_FROM,             /* traces written before */
+} analysis_mode;
+
+const char *analysis_mode_name(analysis_mode mode); /* "E1 fresh", "E1 truncate", "E0", "from" */
+
+typedef struct analysis {
+    analysis_mode mode;
+    char layers[TRACE_NAME_MAX];    /* of the first table, as chosen */
+    bool has_out;                   /* reports were written */
+    char out[ESCAPED_MAX], traces[ESCAPED_MAX]; /* folders, as the caller named them */
+    char **command;                 /* (n_command) what reproduces this, malloc'd */
+    size_t n_command;
+    analysis_prompt *prompt;        /* (n_prompt) */
+    size_t n_prompt;
+    greta_status verdict;           /* of the worst prompt */
+} analysis;
+
+void analysis_prompt_free(analysis_prompt *p); /* what it owns; a zeroed one is fine */
+void analysis_free(analysis *a);
+/* Sets the verdict: fault beats no verdict beats aligned. No prompt: no verdict. */
+void analysis_conclude(analysis *a);
+/* The prompt the headline is about: the first with the worst verdict. */
+const analysis_prompt *analysis_worst(const analysis *a);
+/* The norm a prompt's verdict stands on; NULL: the first divergence is no norm, or there is none. */
+const norm_line *analysis_decisive(const analysis_prompt *p);
+/* "A_input_selection", "NONE"; for no verdict the state, "NOT_COMPARABLE". */
+const char *analysis_bucket(verdict_state state, cause c);
+
+#endif

@@ -1,0 +1,47 @@
+/* report.h - the writers: one analysis as text for people, TSV, JSON, and a bilingual Markdown report.
+ *
+ * All are pure functions of the analysis: the same analysis gives the same bytes, without time, host
+ * or path (but folders that the caller named). Failure is the text's: see base/text.h.
+ */
+#ifndef GRETA_REPORT_REPORT_H
+#define GRETA_REPORT_REPORT_H
+
+#include "base/text.h"
+#include "report/analysis.h"
+
+typedef enum lang { LANG_EN, LANG_ES, LANG_COUNT } lang;
+
+void report_human(text *t, const analysis *a);
+void report_tsv(text *t, const analysis *a);
+void report_markdown(text *t, const analysis *a);
+/* GRETA_IO when memory runs out. */
+greta_status report_json(text *t, const analysis *a, greta_error *err);
+
+/* ---- Sentences, in either language; none ends in a full stop unless said --------------------- */
+
+/* The answer, in one line, with a full stop. */
+void say_headline(text *t, lang l, const analysis *a);
+/* What one prompt's verdict is, why, and where. */
+void say_prompt(text *t, lang l, const analysis_prompt *p);
+/* What a judged norm did: "decode0 reads ffn_norm's input from ..." */
+void say_norm(text *t, lang l, const norm_line *norm);
+/* What else is known about it; full sentences, each led by a space; may be none. */
+void say_norm_details(text *t, lang l, const norm_line *norm);
+/* How many stages were measured, and how many differ. */
+void say_coverage(text *t, lang l, const analysis_prompt *p);
+/* Whether tracing changed the logits and the canary was found. Full sentences. */
+void say_instrument(text *t, lang l, const analysis_prompt *p);
+/* What this analysis did not look at. Full sentences. */
+void say_not_seen(text *t, lang l, const analysis_prompt *p);
+/* What to do next. Full sentences. */
+void say_next_step(text *t, lang l, const analysis_prompt *p);
+/* "model NAME (hash), kernel ref-avx2, arithmetic 1, kv f16, act q8, chunk 512, threads 2" */
+void say_configuration(text *t, const trace_header *h);
+/* "token 198 at position 12, pass 0, row 12 of 13, p0_short.prefill.jsonl" */
+void say_side(text *t, lang l, const analysis_side *s);
+
+/* The layer as a cell: "3"; "-" outside the layers. */
+#define LAYER_MAX 16
+const char *layer_text(int32_t layer, char out[LAYER_MAX]);
+
+#endif

@@ -1,0 +1,335 @@
+/* isolate_record.c - one prompt on two paths through the engine, each traced.
+ *
+ * E1, the same logical token twice. Fresh: a session prefills tokens 0..n-1; another one prefills
+ * 0..n-2 and decodes token n-1. Truncate: one session prefills all, drops the last row and decodes
+ * it again. E0, as engines go on: the token after the prompt is decoded; this is no pair, and the
+ * judge must say so.
+ *
+ * A fault is planted in the decode phase only. It has to be set before the last prefill pass: a plant
+ * may read rows that this pass left behind. For the same reason the check that tracing changes no bit,
+ * a second decode without a trace, repeats that pass when something reads it.
+ */
+#include "base/text.h"
+#include "verdict/isolate.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+greta_status isolate_run_init(greta_model *model, const greta_isolate_options *options,
+                              isolate_run *run, greta_error *err)
+{
+    *run = (isolate_run){.model = model, .options = options, .fault_layer = -1};
+    if (!options->fault) {
+        return GRETA_OK;
+    }
+    char name[ESCAPED_MAX];
+    int32_t n_layer = model->cfg.n_layer;
+    run->fault = fault_find(options->fault);
+    if (!run->fault) {
+        error_set(err, GRETA_USAGE, "there is no fault \"%s\"",
+                  escape(options->fault, strlen(options->fault), name));
+        error_hint(err, "greta faults lists them");
+        return GRETA_USAGE;
+    }
+    run->fault_layer = options->fault_layer >= 0
+                           ? options->fault_layer
+                           : fault_layer_draw(run->fault, n_layer, options->seed);
+    if (run->fault_layer < run->fault->layer_min || run->fault_layer >= n_layer) {
+        return error_about(err, GRETA_USAGE, run->fault->name,
+                           "no layer %" PRId32 " to plant it in (%" PRId32 " to %" PRId32 ")",
+                           run->fault_layer, run->fault->layer_min, n_layer - 1);
+    }
+    return GRETA_OK;
+}
+
+void isolate_files_free(isolate_files *files)
+{
+    for (size_t i = 0; i < files->n; i++) {
+        free(files->path[i]);
+    }
+    *files = (isolate_files){0};
+}
+
+static greta_status files_add(const isolate_run *run, const greta_prompt *prompt, const char *kind,
+                              isolate_files *files, greta_error *err)
+{
+    text path = {0};
+    text_format(&path, "%s/%s.%s.jsonl", run->options->out, prompt->id, kind);
+    GRETA_TRY(text_take(&path, &files->path[files->n], err));
+    files->n++;
+    return GRETA_OK;
+}
+
+/* ---- Passes ------------------------------------------------------------------------------------ */
+
+static greta_status decode(greta_session *session, int32_t token, int32_t position, greta_error *err)
+{
+    greta_row row = {.token = token, .position = position, .want_logits = 1};
+    greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
+    return greta_session_eval(session, &batch, err);
+}
+
+static greta_trace_options trace_options(const isolate_run *run, const greta_prompt *prompt,
+                                         const char *path)
+{
+    return (greta_trace_options){
+        .size = sizeof(greta_trace_options), .path = path, .tokens = "last", .sample = -1,
+        .bytes_max = run->options->bytes_max, .prompt_id = prompt->id,
+        .overwrite = run->options->overwrite,
+    };
+}
+
+/* Says what comes and how large its trace can grow, and starts the trace. */
+typedef struct traced_part {
+    const char *path, *what;
+    size_t n_prefill, n_decode;
+} traced_part;
+
+static greta_status trace_start(const isolate_run *run, greta_session *session,
+                                const greta_prompt *prompt, const traced_part *part, greta_error *err)
+{
+    greta_trace_options options = trace_options(run, prompt, part->path);
+    const greta_isolate_options *o = run->options;
+    if (o->progress) {
+        uint64_t bytes;
+        char size[NUMBER_MAX], *said;
+        text t = {0};
+        GRETA_TRY(greta_trace_plan(session, &options, part->n_prefill, part->n_decode, &bytes, err));
+        text_format(&t, "%s: %s (trace of at most %s)", prompt->id, part->what,
+                    number_bytes(bytes, size));
+        GRETA_TRY(text_take(&t, &said, err));
+        o->progress(o->user, said, 0, part->n_prefill + part->n_decode);
+        free(said);
+    }
+    return greta_trace_begin(session, &options, err);
+}
+
+/* Ends the trace whatever came before; the first error counts. */
+static greta_status trace_stop(greta_session *session, greta_status status, greta_error *err)
+{
+    greta_status ended =
+        greta_trace_end(session, status == GRETA_OK ? "complete" : "interrupted", err);
+    return status == GRETA_OK ? ended : status;
+}
+
+static bool reads_previous_pass(const fault_planted *planted)
+{
+    for (int32_t i = 0; planted && i < planted->list.n_op; i++) {
+        for (int k = 0; k < OP_IN_MAX; k++) {
+            const op_read *read = &planted->list.op[i].in[k];
+            if (read->edge >= 0 && read->delay == READ_PREVIOUS_PASS) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* ---- Plants ------------------------------------------------------------------------------------ */
+
+greta_status isolate_plant(const isolate_run *run, const greta_session *session,
+                           int32_t previous_row, fault_planted **out, greta_error *err)
+{
+    *out = NULL;
+    if (!run->fault) {
+        return GRETA_OK;
+    }
+    fault_site site = {
+        .kind = run->fault, .list = session_ops(session, GRETA_PHASE_PREFILL),
+        .table = kernel_find(greta_session_describe(session).cpu), .stage = STAGE_NONE,
+        .layer = run->fault_layer, .previous_row = previous_row,
+    };
+    return fault_plant(&site, out, err);
+}
+
+static greta_status plant_set(greta_session *session, const fault_planted *planted, greta_error *err)
+{
+    if (!planted) {
+        return GRETA_OK;
+    }
+    session_override override = {&planted->list, planted->has_table ? &planted->table : NULL,
+                                 1u << GRETA_PHASE_DECODE};
+    return session_override_set(session, &override, err);
+}
+
+/* ---- Does tracing change a bit? ---------------------------------------------------------------- */
+
+/* How decode0 was reached, so that it can be reached again. */
+typedef struct decoded {
+    greta_session *session;
+    const greta_prompt *prompt;
+    fault_planted *planted;   /* owned by isolate_record, like the session; NULL: none */
+    size_t n_prefill;         /* tokens prefilled before it */
+    int32_t token, position;
+} decoded;
+
+/* Decodes again without a trace and compares the logits as integers. */
+static greta_status tracing_check(const decoded *d, tracing_state *out, greta_error *err)
+{
+    greta_session *session = d->session;
+    size_t bytes = (size_t)session_model(session)->cfg.n_vocab * sizeof(float);
+    float *traced = malloc(bytes);
+    if (!traced) {
+        return error_memory(err, "logits", bytes);
+    }
+    memcpy(traced, greta_session_logits(session, 0), bytes);
+    greta_status status = GRETA_OK;
+    if (reads_previous_pass(d->planted)) {
+        size_t chunk = (size_t)greta_session_describe(session).n_chunk;
+        size_t first = (d->n_prefill - 1) / chunk * chunk;
+        status = greta_session_feed(session, d->prompt->token + first, d->n_prefill - first,
+                                    (int32_t)first, err);
+    }
+    if (status == GRETA_OK) {
+        status = greta_session_drop(session, 0, d->position, err);
+    }
+    if (status == GRETA_OK) {
+        status = decode(session, d->token, d->position, err);
+    }
+    if (status == GRETA_OK) {
+        bool is_same = memcmp(traced, greta_session_logits(session, 0), bytes) == 0;
+        *out = is_same ? TRACING_SAME_LOGITS : TRACING_OTHER_LOGITS;
+    }
+    free(traced);
+    return status;
+}
+
+/* ---- The modes --------------------------------------------------------------------------------- */
+
+greta_status isolate_decode_trace(const isolate_run *run, const isolate_decode *d, greta_error *err)
+{
+    const greta_prompt *prompt = d->prompt;
+    int32_t last = (int32_t)prompt->n - 1;
+    traced_part part = {d->path, "decode0", (size_t)(last - d->first), 1};
+    GRETA_TRY(greta_session_drop(d->session, 0, d->first, err));
+    GRETA_TRY(plant_set(d->session, d->planted, err));
+    GRETA_TRY(trace_start(run, d->session, prompt, &part, err));
+    greta_status status =
+        greta_session_feed(d->session, prompt->token + d->first, part.n_prefill, d->first, err);
+    if (status == GRETA_OK) {
+        status = decode(d->session, prompt->token[last], last, err);
+    }
+    return trace_stop(d->session, status, err);
+}
+
+static greta_status prefill_trace(const isolate_run *run, greta_session *session,
+                                  const greta_prompt *prompt, const char *path, greta_error *err)
+{
+    traced_part part = {path, "prefill_last", prompt->n, 0};
+    GRETA_TRY(trace_start(run, session, prompt, &part, err));
+    return trace_stop(session, greta_session_feed(session, prompt->token, prompt->n, 0, err), err);
+}
+
+/* The session that prefilled is replaced by a fresh one. */
+static greta_status record_fresh(const isolate_run *run, const greta_prompt *prompt,
+                                 const isolate_files *files, decoded *d, greta_error *err)
+{
+    GRETA_TRY(prefill_trace(run, d->session, prompt, files->path[0], err));
+    greta_session_free(d->session);
+    GRETA_TRY(greta_session_new(run->model, &run->options->session, &d->session, err));
+    GRETA_TRY(isolate_plant(run, d->session, -1, &d->planted, err));
+    isolate_decode part = {d->session, prompt, 0, d->planted, files->path[1]};
+    return isolate_decode_trace(run, &part, err);
+}
+
+static greta_status record_truncate(const isolate_run *run, const greta_prompt *prompt,
+                                    const isolate_files *files, decoded *d, greta_error *err)
+{
+    traced_part part = {files->path[1], "decode0", 0, 1};
+    GRETA_TRY(isolate_plant(run, d->session, -2, &d->planted, err));
+    GRETA_TRY(plant_set(d->session, d->planted, err));
+    GRETA_TRY(prefill_trace(run, d->session, prompt, files->path[0], err));
+    GRETA_TRY(greta_session_drop(d->session, 0, d->position, err));
+    GRETA_TRY(trace_start(run, d->session, prompt, &part, err));
+    return trace_stop(d->session, decode(d->session, d->token, d->position, err), err);
+}
+
+static greta_status record_e0(const isolate_run *run, const greta_prompt *prompt,
+                              const isolate_files *files, decoded *d, greta_error *err)
+{
+    traced_part part = {files->path[0], "prefill_last and the next token", prompt->n, 1};
+    greta_sampler greedy = {.top_p = 1};
+    GRETA_TRY(isolate_plant(run, d->session, -1, &d->planted, err));
+    GRETA_TRY(plant_set(d->session, d->planted, err));
+    GRETA_TRY(trace_start(run, d->session, prompt, &part, err));
+    greta_status status = greta_session_feed(d->session, prompt->token, prompt->n, 0, err);
+    if (status == GRETA_OK) {
+        d->token = greta_sample(&greedy, greta_session_logits(d->session, 0),
+                                run->model->cfg.n_vocab, err);
+        status = d->token < 0 ? GRETA_BUG : decode(d->session, d->token, d->position, err);
+    }
+    return trace_stop(d->session, status, err);
+}
+
+/* ---- Before anything runs ---------------------------------------------------------------------- */
+
+static int64_t rows_of_last_pass(int64_t n, int64_t chunk)
+{
+    return n < 1 ? 0 : (n - 1) % chunk + 1;
+}
+
+/* Whether the two paths would be two, and the plant possible; a prompt that does not fit is refused. */
+static greta_status prompt_check(const isolate_run *run, const greta_session_options *in_force,
+                                 analysis_prompt *out, greta_error *err)
+{
+    bool is_e0 = run->options->mode == GRETA_E0;
+    int64_t n = out->n_token;
+    int64_t before = run->options->mode == GRETA_E1_FRESH ? n - 1 : n;
+    if (n + is_e0 > in_force->n_ctx) {
+        error_about(err, GRETA_BAD_INPUT, out->id,
+                    "the prompt is %" PRId64 " tokens%s, the context %" PRId32, n,
+                    is_e0 ? " and one is decoded" : "", in_force->n_ctx);
+        error_hint(err, "raise the context or shorten the prompt");
+        return GRETA_BAD_INPUT;
+    }
+    if (!is_e0 && n < 2) {
+        out->why = REASON_ONE_TOKEN;
+    } else if (!is_e0 && rows_of_last_pass(n, in_force->n_chunk) < 2) {
+        out->why = REASON_CHUNK_OF_ONE;
+    } else if (run->fault && run->fault->needs_chunk &&
+               rows_of_last_pass(before, in_force->n_chunk) < 2) {
+        out->why = REASON_PLANT_ROWS;
+    }
+    return GRETA_OK;
+}
+
+static greta_status record_mode(const isolate_run *run, const greta_prompt *prompt,
+                                isolate_files *files, decoded *d, greta_error *err)
+{
+    if (run->options->mode == GRETA_E0) {
+        GRETA_TRY(files_add(run, prompt, "e0", files, err));
+        return record_e0(run, prompt, files, d, err);
+    }
+    GRETA_TRY(files_add(run, prompt, "prefill", files, err));
+    GRETA_TRY(files_add(run, prompt, "decode", files, err));
+    return run->options->mode == GRETA_E1_FRESH ? record_fresh(run, prompt, files, d, err)
+                                                : record_truncate(run, prompt, files, d, err);
+}
+
+greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt, isolate_files *files,
+                            analysis_prompt *out, greta_error *err)
+{
+    *files = (isolate_files){0};
+    bool is_e0 = run->options->mode == GRETA_E0;
+    decoded d = {.prompt = prompt, .token = prompt->token[prompt->n - 1],
+                 .position = (int32_t)prompt->n - !is_e0,
+                 .n_prefill = prompt->n - (run->options->mode == GRETA_E1_FRESH)};
+    GRETA_TRY(greta_session_new(run->model, &run->options->session, &d.session, err));
+    greta_session_options in_force = greta_session_describe(d.session);
+    out->n_token = (int64_t)prompt->n;
+    out->n_chunk = in_force.n_chunk;
+    greta_status status = prompt_check(run, &in_force, out, err);
+    if (status == GRETA_OK && out->why == REASON_NONE) {
+        status = record_mode(run, prompt, files, &d, err);
+        if (status == GRETA_OK) {
+            status = tracing_check(&d, &out->tracing, err);
+        }
+    }
+    greta_session_free(d.session);
+    fault_planted_free(d.planted);
+    if (status != GRETA_OK) {
+        isolate_files_free(files);
+    }
+    return status;
+}
