@@ -528,6 +528,42 @@ typedef struct scene {
     uint16_t k_half[POSITIONS * KV_HEADS * DIM], v_half[POSITIONS * KV_HEADS * DIM];
 } scene;
 
+/* One head by the text: tiles of 64 positions, each with its maximum, sum and chain, then merged. */
+static void attend_by_the_text(const scene *s, int h, int64_t n, float *y)
+{
+    float most = 0, sum = 0, out[DIM] = {0};
+    for (int64_t start = 0; start < n; start += 64) {
+        float e[64], m = -INFINITY, o[DIM] = {0};
+        int64_t size = n - start < 64 ? n - start : 64;
+        for (int64_t p = 0; p < size; p++) {
+            e[p] = 0;
+            for (int d = 0; d < DIM; d++) {
+                e[p] = fmaf(s->q[0][h * DIM + d], s->k[((start + p) * KV_HEADS + h / 3) * DIM + d], e[p]);
+            }
+            e[p] *= 0.25f;
+            m = fmaxf(m, e[p]);
+        }
+        for (int64_t p = 0; p < size; p++) {
+            e[p] = kernel_exp(e[p] - m);
+            for (int d = 0; d < DIM; d++) {
+                o[d] = fmaf(e[p], s->v[((start + p) * KV_HEADS + h / 3) * DIM + d], o[d]);
+            }
+        }
+        float l = sum_by_the_text(e, size), next = start ? fmaxf(most, m) : m;
+        float a = start ? kernel_exp(most - next) : 0, b = kernel_exp(m - next);
+        volatile float lb = l * b;
+        sum = start ? fmaf(sum, a, lb) : l;
+        for (int d = 0; d < DIM; d++) {
+            volatile float ob = o[d] * b;
+            out[d] = start ? fmaf(out[d], a, ob) : o[d];
+        }
+        most = next;
+    }
+    for (int d = 0; d < DIM; d++) {
+        y[d] = out[d] / sum;
+    }
+}
+
 static void attention_is_softmax_of_what_is_visible(void **state)
 {
     (void)state;
@@ -544,6 +580,9 @@ static void attention_is_softmax_of_what_is_visible(void **state)
                                 .n_head = HEADS, .n_head_kv = KV_HEADS, .head_dim = DIM, .scale = 0.25f, .y = y};
             t->attention(&a, 0, KV_HEADS);
             for (int h = 0; h < HEADS; h++) {
+                float text[DIM];
+                attend_by_the_text(s, h, n, text);
+                assert_bits(y + h * DIM, text, DIM, "attention");
                 double p[POSITIONS], most = -1e30, sum = 0;
                 for (int64_t i = 0; i < n; i++) {
                     p[i] = 0;
