@@ -1,9 +1,9 @@
 /* norm_rig.h - two runs of a tiny model's norms, as traces in memory, without an engine.
  *
- * Run A is a prefill of all positions (pass 0); run B prefills all but the last (pass 0) and decodes
- * it (pass 1). Rows are a pure function of (stage, layer, position), so both runs hold the same bits
- * until a test changes a record. The norm here is scalar code of its own, written from the text of
- * the arithmetic, and shares nothing with kernels, faults or replay.
+ * Run A is a prefill of all positions (pass 0); run B prefills all but the last (pass 0) and
+ * decodes it (pass 1). Rows are a pure function of (stage, layer, position), so both runs hold the
+ * same bits until a test changes a record. The norm here is scalar code of its own, written from
+ * the text of the arithmetic, and shares nothing with kernels, faults or replay.
  */
 #ifndef GRETA_TESTS_NORM_RIG_H
 #define GRETA_TESTS_NORM_RIG_H
