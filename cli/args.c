@@ -2,8 +2,8 @@
  *
  * The idea: a flag is a row of a table, so that parsing, range checks, the environment variable and
  * the help text cannot disagree. getopt was not used: it knows no ranges, no duplicates and no
- * "did you mean". Numbers are read here digit by digit: strtol accepts blanks, signs and tails that a
- * user did not mean.
+ * "did you mean". Numbers are read here digit by digit: strtol accepts blanks, signs and tails
+ * that a user did not mean.
  */
 #include "args.h"
 
@@ -16,7 +16,7 @@
 #define FLAGS_MAX 64
 #define WORD_MAX 40 /* longest word that is compared for "did you mean" */
 
-/* ---- Words and numbers ------------------------------------------------------------------------ */
+/* ---- Words and numbers ----------------------------------------------------------------------- */
 
 bool args_whole(const char *text, size_t bytes, uint64_t *value)
 {
@@ -112,7 +112,7 @@ greta_status args_ranges(const char *name, const char *ranges, uint8_t *selected
     }
 }
 
-/* ---- Values ----------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 /* Index of `value` in "a|b|c"; -1: not there. */
 static int choice_find(const char *choices, const char *value)
@@ -271,7 +271,7 @@ greta_status args_value(const flag *f, const char *name, const char *value, void
     return fail(err, GRETA_USAGE, "%s \"%s\" is not %s", name, quoted(value, n, q), expected);
 }
 
-/* ---- The command line ------------------------------------------------------------------------- */
+/* ---- The command line ------------------------------------------------------------------------ */
 
 typedef struct parsing {
     command_line *line;
@@ -404,7 +404,7 @@ static greta_status variables_take(parsing *p, greta_error *err)
     return GRETA_OK;
 }
 
-/* ---- Help ------------------------------------------------------------------------------------- */
+/* ---- Help ------------------------------------------------------------------------------------ */
 
 static greta_status help_print(const command_line *line, greta_error *err)
 {

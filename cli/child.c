@@ -1,8 +1,8 @@
 /* child.c - see child.h.
  *
  * A failed exec is told through a pipe that closes on success, so that "no python3" is known from
- * "python3 failed with 127". The parent polls instead of handling SIGCHLD: it wants to draw a progress
- * bar meanwhile, and nothing here is in a hurry.
+ * "python3 failed with 127". The parent polls instead of handling SIGCHLD: it wants to draw a
+ * progress bar meanwhile, and nothing here is in a hurry.
  */
 #include "child.h"
 

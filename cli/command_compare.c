@@ -12,8 +12,8 @@ int command_compare(int argc, char **argv, greta_error *err)
     command_line line = {
         .name = "compare", .usage = "A.jsonl B.jsonl", .group = &group, .n_group = 1,
         .n_operand_min = 2, .n_operand_max = 2,
-        .summary = "Pairs the records of two traces by token, position, layer and stage, and shows\n"
-                   "the first that differ.",
+        .summary = "Pairs the records of two traces by token, position, layer and stage, and\n"
+                   "shows the first that differ.",
     };
     char *text = NULL;
     greta_status verdict = GRETA_OK;

@@ -166,9 +166,9 @@ static greta_status eval_say(const eval *self, greta_error *err)
             json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:{s:i, s:s, s:s, s:s, s:i}}",
                       "model", json_text(self->r.info.name, strlen(self->r.info.name)),
                       "perplexity", json_number(perplexity), "nll", json_number(nll), "n",
-                      (json_int_t)self->n_scored, "n_tokens", (json_int_t)self->text.tokens.n, "windows",
-                      (json_int_t)self->n_windows, "window", (json_int_t)self->args->window, "bos",
-                      self->bos >= 0, "config", "n_thread", o->n_thread, "kv",
+                      (json_int_t)self->n_scored, "n_tokens", (json_int_t)self->text.tokens.n,
+                      "windows", (json_int_t)self->n_windows, "window",
+                      (json_int_t)self->args->window, "bos", self->bos >= 0, "config", "n_thread", o->n_thread, "kv",
                       o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
                       o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu, "arithmetic",
                       greta_version().arithmetic),
@@ -218,8 +218,8 @@ int command_eval(int argc, char **argv, greta_error *err)
     };
     command_line line = {
         .name = "eval", .usage = "-m MODEL -f FILE", .group = group, .n_group = COUNT_OF(group),
-        .summary = "Perplexity of a text, in windows that do not overlap; every position after the\n"
-                   "first of a window is scored.",
+        .summary = "Perplexity of a text, in windows that do not overlap; every position after\n"
+                   "the first of a window is scored.",
     };
     greta_status status = args_parse(&line, argc, argv, err);
     if (status || line.is_help) {

@@ -91,7 +91,7 @@ static greta_status isolate_check(const isolate_args *args, greta_error *err)
     return GRETA_OK;
 }
 
-/* ---- Prompts ---------------------------------------------------------------------------------- */
+/* ---- Prompts --------------------------------------------------------------------------------- */
 
 static greta_status list_add(prompt_list *list, const greta_model *model, const char *id,
                              const prompt_args *args, greta_error *err)
@@ -156,7 +156,7 @@ static greta_status list_folder(prompt_list *list, const greta_model *model,
     return status;
 }
 
-/* ---- The analysis ----------------------------------------------------------------------------- */
+/* ---- The analysis ---------------------------------------------------------------------------- */
 
 static void isolate_progress(void *user, const char *what, size_t done, size_t total)
 {

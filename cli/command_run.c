@@ -2,8 +2,8 @@
  *
  * Bytes go out as soon as their token is chosen: a character may be spread over two tokens, and the
  * terminal joins it. A signal is looked at between passes, so that the token in work is finished, a
- * trace gets its footer and --json its object. The last token that is sampled is not evaluated, hence
- * a run of n tokens reaches the positions 0 .. prompt + n - 2.
+ * trace gets its footer and --json its object. The last token that is sampled is not evaluated,
+ * hence a run of n tokens reaches the positions 0 .. prompt + n - 2.
  */
 #include "commands.h"
 #include "logits.h"
@@ -33,6 +33,7 @@ typedef struct run {
     runner r;
     tracing trace;
     prompt_text text;
+    const greta_tokens *prompt; /* of text */
     int32_t *token;      /* generated */
     size_t n_token;
     const char *stop;    /* "eos", "length", "context", "interrupted" */
@@ -72,11 +73,6 @@ static const flag output_flags[] = {
      .help = "replace files that exist"},
 };
 
-static greta_status run_keep(void *user, int32_t position, const float *logits, greta_error *err)
-{
-    return logits_keep(user, position, logits, err);
-}
-
 /* What is to be kept, and the file it goes to. */
 static greta_status run_choose(run *self, greta_error *err)
 {
@@ -85,7 +81,8 @@ static greta_status run_choose(run *self, greta_error *err)
     size_t n_generated = args->n > 0 ? (size_t)args->n - 1 : 0;
     size_t n_ctx = (size_t)self->r.options.n_ctx;
     greta_status status = GRETA_OK;
-    self->n_position = self->text.tokens.n + n_generated < n_ctx ? self->text.tokens.n + n_generated : n_ctx;
+    self->n_position = self->prompt->n + n_generated;
+    self->n_position = self->n_position < n_ctx ? self->n_position : n_ctx;
     keeper->n_vocab = self->r.info.n_vocab;
     keeper->n_top = (int32_t)args->top;
     keeper->bits = args->logits != NULL;
@@ -112,16 +109,16 @@ static greta_status run_choose(run *self, greta_error *err)
 /* Evaluates the prompt; its last logits are always wanted. */
 static greta_status run_prefill(run *self, size_t *n_fed, greta_error *err)
 {
-    uint8_t *want = calloc(self->text.tokens.n, 1);
+    uint8_t *want = calloc(self->prompt->n, 1);
     if (!want) {
         return fail_memory(err);
     }
     if (self->chosen) {
-        memcpy(want, self->chosen, self->text.tokens.n);
+        memcpy(want, self->chosen, self->prompt->n);
     }
-    want[self->text.tokens.n - 1] = 1;
-    feed_args feed = {.id = self->text.tokens.id, .n = self->text.tokens.n, .phase = GRETA_PHASE_PREFILL,
-                      .want = want, .sink = run_keep, .user = &self->keeper, .progress = "prompt"};
+    want[self->prompt->n - 1] = 1;
+    feed_args feed = {.id = self->prompt->id, .n = self->prompt->n, .phase = GRETA_PHASE_PREFILL,
+                      .want = want, .sink = logits_keep, .user = &self->keeper, .progress = "prompt"};
     greta_status status = runner_feed(&self->r, &feed, n_fed, err);
     free(want);
     return status;
@@ -146,7 +143,7 @@ static greta_status run_generate(run *self, greta_error *err)
     greta_status status = GRETA_OK;
     self->stop = "length";
     while (!status && self->n_token < (size_t)args->n) {
-        int32_t position = (int32_t)(self->text.tokens.n + self->n_token);
+        int32_t position = (int32_t)(self->prompt->n + self->n_token);
         int32_t id = greta_sample(&sampler, self->r.logits, self->r.info.n_vocab, err);
         size_t n_fed;
         if (id < 0) {
@@ -166,7 +163,7 @@ static greta_status run_generate(run *self, greta_error *err)
             break;
         }
         feed_args feed = {.id = &id, .n = 1, .from = position, .phase = GRETA_PHASE_DECODE,
-                          .sink = run_keep, .user = &self->keeper};
+                          .sink = logits_keep, .user = &self->keeper};
         status = runner_feed(&self->r, &feed, &n_fed, err);
     }
     return status;
@@ -205,7 +202,7 @@ static greta_status run_json(run *self, greta_error *err)
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:o, s:o, s:s, s:O, s:O, s:o}", "model",
         json_text(self->r.info.name, strlen(self->r.info.name)), "prompt_tokens",
-        json_ids(self->text.tokens.id, self->text.tokens.n), "tokens", json_ids(self->token, self->n_token),
+        json_ids(self->prompt->id, self->prompt->n), "tokens", json_ids(self->token, self->n_token),
         "text", json_text(text.data, text.n), "text_bytes_hex", json_hex(text.data, text.n), "stop",
         self->stop, "logits", self->keeper.list, "top", self->keeper.top, "config",
         run_config(self));
@@ -218,8 +215,8 @@ static greta_status run_work(run *self, greta_error *err)
     size_t n_fed = 0;
     greta_status status = run_choose(self, err);
     if (!status) {
-        size_t n_decode = self->n_position > self->text.tokens.n ? self->n_position - self->text.tokens.n : 0;
-        status = tracing_begin(&self->trace, &self->r, self->text.tokens.n, n_decode, err);
+        status = tracing_begin(&self->trace, &self->r, self->prompt->n,
+                               self->n_position - self->prompt->n, err);
     }
     if (status) {
         return status;
@@ -227,7 +224,7 @@ static greta_status run_work(run *self, greta_error *err)
     signals_catch();
     self->stop = "interrupted";
     status = run_prefill(self, &n_fed, err);
-    if (!status && n_fed == self->text.tokens.n) {
+    if (!status && n_fed == self->prompt->n) {
         status = run_generate(self, err);
     }
     greta_status end = tracing_end(&self->trace, &self->r, !status && !signals_seen(), err);
@@ -262,7 +259,7 @@ static greta_status run_open(run *self, greta_error *err)
         status = runner_open(&self->r, &args->session, err);
     }
     if (!status) {
-        status = runner_fits(&self->r, self->text.tokens.n, err);
+        status = runner_fits(&self->r, self->prompt->n, err);
     }
     if (!status) {
         self->token = malloc(((size_t)args->n + 1) * sizeof *self->token);
@@ -275,6 +272,7 @@ int command_run(int argc, char **argv, greta_error *err)
 {
     run_args args = {.n = N_DEFAULT, .top_p = 1, .top = TOP_DEFAULT};
     run self = {.args = &args};
+    self.prompt = &self.text.tokens;
     flag_group group[] = {
         model_group(&args.model),
         prompt_group(&args.prompt),

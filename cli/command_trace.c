@@ -1,5 +1,5 @@
-/* command_trace.c - `greta trace`: prefill and greedy decode steps, traced; or the pair of runs that
- * `greta isolate --from` reads (--e1).
+/* command_trace.c - `greta trace`: prefill and greedy decode steps, traced; or the pair of runs
+ * that `greta isolate --from` reads (--e1).
  *
  * --tokens is the prompt, as everywhere; the positions to trace are --positions.
  */

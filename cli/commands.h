@@ -1,7 +1,7 @@
 /* commands.h - the commands of greta: one file and one function each.
  *
- * argv holds what follows the command's name. The result is the exit code (DESIGN section 6); when it
- * stands for a failure, *err says why, and main prints it.
+ * argv holds what follows the command's name. The result is the exit code (DESIGN section 6); when
+ * it stands for a failure, *err says why, and main prints it.
  */
 #ifndef GRETA_CLI_COMMANDS_H
 #define GRETA_CLI_COMMANDS_H

@@ -1,9 +1,9 @@
 /* common.c - see common.h.
  *
  * The order of work is that of the user's patience: flags and variables first, then the model, the
- * prompt, the session; so that what can be refused is refused before anything slow begins. Prompts are
- * bytes: nothing is stripped, converted or cut. A prompt file must be a regular file (a FIFO or a
- * terminal would hang); `-f -` reads a stream.
+ * prompt, the session; so that what can be refused is refused before anything slow begins. Prompts
+ * are bytes: nothing is stripped, converted or cut. A prompt file must be a regular file (a FIFO or
+ * a terminal would hang); `-f -` reads a stream.
  */
 #include "common.h"
 
@@ -29,7 +29,7 @@ char *text_new(const char *format, ...)
     return n < 0 ? NULL : text;
 }
 
-/* ---- Model ------------------------------------------------------------------------------------ */
+/* ---- Model ----------------------------------------------------------------------------------- */
 
 flag_group model_group(model_args *args)
 {
@@ -80,8 +80,8 @@ greta_status model_path(const char *name, char **path, greta_error *err)
     greta_status status = cache_path(name, ".gguf", path, err);
     if (!status && access(*path, F_OK) != 0) {
         quoted(name, strlen(name), q);
-        status = fail(err, GRETA_IO,
-                      is_pullable ? "model %s has not been pulled" : "%s: no such file or model", q);
+        status = is_pullable ? fail(err, GRETA_IO, "model %s has not been pulled", q)
+                             : fail(err, GRETA_IO, "%s: no such file or model", q);
         fail_hint(err, is_pullable ? "run: greta pull %s" : "greta pull lists the models", name);
         free(*path);
         *path = NULL;
@@ -103,7 +103,7 @@ greta_status model_load(const model_args *args, greta_model **model, char **path
     return status;
 }
 
-/* ---- Prompt ----------------------------------------------------------------------------------- */
+/* ---- Prompt ---------------------------------------------------------------------------------- */
 
 flag_group prompt_group(prompt_args *args)
 {
@@ -376,7 +376,7 @@ greta_status tokens_text(const greta_model *model, const int32_t *id, size_t n, 
     return GRETA_OK;
 }
 
-/* ---- Session ---------------------------------------------------------------------------------- */
+/* ---- Session --------------------------------------------------------------------------------- */
 
 flag_group session_group(session_args *args)
 {

@@ -9,7 +9,7 @@
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define POSITIONS_MAX 16777216 /* --ctx, -n */
 
-/* ---- Model ------------------------------------------------------------------------------------ */
+/* ---- Model ----------------------------------------------------------------------------------- */
 
 typedef struct model_args {
     const char *model; /* NAME|FILE */
@@ -26,7 +26,7 @@ bool pull_knows(const char *name);
 /* printf into malloc'd memory; NULL: out of memory. */
 char *text_new(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* ---- Prompt ----------------------------------------------------------------------------------- */
+/* ---- Prompt ---------------------------------------------------------------------------------- */
 
 typedef struct prompt_args {
     const char *text, *file, *tokens, *system;
@@ -58,7 +58,7 @@ greta_status prompt_load(const greta_model *model, const prompt_args *args, prom
 greta_status tokens_text(const greta_model *model, const int32_t *id, size_t n, buffer *out,
                          greta_error *err);
 
-/* ---- Session ---------------------------------------------------------------------------------- */
+/* ---- Session --------------------------------------------------------------------------------- */
 
 typedef struct session_args {
     int64_t ctx, chunk, threads; /* 0: the library's choice */
@@ -77,7 +77,7 @@ typedef struct runner {
     greta_session *session;
     greta_session_options options; /* in force */
     greta_row *row;                /* (n_chunk) */
-    const float *logits;           /* (n_vocab) of the last row that wanted them; until the next pass */
+    const float *logits;           /* (n_vocab) of the last row that wanted them */
 } runner;
 
 /* Makes the session of an opened model. */

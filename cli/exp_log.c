@@ -3,8 +3,8 @@
  * A printed perplexity must not depend on the libm of the machine, and the public header offers no
  * transcendental functions; so these two are here, as short as f64 allows:
  *     exp x = 2^n * exp r,  n = x / ln 2 rounded, |r| <= 0.347, Taylor to r^13 (next term < 5e-18)
- *     log x = e ln 2 + 2 atanh s,  x = 2^e m, m in [0.707, 1.414), s = (m - 1) / (m + 1), |s| <= 0.172,
- *             odd powers to s^21 (next term < 2e-19)
+ *     log x = e ln 2 + 2 atanh s,  x = 2^e m, m in [0.707, 1.414), s = (m - 1) / (m + 1),
+ *             |s| <= 0.172, odd powers to s^21 (next term < 2e-19)
  * ln 2 is split so that n * high is exact. Both are within 2 ULP (against 80-bit expl and logl on
  * 10^7 random arguments: 1.16 and 1.88 at most).
  */

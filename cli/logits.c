@@ -1,8 +1,8 @@
 /* logits.c - see logits.h.
  *
- * Bits are written as hexadecimal of the little-endian bytes, because a decimal is a second rounding
- * for a reader to get wrong. The list of the highest is exact in order: ties go to the lower id, as in
- * the greedy sampler, and a NaN is never among them.
+ * Bits are written as hexadecimal of the little-endian bytes, because a decimal is a second
+ * rounding for a reader to get wrong. The list of the highest is exact in order: ties go to the
+ * lower id, as in the greedy sampler, and a NaN is never among them.
  */
 #include "logits.h"
 
@@ -34,9 +34,9 @@ static json_t *top_list(const float *logits, int32_t n_vocab, int32_t n_top)
     return list;
 }
 
-greta_status logits_keep(logits_keeper *keeper, int32_t position, const float *logits,
-                         greta_error *err)
+greta_status logits_keep(void *user, int32_t position, const float *logits, greta_error *err)
 {
+    logits_keeper *keeper = user;
     size_t bytes = (size_t)keeper->n_vocab * sizeof *logits;
     bool is_chosen = !keeper->chosen || keeper->chosen[position];
     greta_status status = GRETA_OK;

@@ -15,8 +15,7 @@ typedef struct logits_keeper {
     json_t *top;           /* [{"position", "top": [{"id", "logit"}]}]; NULL: keep none */
 } logits_keeper;
 
-/* Keeps one row of logits as the fields ask. */
-greta_status logits_keep(logits_keeper *keeper, int32_t position, const float *logits,
-                         greta_error *err);
+/* A logits_sink: keeps one row as the fields of `user`, a logits_keeper, ask. */
+greta_status logits_keep(void *user, int32_t position, const float *logits, greta_error *err);
 
 #endif

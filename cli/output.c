@@ -1,9 +1,9 @@
 /* output.c - see output.h.
  *
- * A closed pipe ends the program quietly, but not at once: SIGPIPE is ignored so that a trace that is
- * being written gets its footer first; main then dies of the signal, as the shell expects.
- * Closed standard streams are filled with /dev/null opened the wrong way round, so that a model or a
- * trace can never become descriptor 1 and be written to by printf.
+ * A closed pipe ends the program quietly, but not at once: SIGPIPE is ignored so that a trace that
+ * is being written gets its footer first; main then dies of the signal, as the shell expects.
+ * Closed standard streams are filled with /dev/null opened the wrong way round, so that a model or
+ * a trace can never become descriptor 1 and be written to by printf.
  */
 #include "output.h"
 
@@ -20,7 +20,7 @@
 static bool is_broken;
 static volatile sig_atomic_t signal_seen;
 
-/* ---- Errors ----------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 greta_status fail(greta_error *err, greta_status code, const char *format, ...)
 {
@@ -86,7 +86,7 @@ const char *quoted(const char *bytes, size_t n, char out[QUOTED_MAX])
     return out;
 }
 
-/* ---- stdout ----------------------------------------------------------------------------------- */
+/* ---- stdout ---------------------------------------------------------------------------------- */
 
 void output_start(void)
 {
@@ -238,7 +238,7 @@ json_t *json_ids(const int32_t *id, size_t n)
     return list;
 }
 
-/* ---- stderr ----------------------------------------------------------------------------------- */
+/* ---- stderr ---------------------------------------------------------------------------------- */
 
 void note(const char *format, ...)
 {
@@ -283,7 +283,7 @@ const char *bytes_text(uint64_t bytes, char out[32])
     return out;
 }
 
-/* ---- Files ------------------------------------------------------------------------------------ */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 bool same_file(const char *a, const char *b)
 {
@@ -356,7 +356,7 @@ greta_status output_file_close(output_file *file, bool keep, greta_error *err)
     return status;
 }
 
-/* ---- Signals ---------------------------------------------------------------------------------- */
+/* ---- Signals --------------------------------------------------------------------------------- */
 
 static void signal_note(int number)
 {

@@ -1,8 +1,9 @@
 /* tracing.c - see tracing.h.
  *
- * Two families of variables choose a trace on any command that runs a model: GRETA_TRACE_RMSNORM (all
- * norms; the switches of the reference report) and GRETA_TRACE_STAGES (any stage). They are read
- * here and nowhere else, with the checks of flags, so that GRETA_TRACE_SAMPLE=x fails like --sample x.
+ * Two families of variables choose a trace on any command that runs a model: GRETA_TRACE_RMSNORM
+ * (all norms; the switches of the reference report) and GRETA_TRACE_STAGES (any stage). They are
+ * read here and nowhere else, with the checks of flags, so that GRETA_TRACE_SAMPLE=x fails like
+ * --sample x.
  */
 #include "tracing.h"
 

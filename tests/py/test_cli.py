@@ -61,7 +61,7 @@ def refused(done, code, *words):
         assert word in lines[0]
 
 
-# ---- What is refused ------------------------------------------------------------------------------
+# ---- What is refused -----------------------------------------------------------------------------
 
 RUN = ["run", "-m", "MODEL", "-p", PROMPT, "-n", "1"]
 
@@ -100,7 +100,7 @@ REFUSED = [
     ([*RUN, "--logits-out", "MODEL", "--force"], 2, "cannot be its output"),
     ([*RUN, "--logits-out", "none/x.f32"], 2, "none/x.f32: its folder is not there"),
     ([*RUN, "--logits-out", "."], 2, "is there and no regular file"),
-    (["trace", "-m", "MODEL", "-p", PROMPT, "-o", "MODEL", "--force"], 2, "cannot replace the model"),
+    (["trace", "-m", "MODEL", "-p", "a", "-o", "MODEL", "--force"], 2, "cannot replace the model"),
     # P01, P02, P05, P06: prompts
     (["run", "-m", "MODEL", "-f", "absent"], 4, "absent: cannot read prompt: no such file"),
     (["run", "-m", "MODEL", "-f", "."], 4, "cannot read prompt: is a directory"),
@@ -126,7 +126,7 @@ REFUSED = [
     ([*RUN, "--json", "--logits", "0,999999"], 2, "--logits: 999999 is outside 0 to "),
     ([*RUN, "--json", "--logits", "3-x"], 2, '--logits "3-x" is not a list like 0,3-5 or all'),
     (["eval", "-m", "MODEL", "--tokens", "5"], 3, "nothing to score"),
-    (["eval", "-m", "MODEL", "-p", PROMPT, "--window", "9", "--ctx", "8"], 2, "--window 9 is longer"),
+    (["eval", "-m", "MODEL", "-p", "a", "--window", "9", "--ctx", "8"], 2, "--window 9 is longer"),
     (["trace", "-m", "MODEL", "-p", "a"], 2, "no output is given"),
     (["trace", "-m", "MODEL", "--tokens", "5,6", "-o", "t.jsonl", "--ctx", "4", "-n", "3"], 2,
      "-n 3: the context of 4 has room for 2"),
@@ -182,7 +182,7 @@ def at(arguments, model):
     return [str(model) if a == "MODEL" else a for a in arguments]
 
 
-# ---- Variables ------------------------------------------------------------------------------------
+# ---- Variables -----------------------------------------------------------------------------------
 
 VARIABLES = [
     ({"GRETA_CPU": "foo"}, "GRETA_CPU: this machine has no foo (has: "),
@@ -226,7 +226,7 @@ def test_unknown_variable(cli):
         "greta: warning: unknown variable GRETA_THREAD; did you mean GRETA_THREADS?"]
 
 
-# ---- Help and versions ----------------------------------------------------------------------------
+# ---- Help and versions ---------------------------------------------------------------------------
 
 def test_help(cli):
     overview = answer(cli("--help")).decode()
@@ -260,7 +260,7 @@ def test_version(cli):
         assert str(value) in text, name
 
 
-# ---- Output ---------------------------------------------------------------------------------------
+# ---- Output --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("arguments", [
     RUN, [*RUN, "--json"], ["--help"], ["run", "--help"], ["--version"], ["faults"],
@@ -327,7 +327,7 @@ def test_file_size_limit(cli, model, tmp_path):
     assert not list(tmp_path.glob("l.f32*"))
 
 
-# ---- Tokens and text ------------------------------------------------------------------------------
+# ---- Tokens and text -----------------------------------------------------------------------------
 
 def ids_of(cli, model, *arguments, **how):
     return json.loads(answer(cli("tokenize", "-m", model, "--json", *arguments, **how)))
@@ -338,7 +338,8 @@ def list_of(ids):
 
 
 @pytest.mark.parametrize("text", [
-    b"Hello", b"", b"tabs\tand\r\nnewlines\n\n\n", "\u00fcml\u00e4ut \u6f22\u5b57 \U0001f600".encode(),
+    b"Hello", b"", b"tabs\tand\r\nnewlines\n\n\n",
+    "\u00fcml\u00e4ut \u6f22\u5b57 \U0001f600".encode(),
     b"\xef\xbb\xbfBOM", b"\xff\xfe bad \xc3( UTF-8 \xed\xa0\x80", b"nul\0inside\0",
     b"<|im_start|>user\n", b"  leading and trailing  ",
 ], ids=repr)
@@ -431,7 +432,7 @@ def test_chat(cli, model, tmp_path):
     refused(cli("run", "-m", chat, "--chat", "-f", "nul"), 3, "byte 2: ", "NUL")
 
 
-# ---- Generation -----------------------------------------------------------------------------------
+# ---- Generation ----------------------------------------------------------------------------------
 
 def run_json(cli, model, *arguments):
     return json.loads(answer(cli("run", "-m", model, "-p", PROMPT, "--json", *arguments)))
@@ -529,7 +530,7 @@ def test_logits_outputs_agree(cli, model, tmp_path):
     assert greedy["tokens"] == [int(every[n_prompt - 1 + i].argmax()) for i in range(4)]
 
 
-# ---- Perplexity -----------------------------------------------------------------------------------
+# ---- Perplexity ----------------------------------------------------------------------------------
 
 def perplexity(cli, model, folder, *arguments):
     told = json.loads(answer(cli("eval", "-m", model, "--json", "--logits-out", "e.f32", "--force",
@@ -569,12 +570,12 @@ def test_eval(cli, model, tmp_path, window):
     human = answer(cli("eval", "-m", model, "-p", text, "--window", window)).decode().split()
     assert human[0::2] == ["perplexity", "nll", "n"]
     assert float(human[1]) == pytest.approx(told["perplexity"], rel=1e-6)
-    run = bits_of(json.loads(answer(cli("run", "-m", model, "--tokens", list_of(windows[0]), "-n", 0,
-                                        "--json", "--logits", "all"))))
+    run = bits_of(json.loads(answer(cli("run", "-m", model, "--tokens", list_of(windows[0]),
+                                        "-n", 0, "--json", "--logits", "all"))))
     assert all((run[p] == rows[p]).all() for p in run)
 
 
-# ---- Traces ---------------------------------------------------------------------------------------
+# ---- Traces --------------------------------------------------------------------------------------
 
 def trace_of(path):
     """Header, body, footer."""
@@ -693,7 +694,7 @@ def test_second_interrupt_kills(model, tmp_path):
     assert running.wait(timeout=60) == -signal.SIGINT
 
 
-# ---- The main job ---------------------------------------------------------------------------------
+# ---- The main job --------------------------------------------------------------------------------
 
 def test_isolate(cli, model, tmp_path):
     prompts = tmp_path / "prompts"
