@@ -1,0 +1,585 @@
+/* compare.c - any two traces, record by record: are they bit-equal, and if not, where first.
+ *
+ * What this can say without a model is narrow, and it says no more. Equal bits need no explanation.
+ * Differing bits are a fault where both headers promise the same arithmetic on the same weights;
+ * where they do not, they are shown without a verdict. Which side is wrong, and why, is isolate's
+ * question.
+ *
+ * A comparison can be empty without looking so. Refused as "nothing was compared": a trace against
+ * itself, two runs of one configuration with equal bodies (nothing but chance could have differed),
+ * other architectures, no common key. Rows of other tokens and keys that stand twice in a pass are
+ * not comparable, so traces that hold some are at most NO_VERDICT. Rows that only one side selected
+ * are shown as not measured and spoil nothing.
+ *
+ * All findings are collected in one struct, which two functions print, as text and as JSON.
+ */
+#include "explain/pair.h"
+#include "trace/field.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct stage_count {
+    size_t row[2], paired, differ, unmeasured;
+} stage_count;
+
+typedef struct comparison {
+    trace *t[2];
+    pairing pairs;
+    size_t n_equal, n_differ, n_unmeasured;
+    size_t n_input_only; /* outputs equal although an operand differs */
+    size_t n_alone[2][PAIR_FIELD_COUNT];
+    stage_count stage[STAGE_COUNT];
+    const pair *first;          /* that differs; NULL: none */
+    pair_difference difference; /* of it */
+    greta_status verdict;
+    char why[256];
+} comparison;
+
+/* ---- Configuration --------------------------------------------------------------------------- */
+
+typedef enum setting_kind { SETTING_TEXT, SETTING_I32, SETTING_I64, SETTING_HASH } setting_kind;
+
+enum {
+    IS_SHAPE = 1,   /* other: rows mean other things */
+    IS_PROMISE = 2, /* equal in all of these: equal bits are promised */
+    IS_RUN = 4,     /* equal in all of these: one configuration */
+};
+
+typedef struct setting {
+    const char *name;
+    setting_kind kind;
+    size_t offset;
+    unsigned role;
+} setting;
+
+#define AT(member) offsetof(trace_header, member)
+static const setting settings[] = {
+    {"model", SETTING_TEXT, AT(model_name), 0},
+    {"architecture", SETTING_TEXT, AT(arch), IS_SHAPE},
+    {"n_layer", SETTING_I32, AT(n_layer), IS_SHAPE},
+    {"n_embd", SETTING_I32, AT(n_embd), IS_SHAPE},
+    {"n_vocab", SETTING_I32, AT(n_vocab), IS_SHAPE},
+    {"model_hash", SETTING_HASH, AT(model_hash), IS_PROMISE | IS_RUN},
+    {"tokenizer_hash", SETTING_HASH, AT(tokenizer_hash), IS_RUN},
+    {"arithmetic", SETTING_I32, AT(arithmetic), IS_PROMISE | IS_RUN},
+    {"kv", SETTING_TEXT, AT(kv), IS_PROMISE | IS_RUN},
+    {"act", SETTING_TEXT, AT(act), IS_PROMISE | IS_RUN},
+    {"kernel", SETTING_TEXT, AT(kernel), IS_RUN},
+    {"cpu", SETTING_TEXT, AT(cpu), IS_RUN},
+    {"compiler", SETTING_TEXT, AT(compiler), IS_RUN},
+    {"greta", SETTING_TEXT, AT(greta), IS_RUN},
+    {"n_thread", SETTING_I32, AT(n_thread), IS_RUN},
+    {"n_chunk", SETTING_I32, AT(n_chunk), IS_RUN},
+    {"n_ctx", SETTING_I32, AT(n_ctx), IS_RUN},
+    {"n_sequence", SETTING_I32, AT(n_sequence), IS_RUN},
+    {"prompt_id", SETTING_TEXT, AT(prompt_id), 0},
+    {"stages", SETTING_TEXT, AT(selection_stages), 0},
+    {"layers", SETTING_TEXT, AT(selection_layers), 0},
+    {"phases", SETTING_TEXT, AT(selection_phases), 0},
+    {"tokens", SETTING_TEXT, AT(selection_tokens), 0},
+    {"sample", SETTING_I64, AT(sample), 0},
+    {"notes", SETTING_TEXT, AT(notes), 0},
+};
+#define N_SETTING (sizeof settings / sizeof settings[0])
+
+static const char *setting_value(const setting *s, const trace_header *header,
+                                 char out[ESCAPED_MAX])
+{
+    const uint8_t *member = (const uint8_t *)header + s->offset;
+    int32_t narrow;
+    int64_t wide;
+    uint64_t hash;
+    switch (s->kind) {
+    case SETTING_TEXT:
+        escape((const char *)member, strlen((const char *)member), out);
+        break;
+    case SETTING_I32:
+        memcpy(&narrow, member, sizeof narrow);
+        snprintf(out, ESCAPED_MAX, "%" PRId32, narrow);
+        break;
+    case SETTING_I64:
+        memcpy(&wide, member, sizeof wide);
+        snprintf(out, ESCAPED_MAX, "%" PRId64, wide);
+        break;
+    case SETTING_HASH:
+        memcpy(&hash, member, sizeof hash);
+        snprintf(out, ESCAPED_MAX, "%016" PRIx64, hash);
+        break;
+    }
+    return out;
+}
+
+static bool setting_is_equal(const comparison *c, const setting *s)
+{
+    char value[2][ESCAPED_MAX];
+    return strcmp(setting_value(s, &c->t[0]->header, value[0]),
+                  setting_value(s, &c->t[1]->header, value[1])) == 0;
+}
+
+/* The first setting of this role that differs; NULL: none does. */
+static const setting *setting_differs(const comparison *c, unsigned role)
+{
+    for (size_t i = 0; i < N_SETTING; i++) {
+        if ((settings[i].role & role) != 0 && !setting_is_equal(c, &settings[i])) {
+            return &settings[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- Counting -------------------------------------------------------------------------------- */
+
+static void count_pairs(comparison *c)
+{
+    for (size_t i = 0; i < c->pairs.n_pair; i++) {
+        const pair *p = &c->pairs.pair[i];
+        stage_count *count = &c->stage[p->record[0]->name];
+        pair_difference difference;
+        pair_compare(p, &difference);
+        count->paired++;
+        if (difference.state == PAIR_DIFFERS) {
+            count->differ++;
+            c->n_differ++;
+            if (c->first == NULL) {
+                c->first = p;
+                c->difference = difference;
+            }
+        } else if (difference.state == PAIR_UNMEASURED) {
+            count->unmeasured++;
+            c->n_unmeasured++;
+        } else {
+            c->n_equal++;
+            c->n_input_only += difference.in == PAIR_DIFFERS || difference.weight == PAIR_DIFFERS;
+        }
+    }
+}
+
+static void count_rows(comparison *c)
+{
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < c->t[side]->n_record; i++) {
+            const trace_record *record = &c->t[side]->record[i];
+            c->stage[record->name].row[side] += record->kind == TRACE_ROW;
+        }
+        for (size_t i = 0; i < c->pairs.n_alone[side]; i++) {
+            c->n_alone[side][c->pairs.alone[side][i].field]++;
+        }
+    }
+}
+
+/* ---- Verdict --------------------------------------------------------------------------------- */
+
+static void decide(comparison *c, greta_status verdict, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void decide(comparison *c, greta_status verdict, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(c->why, sizeof c->why, format, args);
+    va_end(args);
+    c->verdict = verdict;
+}
+
+/* The field that most rows without a partner differ in. */
+static pair_field field_of_most(const comparison *c)
+{
+    pair_field most = PAIR_STAGE;
+    for (int f = 0; f < PAIR_FIELD_COUNT; f++) {
+        if (c->n_alone[0][f] + c->n_alone[1][f] > c->n_alone[0][most] + c->n_alone[1][most]) {
+            most = (pair_field)f;
+        }
+    }
+    return most;
+}
+
+/* Whether the comparison is empty, and why. */
+static bool judge_empty(comparison *c)
+{
+    const trace *a = c->t[0], *b = c->t[1];
+    const setting *shape = setting_differs(c, IS_SHAPE);
+    bool is_same_body = a->n_record == b->n_record && a->body_sum == b->body_sum;
+    if (is_same_body && a->header_sum == b->header_sum) {
+        decide(c, GRETA_NO_VERDICT, "nothing was compared: both are the same trace");
+    } else if (shape != NULL) {
+        char value[2][ESCAPED_MAX];
+        decide(c, GRETA_NO_VERDICT, "nothing was compared: %s is %.60s and %.60s", shape->name,
+               setting_value(shape, &a->header, value[0]),
+               setting_value(shape, &b->header, value[1]));
+    } else if (c->pairs.n_row[0] == 0 || c->pairs.n_row[1] == 0) {
+        decide(c, GRETA_NO_VERDICT, "nothing was compared: %s has no rows",
+               c->pairs.n_row[0] == 0 ? "A" : "B");
+    } else if (c->pairs.n_pair == 0) {
+        pair_field most = field_of_most(c);
+        decide(
+            c, GRETA_NO_VERDICT, "nothing was compared: no row has a partner, most for their %s%s",
+            pair_field_name(most), most == PAIR_PREFIX ? " (the prompts are other tokens)" : "");
+    } else if (is_same_body && setting_differs(c, IS_RUN) == NULL) {
+        decide(c, GRETA_NO_VERDICT,
+               "nothing was compared: two runs of one configuration, equal to the last bit");
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void judge(comparison *c)
+{
+    const setting *broken = setting_differs(c, IS_PROMISE);
+    size_t n_prefix = c->n_alone[0][PAIR_PREFIX] + c->n_alone[1][PAIR_PREFIX];
+    size_t n_twice = c->n_alone[0][PAIR_PASS] + c->n_alone[1][PAIR_PASS];
+    if (judge_empty(c)) {
+        return;
+    }
+    if (c->n_differ > 0 && broken == NULL && c->t[0]->header.model_hash != 0) {
+        decide(c, GRETA_FAULT, "%zu of %zu pairs differ where equal bits are promised", c->n_differ,
+               c->pairs.n_pair);
+    } else if (c->n_differ > 0) {
+        decide(c, GRETA_NO_VERDICT,
+               "%zu of %zu pairs differ, and nothing promises equal bits (%s differs)", c->n_differ,
+               c->pairs.n_pair, broken == NULL ? "an unknown model" : broken->name);
+    } else if (c->n_unmeasured > 0) {
+        decide(c, GRETA_NO_VERDICT, "%zu of %zu pairs were not measured on both sides",
+               c->n_unmeasured, c->pairs.n_pair);
+    } else if (n_prefix > 0) {
+        decide(c, GRETA_NO_VERDICT,
+               "the %zu pairs are equal, but %zu rows are of other tokens (prefix)",
+               c->pairs.n_pair, n_prefix);
+    } else if (n_twice > 0) {
+        decide(c, GRETA_NO_VERDICT,
+               "the %zu pairs are equal, but %zu rows have a key that stands twice in a pass",
+               c->pairs.n_pair, n_twice);
+    } else {
+        decide(c, GRETA_OK, "all %zu pairs are equal, bit for bit", c->pairs.n_pair);
+    }
+}
+
+/* ---- Text ------------------------------------------------------------------------------------ */
+
+static const char *state_name(pair_state state)
+{
+    return state == PAIR_EQUAL ? "equal" : state == PAIR_DIFFERS ? "differ" : "not measured";
+}
+
+static void text_side(text *out, const comparison *c, int side)
+{
+    const trace *t = c->t[side];
+    char shown[ESCAPED_MAX];
+    text_format(out, "%c  %s: %s, %zu rows", side == 0 ? 'A' : 'B',
+                escape(t->path, strlen(t->path), shown), t->status, c->pairs.n_row[side]);
+    if (strcmp(t->status, "complete") != 0 && t->n_record > 0) {
+        const trace_record *last = &t->record[t->n_record - 1];
+        text_string(out, "; incomplete after ");
+        if (last->layer >= 0) {
+            text_format(out, "layer %d, ", last->layer);
+        }
+        text_string(out, stage_name(last->name));
+    }
+    text_string(out, "\n");
+}
+
+static void text_settings(text *out, const comparison *c)
+{
+    char value[2][ESCAPED_MAX];
+    text_string(out, "\nconfiguration\n");
+    for (size_t i = 0; i < N_SETTING; i++) {
+        setting_value(&settings[i], &c->t[0]->header, value[0]);
+        setting_value(&settings[i], &c->t[1]->header, value[1]);
+        bool is_equal = setting_is_equal(c, &settings[i]);
+        if (!is_equal) {
+            text_format(out, "  %-16s %s  |  %s\n", settings[i].name, value[0], value[1]);
+        } else if (value[0][0] != '\0') {
+            text_format(out, "  %-16s %s\n", settings[i].name, value[0]);
+        }
+    }
+}
+
+static void text_counts(text *out, const comparison *c)
+{
+    text_format(out, "\npaired %zu: %zu equal, %zu differ, %zu not measured\n", c->pairs.n_pair,
+                c->n_equal, c->n_differ, c->n_unmeasured);
+    if (c->n_input_only > 0) {
+        text_format(out, "  of the equal ones, %zu read operands that differ\n", c->n_input_only);
+    }
+    for (int side = 0; side < 2; side++) {
+        const size_t *n = c->n_alone[side];
+        text_format(out, "only in %c: %zu", side == 0 ? 'A' : 'B',
+                    c->pairs.n_alone[side] - n[PAIR_PASS]);
+        for (int f = 0; f < PAIR_PASS; f++) {
+            if (n[f] > 0) {
+                text_format(out, ", %zu for their %s", n[f], pair_field_name((pair_field)f));
+            }
+        }
+        if (n[PAIR_PASS] > 0) {
+            text_format(out, "; %zu NOT COMPARABLE, their key stands twice in a pass",
+                        n[PAIR_PASS]);
+        }
+        text_string(out, "\n");
+    }
+}
+
+static void text_row_difference(text *out, const pair_difference *d, const pair *p)
+{
+    char number[3][NUMBER_MAX];
+    const trace_tensor *a = &p->record[0]->out[d->out], *b = &p->record[1]->out[d->out];
+    const row_difference *row = &d->row;
+    if (row->is_shape) {
+        text_format(out, "  %" PRId64 " values of %s  |  %" PRId64 " of %s\n", a->n,
+                    dtype_name(a->type), b->n, dtype_name(b->type));
+        return;
+    }
+    if (row->n_compared > 0) {
+        text_format(out, "  %" PRId64 " of %" PRId64 " kept values differ (%" PRId64 " in the row)",
+                    row->n_differ, row->n_compared, a->n);
+    }
+    if (row->largest >= 0) {
+        text_format(out, ", at most by %s (value %" PRId64 ": %s  |  %s)",
+                    number_scientific(row->abs_max, 3, number[0]), row->largest,
+                    number_f32((float)row->value[0], number[1]),
+                    number_f32((float)row->value[1], number[2]));
+    }
+    if (row->largest >= 0 && row->has_ulp) {
+        text_format(out, ", %" PRIu64 " ulp", row->ulp_max);
+    }
+    text_string(out, row->n_compared > 0 ? "\n" : "");
+    if (row->n_nonfinite > 0) {
+        text_format(out, "  %" PRId64 " of them are not finite on a side\n", row->n_nonfinite);
+    }
+    text_format(out, "  hash %016" PRIx64 "  |  %016" PRIx64 "\n", a->hash.ordered,
+                b->hash.ordered);
+    if (a->hash.bag == b->hash.bag && a->hash.ordered != b->hash.ordered) {
+        text_string(out, "  the same values in another order, by the order-free hash\n");
+    }
+    text_format(out, "  sum of squares %s  |  %s\n", number_f32(a->sumsq, number[0]),
+                number_f32(b->sumsq, number[1]));
+}
+
+static void text_place(text *out, const trace_record *r)
+{
+    if (r->layer >= 0) {
+        text_format(out, "layer %d, ", r->layer);
+    }
+    text_format(out, "%s, position %d (token %d)", stage_name(r->name), r->position, r->token);
+}
+
+static void text_first(text *out, const comparison *c)
+{
+    const pair_difference *d = &c->difference;
+    const trace_record *a, *b;
+    if (c->first == NULL) {
+        text_string(out, "\nno difference\n");
+        return;
+    }
+    a = c->first->record[0];
+    b = c->first->record[1];
+    text_string(out, "\nfirst difference: ");
+    text_place(out, a);
+    text_format(out, "\n  %s pass %" PRId64 " row %d  |  %s pass %" PRId64 " row %d\n",
+                a->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", a->pass, a->row,
+                b->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", b->pass, b->row);
+    if (d->out >= 0) {
+        text_row_difference(out, d, c->first);
+    } else if (d->number == NULL) {
+        text_format(out, "  %d outputs  |  %d\n", a->n_out, b->n_out);
+    }
+    if (a->has_norm && b->has_norm) {
+        char number[4][NUMBER_MAX];
+        text_format(out, "  eps %s, count %" PRId64 ", inv_rms %s  |  %s, %" PRId64 ", %s\n",
+                    number_f32(a->eps, number[0]), a->count, number_f32(a->inv_rms, number[1]),
+                    number_f32(b->eps, number[2]), b->count, number_f32(b->inv_rms, number[3]));
+    }
+    text_format(out, "  its inputs: %s; its weights: %s\n", state_name(d->in),
+                state_name(d->weight));
+}
+
+static void text_coverage(text *out, const comparison *c)
+{
+    const char *separator = "";
+    text_string(out, "\ncoverage                 A        B    pairs   differ  not measured\n");
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        const stage_count *n = &c->stage[s];
+        if (n->row[0] + n->row[1] > 0) {
+            text_format(out, "  %-14s %9zu%9zu%9zu%9zu%14zu\n", stage_name((stage)s), n->row[0],
+                        n->row[1], n->paired, n->differ, n->unmeasured);
+        }
+    }
+    text_string(out, "not looked at: ");
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        if (c->stage[s].paired == 0) {
+            text_format(out, "%s%s", separator, stage_name((stage)s));
+            separator = ", ";
+        }
+    }
+    text_string(out, separator[0] == '\0' ? "no stage\n" : "\n");
+}
+
+static void print_text(text *out, const comparison *c)
+{
+    text_side(out, c, 0);
+    text_side(out, c, 1);
+    text_settings(out, c);
+    text_counts(out, c);
+    text_first(out, c);
+    text_coverage(out, c);
+    text_format(out, "\n%s: %s\n",
+                c->verdict == GRETA_OK      ? "equal"
+                : c->verdict == GRETA_FAULT ? "fault"
+                                            : "no verdict",
+                c->why);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static void put_text(text *json, const char *key, const char *value)
+{
+    json_put_key(json, key);
+    json_put_string(json, value, strlen(value));
+}
+
+static void put_count(text *json, const char *key, uint64_t value)
+{
+    json_put_key(json, key);
+    json_put_whole(json, (int64_t)value);
+}
+
+static void put_open(text *json, const char *key)
+{
+    json_put_key(json, key);
+    text_string(json, "{");
+}
+
+static void json_side(text *json, const comparison *c, int side)
+{
+    const trace *t = c->t[side];
+    put_open(json, side == 0 ? "a" : "b");
+    put_text(json, "path", t->path);
+    put_text(json, "status", t->status);
+    put_count(json, "rows", c->pairs.n_row[side]);
+    put_open(json, "alone");
+    for (int f = 0; f < PAIR_FIELD_COUNT; f++) {
+        put_count(json, pair_field_name((pair_field)f), c->n_alone[side][f]);
+    }
+    text_string(json, "}");
+    put_open(json, "configuration");
+    for (size_t i = 0; i < N_SETTING; i++) {
+        char value[ESCAPED_MAX];
+        put_text(json, settings[i].name, setting_value(&settings[i], &t->header, value));
+    }
+    text_string(json, "}}");
+}
+
+static void json_first(text *json, const comparison *c)
+{
+    const pair_difference *d = &c->difference;
+    const row_difference *row = &d->row;
+    char number[NUMBER_MAX];
+    json_put_key(json, "first_difference");
+    if (c->first == NULL) {
+        text_string(json, "null");
+        return;
+    }
+    text_string(json, "{");
+    for (int side = 0; side < 2; side++) {
+        const trace_record *r = c->first->record[side];
+        put_open(json, side == 0 ? "a" : "b");
+        put_count(json, "record", r->n);
+        put_text(json, "phase", r->phase == GRETA_PHASE_DECODE ? "decode" : "prefill");
+        put_count(json, "pass", (uint64_t)r->pass);
+        put_count(json, "row", (uint64_t)r->row);
+        text_string(json, "}");
+    }
+    put_text(json, "stage", stage_name(c->first->record[0]->name));
+    json_put_key(json, "layer");
+    json_put_whole(json, c->first->record[0]->layer);
+    put_count(json, "position", (uint64_t)c->first->record[0]->position);
+    put_count(json, "token", (uint64_t)c->first->record[0]->token);
+    put_text(json, "what", d->number != NULL ? d->number : d->out < 0 ? "outputs" : "values");
+    put_text(json, "inputs", state_name(d->in));
+    put_text(json, "weights", state_name(d->weight));
+    if (d->out >= 0 && !row->is_shape) {
+        put_count(json, "n_compared", (uint64_t)row->n_compared);
+        put_count(json, "n_differ", (uint64_t)row->n_differ);
+        put_count(json, "n_nonfinite", (uint64_t)row->n_nonfinite);
+    }
+    if (d->out >= 0 && row->largest >= 0) {
+        put_count(json, "largest", (uint64_t)row->largest);
+        json_put_key(json, "abs_max");
+        text_string(json, number_f64(row->abs_max, number));
+    }
+    if (d->out >= 0 && row->largest >= 0 && row->has_ulp) {
+        put_count(json, "ulp_max", row->ulp_max);
+    }
+    text_string(json, "}");
+}
+
+static void print_json(text *json, const comparison *c)
+{
+    text_string(json, "{");
+    put_text(json, "verdict",
+             c->verdict == GRETA_OK      ? "equal"
+             : c->verdict == GRETA_FAULT ? "fault"
+                                         : "no_verdict");
+    put_text(json, "why", c->why);
+    put_count(json, "paired", c->pairs.n_pair);
+    put_count(json, "equal", c->n_equal);
+    put_count(json, "differ", c->n_differ);
+    put_count(json, "unmeasured", c->n_unmeasured);
+    put_count(json, "operands_differ", c->n_input_only);
+    json_first(json, c);
+    put_open(json, "stages");
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        const stage_count *n = &c->stage[s];
+        put_open(json, stage_name((stage)s));
+        put_count(json, "a", n->row[0]);
+        put_count(json, "b", n->row[1]);
+        put_count(json, "paired", n->paired);
+        put_count(json, "differ", n->differ);
+        put_count(json, "unmeasured", n->unmeasured);
+        text_string(json, "}");
+    }
+    text_string(json, "}");
+    json_side(json, c, 0);
+    json_side(json, c, 1);
+    text_string(json, "}\n");
+}
+
+/* ---- The call -------------------------------------------------------------------------------- */
+
+static greta_status compare(comparison *c, const char *const path[2], greta_error *err)
+{
+    GRETA_TRY(trace_open(path[0], &c->t[0], err));
+    GRETA_TRY(trace_open(path[1], &c->t[1], err));
+    GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
+    count_rows(c);
+    count_pairs(c);
+    judge(c);
+    return GRETA_OK;
+}
+
+greta_status greta_compare(const char *path_a, const char *path_b, int json, char **out,
+                           greta_status *verdict, greta_error *err)
+{
+    const char *const path[2] = {path_a, path_b};
+    text printed = {0};
+    *out = NULL;
+    *verdict = GRETA_OK;
+    comparison *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        return error_memory(err, "comparison", sizeof *c);
+    }
+    greta_status status = compare(c, path, err);
+    if (status == GRETA_OK) {
+        (json ? print_json : print_text)(&printed, c);
+        status = text_take(&printed, out, err);
+        *verdict = status == GRETA_OK ? c->verdict : GRETA_OK;
+    }
+    pairing_free(&c->pairs);
+    trace_close(c->t[0]);
+    trace_close(c->t[1]);
+    free(c);
+    return status;
+}
