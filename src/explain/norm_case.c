@@ -59,7 +59,7 @@ static bool trace_has_stage(const trace *t, stage name)
     return false;
 }
 
-/* Hash of row `row` of a pass in an INDEX record; false: not one of its rows, or not kept. */
+/* Hash of an INDEX record's row, of its consecutive positions; false: it has no such row. */
 static bool index_hash(const trace_record *index, int64_t row, row_hash *hash)
 {
     const trace_tensor *out = &index->out[0];
@@ -85,7 +85,7 @@ static bool produced_hash(const trace *t, const trace_record *of, stage name, in
             *hash = r->out[0].hash;
             return true;
         }
-        if (r->kind == TRACE_INDEX && index_hash(r, of->row - r->row, hash)) {
+        if (r->kind == TRACE_INDEX && index_hash(r, of->position - r->first_position, hash)) {
             return true;
         }
     }
