@@ -58,15 +58,14 @@ static void test_error_first_wins(void **state)
     assert_string_equal(err.message, "first 1");
     assert_string_equal(err.subject, "");
     assert_int_equal(err.position, 16);
-    error_subject(&err, "key %d", 3);
-    error_subject(&err, "key %d", 4);
-    error_file(&err, "a.gguf");
-    error_file(&err, "b.gguf");
-    error_hint(&err, "%s", "mend it");
-    error_hint(&err, "%s", "leave it");
+    error_subject(&err, "%d", 3);
+    error_subject(&err, "%d", 4);
+    error_file(&err, "a");
+    error_file(&err, "b");
+    error_hint(&err, "%s", "m");
+    error_hint(&err, "%s", "n");
     char line[GRETA_ERROR_LINE];
-    assert_string_equal(greta_error_line(&err, line),
-                        "greta: a.gguf: byte 16: key 3: first 1; mend it");
+    assert_string_equal(greta_error_line(&err, line), "greta: a: byte 16: 3: first 1; m");
     /* NULL is allowed everywhere. */
     assert_int_equal(error_set(NULL, GRETA_IO, "x"), GRETA_IO);
     assert_int_equal(error_at(NULL, GRETA_IO, GRETA_PLACE_LINE, 1, "x"), GRETA_IO);
@@ -111,6 +110,16 @@ static void test_error_line_escapes(void **state)
     error_hint(&err, "h\xe2\x80\xae");
     assert_string_equal(greta_error_line(&err, line),
                         "greta: caf\\xc3\\xa9: s\\x7f: m\\x0a\\x1b[31m; h\\xe2\\x80\\xae");
+    err = (greta_error){0}; /* of a long path the end, in 400 columns */
+    error_set(&err, GRETA_IO, "x");
+    memset(err.file, 0xff, sizeof err.file - 1);
+    greta_error_line(&err, line);
+    assert_int_equal(strlen(line), strlen("greta: ...") + 400 + strlen(": x"));
+    assert_memory_equal(line, "greta: ...\\xff\\xff", 18);
+    assert_string_equal(line + strlen(line) - 7, "\\xff: x");
+    memset(err.file + 100, 0, sizeof err.file - 100);
+    greta_error_line(&err, line);
+    assert_memory_equal(line, "greta: \\xff\\xff", 15);
     /* The worst case in every field stays inside the line and is terminated. */
     memset(&err, 0xff, sizeof err);
     err.code = GRETA_BAD_INPUT;
@@ -121,6 +130,14 @@ static void test_error_line_escapes(void **state)
     err.hint[sizeof err.hint - 1] = '\0';
     greta_error_line(&err, line);
     assert_in_range(strlen(line), 1200, GRETA_ERROR_LINE - 1);
+    size_t longest = 0;
+    for (size_t i = 0; i < 8; i++) { /* every remainder, so that one fills the line exactly */
+        err.message[i] = 'm';
+        size_t length = strlen(greta_error_line(&err, line));
+        assert_in_range(length, 1200, GRETA_ERROR_LINE - 1);
+        longest = length > longest ? length : longest;
+    }
+    assert_int_equal(longest, GRETA_ERROR_LINE - 1);
     for (const char *c = line; *c != '\0'; c++) {
         assert_in_range(*c, 0x20, 0x7e);
     }
@@ -147,10 +164,20 @@ static void test_error_fields_cut(void **state)
     assert_string_equal(err.file + sizeof err.file - 10, "/end.gguf");
     assert_in_range(strlen(greta_error_line(&err, line)), 1, GRETA_ERROR_LINE - 1);
     assert_non_null(strstr(line, "/end.gguf: www"));
-    char cut[PATH_CUT_MAX], fits[PATH_CUT_MAX];
-    memset(fits, 'p', sizeof fits);
-    fits[PATH_CUT_MAX - 1] = '\0';
-    assert_string_equal(path_cut(fits, cut), fits);
+    /* Both sides of the limits. */
+    char cut[PATH_CUT_MAX], path[PATH_CUT_MAX + 1];
+    memset(path, 'p', sizeof path);
+    path[PATH_CUT_MAX] = '\0';
+    assert_int_equal(strlen(path_cut(path, cut)), PATH_CUT_MAX - 1);
+    assert_memory_equal(cut, "...pp", 5);
+    path[PATH_CUT_MAX - 1] = '\0';
+    assert_string_equal(path_cut(path, cut), path);
+    for (size_t n = sizeof err.message - 1; n <= sizeof err.message; n++) {
+        err = (greta_error){0};
+        error_set(&err, GRETA_IO, "%.*s", (int)n, wide);
+        assert_int_equal(strlen(err.message), sizeof err.message - 1);
+        assert_int_equal(err.message[sizeof err.message - 2], n < sizeof err.message ? 'w' : '.');
+    }
 }
 
 static void test_escape(void **state)
@@ -176,6 +203,8 @@ static void test_error_reason(void **state)
 {
     (void)state;
     assert_string_equal(error_reason(ENOSPC), "no space left");
+    assert_string_equal(error_reason(EACCES), "permission denied");
+    assert_string_equal(error_reason(EXDEV), "on another file system");
     assert_string_equal(error_reason(ENOENT), "no such file or folder");
     assert_string_equal(error_reason(INT_MAX), "system error");
 }
@@ -220,6 +249,7 @@ static void test_text(void **state)
         text_format(&t, "%d:%s;", i, i % 3 ? "odd" : "");
         used += (size_t)n;
         assert_int_equal(t.length, used);
+        text_format(&t, "%s", "");
         text_string(&t, "s");
         text_append(&t, "a\0b", 3);
         memcpy(plain + used, "sa\0b", 5);
@@ -381,6 +411,11 @@ static void test_file_mapped(void **state)
     mapped_file_close(&file);
     assert_false(mapped_file_changed(&file));
 
+    write_plain(path, "1");
+    assert_int_equal(mapped_file_open(path, &file, NULL), GRETA_OK);
+    assert_memory_equal(file.data, "1", 1);
+    mapped_file_close(&file);
+
     write_plain(path, "");
     assert_int_equal(mapped_file_open(path, &file, NULL), GRETA_OK);
     assert_null(file.data);
@@ -457,12 +492,14 @@ static void test_file_write(void **state)
     assert_int_equal(file_write(in_folder("no/such"), "x", 1, &err), GRETA_IO);
     assert_string_equal(err.message, "cannot write: no such file or folder");
     assert_string_equal(err.file, in_folder("no/such"));
-    /* Never replaces a device or folder by a file. */
+    /* Never replaces a pipe, device or folder by a file. (The test keeps to its own folder: when
+     * this check breaks, only the pipe is lost.) */
     err = (greta_error){0};
-    assert_int_equal(file_write("/dev/null", "x", 1, &err), GRETA_IO);
-    assert_string_equal(err.message, "cannot write: is a device (a regular file is needed)");
+    assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0);
+    assert_int_equal(file_write(in_folder("pipe"), "x", 1, &err), GRETA_IO);
+    assert_string_equal(err.message, "cannot write: is a pipe (a regular file is needed)");
     err = (greta_error){0};
-    assert_int_equal(file_write(folder, "x", 1, &err), GRETA_IO);
+    assert_int_equal(file_write(in_folder("."), "x", 1, &err), GRETA_IO);
     assert_string_equal(err.message, "cannot write: is a folder");
 }
 
@@ -475,11 +512,13 @@ static void test_file_write_no_space(void **state)
     snprintf(path, sizeof path, "%s/kept", folder);
     snprintf(partial, sizeof partial, "%s.partial", path);
     assert_int_equal(file_write(path, "old", 3, NULL), GRETA_OK);
-    assert_int_equal(symlink("/dev/full", partial), 0);
     /* A link in the partial's place is not followed. */
+    write_plain(in_folder("target"), "untouched");
+    assert_int_equal(symlink(in_folder("target"), partial), 0);
     assert_int_equal(file_write(path, "new", 3, &err), GRETA_IO);
     assert_string_equal(err.message, "cannot write: too many symbolic links");
     check_content(path, "old");
+    check_content(in_folder("target"), "untouched");
     assert_int_equal(unlink(partial), 0);
     /* A size limit of 2 bytes stands in for the full disk. */
     pid_t child = fork();
@@ -499,25 +538,34 @@ static void test_file_write_no_space(void **state)
     check_content(path, "old");
 }
 
+/* Relative paths, from inside the test's folder: nothing can be made outside it. */
 static void test_folder_make(void **state)
 {
     (void)state;
     greta_error err = {0};
     struct stat status;
-    assert_int_equal(folder_make(in_folder("a/b//c/"), &err), GRETA_OK);
-    assert_int_equal(stat(in_folder("a/b/c"), &status), 0);
+    int here = open(".", O_RDONLY | O_DIRECTORY);
+    assert_int_equal(chdir(folder), 0);
+    assert_int_equal(folder_make("long/b//c/", &err), GRETA_OK);
+    assert_int_equal(stat("long/b/c", &status), 0);
     assert_true(S_ISDIR(status.st_mode));
-    assert_int_equal(folder_make(in_folder("a/b"), &err), GRETA_OK);
-    assert_int_equal(folder_make("/", &err), GRETA_OK);
-    write_plain(in_folder("a/file"), "x");
-    assert_int_equal(folder_make(in_folder("a/file"), &err), GRETA_IO);
+    assert_int_equal(access("lon", F_OK), -1);
+    assert_int_equal(folder_make("long/b", &err), GRETA_OK);
+    assert_int_equal(folder_make(".", &err), GRETA_OK);
+    write_plain("long/file", "x");
+    assert_int_equal(folder_make("long/file", &err), GRETA_IO);
     assert_string_equal(err.message, "cannot make the folder: exists already");
     err = (greta_error){0};
-    assert_int_equal(folder_make(in_folder("a/file/below"), &err), GRETA_IO);
-    assert_string_equal(err.file, in_folder("a/file/below"));
+    assert_int_equal(folder_make("long/file/below", &err), GRETA_IO);
+    assert_string_equal(err.file, "long/file/below");
     err = (greta_error){0};
     assert_int_equal(folder_make("", &err), GRETA_IO);
     assert_string_equal(err.message, "cannot make the folder: its name is empty");
+    assert_int_equal(fchdir(here), 0);
+    close(here);
+    /* Absolute, where the parents exist and may not be made. */
+    assert_int_equal(folder_make(in_folder("long/d"), NULL), GRETA_OK);
+    assert_int_equal(access(in_folder("long/d"), F_OK), 0);
 }
 
 /* ---- Arithmetic on input ---------------------------------------------------------------------- */
@@ -730,8 +778,8 @@ static int remove_folder(void **state)
 {
     (void)state;
     static const char *const files[] = {"fifo",   "plain",    "mapped", "changing",
-                                        "report.md", "kept", "a/file"};
-    static const char *const folders[] = {"a/b/c", "a/b", "a"};
+                                        "report.md", "kept", "pipe", "target", "long/file"};
+    static const char *const folders[] = {"long/b/c", "long/b", "long/d", "long"};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         unlink(in_folder(files[i]));
     }

@@ -32,6 +32,8 @@ static greta_status parse_copy(size_t size, gguf **g, uint8_t **copy, greta_erro
     return gguf_parse(*copy, size, g, err);
 }
 
+static greta_error refusal; /* of the last refuse() */
+
 /* The builder's bytes must be refused with a line that holds `core`. */
 static void refuse(const char *core)
 {
@@ -46,6 +48,7 @@ static void refuse(const char *core)
     }
     assert_int_equal(err.code, GRETA_BAD_INPUT);
     assert_null(g);
+    refusal = err;
     free(copy);
 }
 
@@ -95,6 +98,16 @@ static void test_magic(void **state)
         {"gguf\3\0\0\0", 8, "not a GGUF file (starts with \"gguf\\x03\\x00\\x00\\x00\")"},
         {" ", 1, "not a GGUF file (starts with \" \")"},
         {"<htm", 4, "not a GGUF file (starts with \"<htm\")"},
+        {"x!DOCTYPE html", 14, "not a GGUF file"},
+        {"\x40\0\0\0\0\0\0\0", 8, "not a GGUF file"},
+        {"\x40\0\0\0\0\0\1\0{", 9, "not a GGUF file"}, /* 2^48 bytes of JSON */
+        {"\x40\0\0\0\0\0\0\1{", 9, "not a GGUF file"},
+        {"\x40\0\0\0\0\0\0\0{", 9, "looks like a safetensors file"},
+        {"PK\003\004", 4, "looks like a ZIP archive"},
+        {"PK\003", 3, "not a GGUF file"},
+        {"\t\r<html", 7, "looks like a web page"},
+        {"{", 1, "looks like a JSON text"},
+        {"\t\r\n ", 4, "not a GGUF file"},
     };
     b.size = 0;
     refuse("greta: empty file (a GGUF file starts with 24 header bytes)"); /* G01 */
@@ -103,6 +116,7 @@ static void test_magic(void **state)
         put(&b, others[i].bytes, others[i].n);
         refuse("greta: not a GGUF file (starts with ");
         refuse(others[i].core);
+        assert_int_equal(refusal.hint[0] != '\0', strstr(others[i].core, "looks like") != NULL);
     }
 }
 
@@ -523,6 +537,7 @@ static void test_shapes(void **state)
     refuse_one(&(tensor_info){"t", 0, 0, 3, {1 << 21, 1 << 21, 1 << 22}}, 64,
                "tensor \"t\": element count overflows");
     refuse_one(&(tensor_info){"t", 0, 0, 2, {two62, 2}}, 64, "element count overflows");
+    refuse_one(&(tensor_info){"t", 0, 0, 1, {INT64_MAX}}, 64, "tensor \"t\": size overflows");
     refuse_one(&(tensor_info){"t", 0, 0, 1, {two62 - 1}}, 64, /* G20 */
                "tensor \"t\": size overflows when aligned");
     refuse_one(&(tensor_info){"t", 0, 0, 1, {two62}}, 64, "tensor \"t\": size overflows");
@@ -547,6 +562,8 @@ static void test_types(void **state)
         {UINT32_MAX, "tensor \"t\": unknown type 4294967295 (supported: "},
         {10, "tensor \"t\": type 10 (Q2_K) is not supported (F32, F16, BF16"},
         {23, "tensor \"t\": type 23 (IQ4_XS) is not supported ("},
+        {9, "tensor \"t\": type 9 (Q8_1) is not supported ("},
+        {40, "tensor \"t\": unknown type 40 (supported: "},
         {28, "tensor \"t\": type 28 (F64) is not supported ("},
         {39, "tensor \"t\": type 39 (MXFP4) is not supported ("},
     };

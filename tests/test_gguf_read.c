@@ -51,10 +51,11 @@ static void put_scalars(void)
     put_key(&b, "v.i64", 11), put_u64(&b, (uint64_t)INT64_MIN);
     put_key(&b, "v.f64", 12), put_u64(&b, bits);
     put_key(&b, "v.nan", 6), put_u32(&b, 0x7fc00000u);
+    put_key(&b, "v.zero", 5), put_u32(&b, 0);
     put_key(&b, "v.raw", 8), put_bytes(&b, "a\xff", 2);
 }
 
-#define N_SCALAR 14
+#define N_SCALAR 15
 #define N_ARRAY 4
 
 static void put_arrays(void)
@@ -149,6 +150,7 @@ static void test_integers(void **state)
     uint64_t value = 77;
     assert_int_equal(gguf_get_u64(g, "v.none", 0, &value, NULL), GRETA_OK);
     assert_int_equal(value, 77);
+    check_u64(g, "v.zero", 0);
     /* Present and of another kind is wrong also when it is not needed. */
     assert_int_equal(gguf_get_u64(g, "v.string", 0, &value, NULL), GRETA_BAD_INPUT);
     gguf_close(g);
@@ -300,7 +302,7 @@ static void test_describe_text(void **state)
 {
     (void)state;
     static const char *const lines[] = {
-        "GGUF version 3, alignment 64, ", "\nmetadata: 19 keys\n",
+        "GGUF version 3, alignment 64, ", "\nmetadata: 20 keys\n",
         "\n  v.u8               u8             200\n", "\n  v.i8               i8             -128\n",
         "u64            18446744073709551615\n", "i64            -9223372036854775808\n",
         "\n  v.f32              f32            1e-05\n", "f64            -0.1\n",
@@ -388,7 +390,7 @@ static void test_describe_json(void **state)
     assert_int_equal(json_integer_value(json_object_get(root, "n_parameters")), 5632);
     assert_int_equal(json_integer_value(json_object_get(root, "bytes_weights")), 7044);
     assert_int_equal(json_integer_value(json_object_get(root, "hole_bytes")), 64);
-    assert_int_equal(json_array_size(json_object_get(root, "metadata")), 19);
+    assert_int_equal(json_array_size(json_object_get(root, "metadata")), 20);
     assert_int_equal(json_array_size(json_object_get(root, "warnings")), 1);
     assert_int_equal(json_object_size(json_object_get(root, "types")), N_TYPE);
     json_t *tensor = json_array_get(json_object_get(root, "tensors"), 10);
@@ -403,19 +405,91 @@ static void test_describe_json(void **state)
     free(copy);
 }
 
-/* A directory with nothing in it can be described, too. */
+static char *describe(int json)
+{
+    gguf *g;
+    char *text;
+    assert_int_equal(gguf_parse(b.data, b.size, &g, NULL), GRETA_OK);
+    assert_int_equal(gguf_describe(g, json, &text, NULL), GRETA_OK);
+    gguf_close(g);
+    return text;
+}
+
 static void test_describe_empty(void **state)
 {
     (void)state;
-    gguf *g;
-    char *text;
     put_header(&b, 0, 0);
-    assert_int_equal(gguf_parse(b.data, b.size, &g, NULL), GRETA_OK);
-    for (int json = 0; json < 2; json++) {
-        assert_int_equal(gguf_describe(g, json, &text, NULL), GRETA_OK);
+    char *text = describe(0);
+    assert_string_equal(text, "GGUF version 3, alignment 32, 24 B (24 bytes)\n\nmetadata: 0 keys\n"
+                              "\ntensors: 0\n\nparameters: 0\nweights: 0 B (0 bytes)\n");
+    free(text);
+    text = describe(1);
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    assert_int_equal(json_array_size(json_object_get(root, "metadata")), 0);
+    assert_int_equal(json_array_size(json_object_get(root, "tensors")), 0);
+    assert_int_equal(json_array_size(json_object_get(root, "warnings")), 0);
+    assert_int_equal(json_object_size(json_object_get(root, "types")), 0);
+    json_decref(root);
+    free(text);
+}
+
+/* Columns follow the widest name, the first one here; a name over 60 columns does not count. */
+static void test_describe_columns(void **state)
+{
+    (void)state;
+    char name[80];
+    memset(name, 'n', sizeof name);
+    put_header(&b, 1, 4);
+    put_key_u32(&b, "first.and.widest", 1);
+    put_key_u32(&b, "k", 2);
+    name[61] = '\0';
+    put_key_u32(&b, name, 3);
+    put_key_u32(&b, "general.alignment", 4);
+    put_tensor(&b, &(tensor_info){"one", 0, 4, 2, {1, 1}}); /* a hole of 4 bytes before it */
+    put_data(&b, 4, 8);
+    char *text = describe(0);
+    assert_non_null(strstr(text, "\n  k                  u32            2\n"));
+    assert_non_null(strstr(text, "\n  name  shape  type          bytes        offset\n"));
+    assert_non_null(strstr(text, "\n  one   1 x 1  F32               4  "));
+    assert_non_null(strstr(text, "\nwarning: 4 bytes of the data belong to no tensor\n"));
+    free(text);
+    name[60] = '\0';
+    put_header(&b, 0, 2);
+    put_key_u32(&b, name, 1);
+    put_key_u32(&b, "k", 2);
+    text = describe(0);
+    char *row = strstr(text, "\n  k ");
+    assert_int_equal(strspn(row + 4, " "), 59 + 2);
+    free(text);
+}
+
+/* Long strings are whole in JSON, also those that are not UTF-8; the largest i64 is a number. */
+static void test_describe_json_strings(void **state)
+{
+    (void)state;
+    char raw[200], expected[4 * 200 + 1];
+    for (size_t length = 126; length <= 131; length++) {
+        for (size_t i = 0; i < length; i++) {
+            raw[i] = (char)(i % 3 ? 'a' + (int)(i % 26) : 0xf0);
+        }
+        size_t used = 0;
+        for (size_t i = 0; i < length; i++) {
+            used += (size_t)snprintf(expected + used, 5, i % 3 ? "%c" : "\\xf0", raw[i]);
+        }
+        put_header(&b, 0, 2);
+        put_key(&b, "raw", 8);
+        put_bytes(&b, raw, length);
+        put_key(&b, "big", 10);
+        put_u64(&b, INT64_MAX);
+        char *text = describe(1);
+        json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        json_t *value = json_object_get(metadata(root, "raw"), "value");
+        assert_string_equal(json_string_value(value), expected);
+        value = json_object_get(metadata(root, "big"), "value");
+        assert_true(json_is_integer(value) && json_integer_value(value) == INT64_MAX);
+        json_decref(root);
         free(text);
     }
-    gguf_close(g);
 }
 
 /* ---- Damage ----------------------------------------------------------------------------------- */
@@ -544,6 +618,7 @@ int main(void)
         cmocka_unit_test(test_items),         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_open),          cmocka_unit_test(test_describe_text),
         cmocka_unit_test(test_describe_json), cmocka_unit_test(test_describe_empty),
+        cmocka_unit_test(test_describe_columns), cmocka_unit_test(test_describe_json_strings),
         cmocka_unit_test(test_cut_everywhere), cmocka_unit_test(test_bits_turned),
         cmocka_unit_test(test_random_damage),
     };

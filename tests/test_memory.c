@@ -189,10 +189,12 @@ static bool job_text(greta_status *status, greta_error *err)
     char placeholder, *taken = &placeholder;
     text t = {0};
     for (int i = 0; i < 500; i++) {
-        text_format(&t, "line %d\n", i);
+        text_format(&t, "line %03d\n", i);
     }
     *status = text_take(&t, &taken, err);
-    bool is_clean = (*status == GRETA_OK || taken == NULL) && t.data == NULL;
+    /* All of it or an error: a text with a piece missing would be a lie. */
+    bool is_clean = (*status == GRETA_OK ? strlen(taken) == 500 * 9 : taken == NULL);
+    is_clean = is_clean && t.data == NULL;
     greta_free(*status == GRETA_OK ? taken : NULL);
     return is_clean;
 }

@@ -169,6 +169,12 @@ static greta_status check_count(const cursor *c, uint64_t n, const count_rule *r
     return GRETA_OK;
 }
 
+/* Zeroed; never NULL for being empty. n was checked against the size of the file. */
+static void *table_new(uint64_t n, size_t bytes)
+{
+    return calloc(n > 0 ? (size_t)n : 1, bytes);
+}
+
 static greta_status read_header(cursor *c, gguf *g)
 {
     static const count_rule tensors = {"tensors", 8, TENSOR_BYTES_MIN, LIMIT_GGUF_TENSORS};
@@ -188,11 +194,10 @@ static greta_status read_header(cursor *c, gguf *g)
     GRETA_TRY(check_count(c, n_key, &keys));
     g->n_tensor = (size_t)n_tensor;
     g->n_key = (size_t)n_key;
-    /* One more than needed, so that none is a zero-sized allocation. */
-    g->tensor = calloc(g->n_tensor + 1, sizeof *g->tensor);
-    g->key = calloc(g->n_key + 1, sizeof *g->key);
-    g->tensor_by_name = calloc(g->n_tensor + 1, sizeof *g->tensor_by_name);
-    g->key_by_name = calloc(g->n_key + 1, sizeof *g->key_by_name);
+    g->tensor = table_new(n_tensor, sizeof *g->tensor);
+    g->key = table_new(n_key, sizeof *g->key);
+    g->tensor_by_name = table_new(n_tensor, sizeof *g->tensor_by_name);
+    g->key_by_name = table_new(n_key, sizeof *g->key_by_name);
     if (g->tensor == NULL || g->key == NULL || g->tensor_by_name == NULL ||
         g->key_by_name == NULL) {
         return error_memory(c->err, "the directory",
@@ -528,7 +533,7 @@ static greta_status check_layout(const cursor *c, gguf *g)
     greta_status status = GRETA_OK;
     uint64_t end = g->data_offset; /* aligned end of what has been seen */
     const gguf_tensor *previous = NULL;
-    const gguf_tensor **order = calloc(g->n_tensor + 1, sizeof *order);
+    const gguf_tensor **order = table_new(g->n_tensor, sizeof *order);
     if (order == NULL) {
         return error_memory(c->err, "the directory", g->n_tensor * sizeof *order);
     }

@@ -175,10 +175,10 @@ static void text_tensors(text *t, const gguf *g)
     }
 }
 
-/* The file types in use, "210 Q4_1, 61 F32". */
+/* The file types in use, ": 210 Q4_1, 61 F32"; nothing where there are none. */
 static void text_types(text *t, const gguf *g)
 {
-    const char *separator = "";
+    const char *separator = ": ";
     for (uint32_t type = 0; type < DTYPE_ACT_Q8; type++) {
         size_t n = n_of_type(g, (dtype)type);
         if (n > 0) {
@@ -207,7 +207,7 @@ static greta_status describe_text(const gguf *g, char **out, greta_error *err)
                 g->version, g->alignment, number_bytes(g->size, bytes), g->size);
     text_keys(&t, g);
     text_tensors(&t, g);
-    text_format(&t, "\nparameters: %" PRIu64 "\nweights: %s (%" PRIu64 " bytes): ",
+    text_format(&t, "\nparameters: %" PRIu64 "\nweights: %s (%" PRIu64 " bytes)",
                 sum.n_parameter, number_bytes(sum.bytes, bytes), sum.bytes);
     text_types(&t, g);
     text_string(&t, "\n");
