@@ -160,18 +160,15 @@ static greta_status eval_say(const eval *self, greta_error *err)
 {
     double nll = self->nll_sum / (double)self->n_scored;
     double perplexity = exp_f64(nll);
-    const greta_session_options *o = &self->r.options;
     if (self->args->json) {
         return output_json(
-            json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:{s:i, s:s, s:s, s:s, s:i}}",
-                      "model", json_text(self->r.info.name, strlen(self->r.info.name)),
-                      "perplexity", json_number(perplexity), "nll", json_number(nll), "n",
+            json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:o}", "model",
+                      json_text(self->r.info.name, strlen(self->r.info.name)), "perplexity",
+                      json_number(perplexity), "nll", json_number(nll), "n",
                       (json_int_t)self->n_scored, "n_tokens", (json_int_t)self->text.tokens.n,
                       "windows", (json_int_t)self->n_windows, "window",
-                      (json_int_t)self->args->window, "bos", self->bos >= 0, "config", "n_thread", o->n_thread, "kv",
-                      o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
-                      o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu, "arithmetic",
-                      greta_version().arithmetic),
+                      (json_int_t)self->args->window, "bos", self->bos >= 0, "config",
+                      runner_config(&self->r)),
             err);
     }
     printf("perplexity %.6f\nnll %.9f\nn %zu\n", perplexity, nll, self->n_scored);

@@ -158,12 +158,6 @@ static greta_status list_folder(prompt_list *list, const greta_model *model,
 
 /* ---- The analysis ---------------------------------------------------------------------------- */
 
-static void isolate_progress(void *user, const char *what, size_t done, size_t total)
-{
-    (void)user;
-    progress(what, done, total);
-}
-
 static greta_isolate_options isolate_options(const isolate_args *args)
 {
     return (greta_isolate_options){
@@ -178,7 +172,7 @@ static greta_isolate_options isolate_options(const isolate_args *args)
         .from = args->from,
         .bytes_max = args->bytes_max,
         .overwrite = args->force,
-        .progress = isolate_progress,
+        .progress = progress_parts,
     };
 }
 

@@ -118,7 +118,8 @@ static greta_status run_prefill(run *self, size_t *n_fed, greta_error *err)
     }
     want[self->prompt->n - 1] = 1;
     feed_args feed = {.id = self->prompt->id, .n = self->prompt->n, .phase = GRETA_PHASE_PREFILL,
-                      .want = want, .sink = logits_keep, .user = &self->keeper, .progress = "prompt"};
+                      .want = want, .sink = logits_keep, .user = &self->keeper,
+                      .progress = "prompt"};
     greta_status status = runner_feed(&self->r, &feed, n_fed, err);
     free(want);
     return status;
@@ -172,13 +173,7 @@ static greta_status run_generate(run *self, greta_error *err)
 static json_t *run_config(const run *self)
 {
     const run_args *args = self->args;
-    const greta_session_options *o = &self->r.options;
-    json_t *config = json_pack(
-        "{s:o, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s}", "model_file",
-        json_text(self->r.model_path, strlen(self->r.model_path)), "greta",
-        greta_version().library, "arithmetic", greta_version().arithmetic, "n_ctx", o->n_ctx,
-        "n_chunk", o->n_chunk, "n_thread", o->n_thread, "kv", o->kv == GRETA_KV_F32 ? "f32" : "f16",
-        "act", o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu);
+    json_t *config = runner_config(&self->r);
     json_t *sampler = json_pack(
         "{s:s, s:o, s:I, s:o, s:o, s:o}", "name", "splitmix64-1", "temperature",
         json_number(args->temp), "top_k", (json_int_t)args->top_k, "top_p",

@@ -101,6 +101,7 @@ static greta_status trace_pair(const trace_args *args, greta_model *model,
         .out = args->out,
         .bytes_max = args->trace.bytes_max,
         .overwrite = args->force,
+        .progress = progress_parts,
     };
     return greta_trace_pair(model, &prompt, &options, err);
 }

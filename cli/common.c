@@ -437,6 +437,17 @@ void runner_close(runner *r)
     *r = (runner){0};
 }
 
+json_t *runner_config(const runner *r)
+{
+    const greta_session_options *o = &r->options;
+    return json_pack("{s:o, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s}", "model_file",
+                     json_text(r->model_path, strlen(r->model_path)), "greta",
+                     greta_version().library, "arithmetic", greta_version().arithmetic, "n_ctx",
+                     o->n_ctx, "n_chunk", o->n_chunk, "n_thread", o->n_thread, "kv",
+                     o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
+                     o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu);
+}
+
 greta_status runner_fits(const runner *r, size_t n_prompt, greta_error *err)
 {
     if (n_prompt <= (size_t)r->options.n_ctx) {

@@ -6,6 +6,8 @@
 
 #include "args.h"
 
+#include <jansson.h>
+
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define POSITIONS_MAX 16777216 /* --ctx, -n */
 
@@ -83,6 +85,8 @@ typedef struct runner {
 /* Makes the session of an opened model. */
 greta_status runner_open(runner *r, const session_args *args, greta_error *err);
 void runner_close(runner *r);
+/* What results depend on; and threads, chunk, kernels, on which they do not. NULL: no memory. */
+json_t *runner_config(const runner *r);
 /* A prompt is never cut: one that does not fit the context is refused. */
 greta_status runner_fits(const runner *r, size_t n_prompt, greta_error *err);
 

@@ -132,17 +132,12 @@ static int dispatch(int argc, char **argv, greta_error *err)
 int main(int argc, char **argv)
 {
     greta_error err = {0};
-    char line[GRETA_ERROR_LINE];
     output_start();
     variables_check();
     int code = dispatch(argc, argv, &err);
-    if (output_is_broken()) {
+    if (output_end(&err)) {
         signal(SIGPIPE, SIG_DFL);
         raise(SIGPIPE);
     }
-    if (err.code) {
-        fprintf(stderr, "%s\n", greta_error_line(&err, line));
-        code = code ? code : (int)err.code;
-    }
-    return code;
+    return code ? code : (int)err.code;
 }

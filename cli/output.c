@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 static bool is_broken;
+static int bar_percent = -1; /* of the progress bar on the screen; -1: there is none */
 static volatile sig_atomic_t signal_seen;
 
 /* ---- Errors ---------------------------------------------------------------------------------- */
@@ -104,6 +105,8 @@ void output_start(void)
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an error of write, with its reason */
 }
 
+static void bar_clear(void);
+
 static greta_status output_failed(greta_error *err)
 {
     is_broken = is_broken || errno == EPIPE;
@@ -117,6 +120,7 @@ greta_status output_flush(greta_error *err)
 
 greta_status output_bytes(const void *bytes, size_t n, greta_error *err)
 {
+    bar_clear();
     return n && fwrite(bytes, 1, n, stdout) != n ? output_failed(err) : GRETA_OK;
 }
 
@@ -151,8 +155,13 @@ greta_status output_json(json_t *value, greta_error *err)
     return status ? status : output_flush(err);
 }
 
-bool output_is_broken(void)
+bool output_end(const greta_error *err)
 {
+    char line[GRETA_ERROR_LINE];
+    bar_clear();
+    if (err->code && !is_broken) {
+        fprintf(stderr, "%s\n", greta_error_line(err, line));
+    }
     return is_broken;
 }
 
@@ -247,27 +256,49 @@ void note(const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    bar_clear();
     fprintf(stderr, "greta: note: %s\n", text);
+}
+
+static void bar_clear(void)
+{
+    if (bar_percent >= 0) {
+        fprintf(stderr, "\r\033[K");
+        fflush(stderr);
+        bar_percent = -1;
+    }
 }
 
 void progress(const char *what, uint64_t done, uint64_t total)
 {
     static const char full[] = "##############################";
-    static int shown = -1; /* percent on the screen */
+    static char shown[48];
     int width = (int)sizeof full - 1;
     int percent = total ? (int)((done < total ? done : total) * 100 / total) : 0;
     if (!isatty(STDERR_FILENO)) {
         return;
     }
-    if (total && done >= total) {
-        fprintf(stderr, "\r\033[K");
-        shown = -1;
-    } else if (percent != shown) {
-        fprintf(stderr, "\r\033[K%s [%-*.*s] %3d %%", what, width, width * percent / 100, full,
-                percent);
-        shown = percent;
+    if (percent == 100) {
+        bar_clear();
+    } else if (percent != bar_percent || strncmp(what, shown, sizeof shown - 1) != 0) {
+        snprintf(shown, sizeof shown, "%s", what);
+        fprintf(stderr, "\r\033[K[%-*.*s] %3d %% %s", width, width * percent / 100, full, percent,
+                shown);
+        fflush(stderr);
+        bar_percent = percent;
     }
-    fflush(stderr);
+}
+
+void progress_parts(void *user, const char *what, size_t done, size_t total)
+{
+    char q[QUOTED_MAX];
+    (void)user;
+    quoted(what, strlen(what), q);
+    if (done == 0) {
+        note("%s", q);
+    } else {
+        progress(q, done, total);
+    }
 }
 
 const char *bytes_text(uint64_t bytes, char out[32])

@@ -39,8 +39,9 @@ greta_status output_json(json_t *value, greta_error *err);
 /* What a library function gave: malloc'd text, freed here. */
 greta_status output_take(char *text, greta_error *err);
 greta_status output_flush(greta_error *err);
-/* Whether the reader of stdout went away: then the program ends without a word. */
-bool output_is_broken(void);
+/* The last words: the line of an error, if there is one. Returns whether the reader of stdout went
+ * away, as when `head` has seen enough: then there are no words. */
+bool output_end(const greta_error *err);
 
 /* JSON values that cannot fail on strange content: bytes that are no UTF-8 become U+FFFD. */
 json_t *json_text(const char *bytes, size_t n);
@@ -52,8 +53,10 @@ json_t *json_ids(const int32_t *id, size_t n);
 
 /* "greta: note: ..." */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* A bar on a terminal, nothing otherwise. It disappears when done = total. */
+/* A bar on a terminal, nothing otherwise. It goes when done = total or anything else is said. */
 void progress(const char *what, uint64_t done, uint64_t total);
+/* The callback of greta_isolate: a part that begins is said in a line of its own, with its size. */
+void progress_parts(void *user, const char *what, size_t done, size_t total);
 const char *bytes_text(uint64_t bytes, char out[32]); /* "97.3 MiB" */
 
 /* ---- Files ---------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@ about itself (text and ids, threads and chunks) or recomputes its figures here.
 """
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -247,9 +248,10 @@ def test_documented(cli):
     for command in ("run", "trace", "isolate", "compare", "faults", "inspect", "tokenize", "eval",
                     "pull"):
         assert f"## greta {command}" in text
-        for word in answer(cli(command, "--help")).decode().split():
-            if word.startswith("--") and len(word) > 2:
-                assert f"`{word}" in text, f"{command} {word}"
+        flags = re.findall(r"^  (-\w, )?(--[\w-]+)", answer(cli(command, "--help")).decode(), re.M)
+        assert len(flags) > 1
+        for _, flag in flags:
+            assert f"`{flag}`" in text, f"{command} {flag}"
 
 
 def test_version(cli):
