@@ -1,9 +1,8 @@
 /* test_gguf.c - the GGUF directory: what it refuses, in which words, and what it accepts.
  *
- * Each G-case of the catalogue of bad inputs is built byte by byte and must give exit code 3 and its
- * message; a valid file cut at every byte, and with every bit turned, must give an answer or a
- * refusal. Every buffer handed to the parser is a heap block of its exact size, so that the
- * address sanitizer sees the first byte read too many.
+ * Each G-case of the catalogue of bad inputs is built byte by byte and must give exit code 3 and
+ * its message. Every buffer handed to the parser is a heap block of its exact size, so that the
+ * address sanitizer sees the first byte read too many. Damage at random: test_gguf_read.c.
  */
 #include "base/limits.h"
 #include "format/gguf.h"
@@ -71,7 +70,7 @@ static void accept_and_close(void)
     free(copy);
 }
 
-/* ---- Header: G01 to G07 ----------------------------------------------------------------------- */
+/* ---- Header: G01 to G07 ---------------------------------------------------------------------- */
 
 static void test_magic(void **state)
 {
@@ -81,7 +80,8 @@ static void test_magic(void **state)
         size_t n;
         const char *core;
     } others[] = {
-        {"FUGG....", 8, "(starts with \"FUGG....\"); looks like a GGUF file with its bytes swapped"},
+        {"FUGG....", 8,
+         "(starts with \"FUGG....\"); looks like a GGUF file with its bytes swapped"},
         {"\x40\0\0\0\0\0\0\0{\"a\":1}", 15,
          "(starts with \"@\\x00\\x00\\x00\\x00\\x00\\x00\\x00\"); looks like a safetensors file"},
         {"PK\003\004\024\0\0\0", 8, "looks like a ZIP archive"},
@@ -236,7 +236,7 @@ static void test_count_limits(void **state)
     refuse("declares 65537 tensors (at most 65536)");
 }
 
-/* ---- Keys: G08 to G16 ------------------------------------------------------------------------- */
+/* ---- Keys: G08 to G16 ------------------------------------------------------------------------ */
 
 static void test_key_names(void **state)
 {
@@ -370,7 +370,8 @@ static void test_arrays(void **state)
     put_header(&b, 0, 1); /* G14 */
     put_array(&b, "x", 10, UINT64_C(1) << 61);
     put_data(&b, 1, 100);
-    refuse("byte 41: key \"x\": array of 2305843009213693952 u64 needs more bytes than the 100 left");
+    refuse("byte 41: key \"x\": "
+           "array of 2305843009213693952 u64 needs more bytes than the 100 left");
     put_header(&b, 0, 1);
     put_array(&b, "x", 0, UINT64_C(1) << 30);
     put_data(&b, 1, 1024);
@@ -498,7 +499,7 @@ static void test_split(void **state)
     accept_and_close();
 }
 
-/* ---- Tensors: G17 to G26 ---------------------------------------------------------------------- */
+/* ---- Tensors: G17 to G26 --------------------------------------------------------------------- */
 
 /* One tensor, with `bytes` bytes of data behind. */
 static void put_one(const tensor_info *t, size_t bytes)

@@ -100,7 +100,7 @@ static gguf *open_sample(uint8_t **copy)
     return g;
 }
 
-/* ---- Getters ---------------------------------------------------------------------------------- */
+/* ---- Getters --------------------------------------------------------------------------------- */
 
 static void check_u64(const gguf *g, const char *name, uint64_t expected)
 {
@@ -264,7 +264,7 @@ static void test_tensors(void **state)
     gguf_close(NULL);
 }
 
-/* ---- Files ------------------------------------------------------------------------------------ */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static void test_open(void **state)
 {
@@ -296,21 +296,23 @@ static void test_open(void **state)
     assert_null(g);
 }
 
-/* ---- Descriptions ----------------------------------------------------------------------------- */
+/* ---- Descriptions ---------------------------------------------------------------------------- */
 
 static void test_describe_text(void **state)
 {
     (void)state;
     static const char *const lines[] = {
         "GGUF version 3, alignment 64, ", "\nmetadata: 20 keys\n",
-        "\n  v.u8               u8             200\n", "\n  v.i8               i8             -128\n",
+        "\n  v.u8               u8             200\n",
+        "\n  v.i8               i8             -128\n",
         "u64            18446744073709551615\n", "i64            -9223372036854775808\n",
         "\n  v.f32              f32            1e-05\n", "f64            -0.1\n",
         "bool           true\n", "string         \"caf\\xc3\\xa9 \\x1b[0m\"\n",
         "f32            nan\n", "string         \"a\\xff\"\n",
         "i16[8]         0, -1, 2, -3, 4, -5, ...\n",
         "string[3]      \"one\", \"\", \"three\"\n", "f32[2]         0.1, -inf\n",
-        "bool[0]        \n", "\ntensors: 11\n  name        shape    type          bytes        offset\n",
+        "bool[0]        \n",
+        "\ntensors: 11\n  name        shape    type          bytes        offset\n",
         "\n  t10.weight  256 x 2  Q6_K            420  ", "\nparameters: 5632\n",
         "\nweights: 6.9 KiB (7044 bytes): 1 F32, 1 F16, 1 Q4_0, ",
         "\nwarning: 64 bytes of the data belong to no tensor\n",
@@ -492,7 +494,7 @@ static void test_describe_json_strings(void **state)
     }
 }
 
-/* ---- Damage ----------------------------------------------------------------------------------- */
+/* ---- Damage ---------------------------------------------------------------------------------- */
 
 static uint64_t sink; /* keeps the reads below */
 

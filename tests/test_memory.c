@@ -1,9 +1,9 @@
 /* test_memory.c - what happens when memory runs out: the n-th allocation fails, once or from then
- * on, for n = 1, 2, ... until the job finishes. Each run must give the right answer or GRETA_IO with
- * its outputs nulled, and free all it took. (After SQLite's malloc loops.)
+ * on, for n = 1, 2, ... until the job finishes. Each run must give the right answer or GRETA_IO
+ * with its outputs nulled, and free all it took. (After SQLite's malloc loops.)
  *
- * This program defines malloc and its kin itself, in front of the C library's. The sanitizers do the
- * same, so under them there is nothing to test here.
+ * This program defines malloc and its kin itself, in front of the C library's. The sanitizers do
+ * the same, so under them there is nothing to test here.
  */
 #include "base/error.h"
 #include "base/file.h"
@@ -96,7 +96,7 @@ EXPORTED void free(void *memory)
     __libc_free(memory);
 }
 
-/* ---- The loop --------------------------------------------------------------------------------- */
+/* ---- The loop -------------------------------------------------------------------------------- */
 
 /* Does its work with *err and frees what it got; asserts nothing itself, because an assertion that
  * fails jumps out with the counting on. False: an output was not nulled on failure. */
@@ -135,7 +135,7 @@ static void check_job(memory_job job, int n_min)
     assert_in_range(run_to_success(job, true), n_min, 9999);
 }
 
-/* ---- Jobs ------------------------------------------------------------------------------------- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 static builder b;
 

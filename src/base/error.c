@@ -189,7 +189,7 @@ void assert_failed(const char *expression, const char *file, int line)
     abort();
 }
 
-/* ---- Escaping --------------------------------------------------------------------------------- */
+/* ---- Escaping -------------------------------------------------------------------------------- */
 
 static size_t escaped_columns(unsigned char byte)
 {
@@ -223,7 +223,7 @@ const char *escape(const char *bytes, size_t n, char out[ESCAPED_MAX])
     return out;
 }
 
-/* ---- The line --------------------------------------------------------------------------------- */
+/* ---- The line -------------------------------------------------------------------------------- */
 
 typedef struct line_writer {
     char *out;

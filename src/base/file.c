@@ -125,7 +125,7 @@ int mapped_file_changed(const mapped_file *file)
            mtime_ns(&status) != file->mtime_ns || status.st_ino != file->inode;
 }
 
-/* ---- Writing ---------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 static bool is_folder(const char *path)
 {

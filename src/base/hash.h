@@ -48,7 +48,8 @@ static inline uint32_t hash_float_bits(float value)
 /* Hash of the token ids 0..pos: prefix_hash(prefix of pos-1, token at pos); start from 0. */
 static inline uint64_t hash_prefix(uint64_t previous, int32_t token)
 {
-    uint64_t h = (previous ^ ((uint64_t)(uint32_t)token + 0x9e3779b97f4a7c15u)) * 0xff51afd7ed558ccdu;
+    uint64_t h = previous ^ ((uint64_t)(uint32_t)token + 0x9e3779b97f4a7c15u);
+    h *= 0xff51afd7ed558ccdu;
     h = (h ^ (h >> 32)) * 0xc4ceb9fe1a85ec53u;
     return h ^ (h >> 29);
 }

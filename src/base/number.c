@@ -43,7 +43,7 @@ typedef struct decimal {
     int n, point;
 } decimal;
 
-/* ---- Big integers ----------------------------------------------------------------------------- */
+/* ---- Big integers ---------------------------------------------------------------------------- */
 
 static void big_set(big *b, uint64_t value)
 {
@@ -135,7 +135,7 @@ static void big_subtract(big *a, const big *b)
     }
 }
 
-/* ---- Digits ----------------------------------------------------------------------------------- */
+/* ---- Digits ---------------------------------------------------------------------------------- */
 
 /* value = r / s * 10^point, and the half-gaps below and above in units of the same fraction. */
 typedef struct fraction {
@@ -256,7 +256,7 @@ static void decimal_rounded(decimal *d, const binary *b, int places, bool from_p
     }
 }
 
-/* ---- Text ------------------------------------------------------------------------------------- */
+/* ---- Text ------------------------------------------------------------------------------------ */
 
 static binary binary_from_bits(uint64_t bits, int mantissa_bits, int exponent_bits)
 {

@@ -116,7 +116,7 @@ bool utf8_is_valid(const char *bytes, size_t n)
     return true;
 }
 
-/* ---- Ranges ----------------------------------------------------------------------------------- */
+/* ---- Ranges ---------------------------------------------------------------------------------- */
 
 /* Reads a whole number at *cursor, at most `end`; false: there is none. Saturates. */
 static bool range_number(const char **cursor, const char *end, uint64_t *number)

@@ -17,7 +17,7 @@ typedef struct text {
 
 void text_append(text *t, const char *bytes, size_t n);
 void text_string(text *t, const char *string);
-/* printf style; no floating-point conversions (they follow the locale): use the number_ functions. */
+/* printf style; no floating-point conversions (they follow the locale): see number_ below. */
 void text_format(text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Hands the malloc'd string over ("" if empty) and zeroes *t. */
 greta_status text_take(text *t, char **string, greta_error *err);
@@ -28,8 +28,8 @@ void text_free(text *t);
 /* Shortest decimal that reads back as the same float / double: "0.1", "1e-05", "nan", "-inf". */
 const char *number_f32(float value, char out[NUMBER_MAX]);
 const char *number_f64(double value, char out[NUMBER_MAX]);
-/* `digits` after the point, 0 to NUMBER_DIGITS_MAX (clamped). Rounded to nearest, ties to even, on the
- * exact value, whatever the rounding mode of the caller. */
+/* `digits` after the point, 0 to NUMBER_DIGITS_MAX (clamped). Rounded to nearest, ties to even, on
+ * the exact value, whatever the rounding mode of the caller. */
 #define NUMBER_DIGITS_MAX 17
 /* C's %.<digits>e with a point: "1.241e-02". */
 const char *number_scientific(double value, int digits, char out[NUMBER_MAX]);
@@ -39,7 +39,8 @@ const char *number_fixed(double value, int digits, char out[NUMBER_MAX]);
 /* "97.3 MiB" */
 const char *number_bytes(uint64_t bytes, char out[NUMBER_MAX]);
 
-/* Whether the bytes are UTF-8: no overlong form, no surrogate, nothing above U+10FFFF. NUL is allowed. */
+/* Whether the bytes are UTF-8: no overlong form, no surrogate, nothing above U+10FFFF. NUL is
+ * allowed. */
 bool utf8_is_valid(const char *bytes, size_t n);
 
 /* "0,3-5,all" -> a set over [0, n). A malformed text or a number >= n: GRETA_USAGE, naming `flag`.

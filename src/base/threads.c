@@ -156,7 +156,7 @@ static void signals_for_workers(sigset_t *blocked)
     sigdelset(blocked, SIGILL);
 }
 
-/* Creates workers until n_thread or a failure; returns how many threads there are, caller included. */
+/* Creates workers up to n_thread or a failure; returns the number of threads, caller included. */
 static int32_t workers_start(thread_pool *pool, int32_t n_thread, thread_create create)
 {
     sigset_t blocked, before;

@@ -22,7 +22,7 @@ greta_status thread_pool_new_with(int32_t n_thread, thread_create create, thread
 void thread_pool_free(thread_pool *pool); /* NULL is fine */
 int32_t thread_pool_size(const thread_pool *pool);
 /* Runs work on every thread and returns when all are done. One caller at a time; `work` must not
- * call it again. Workers have the floating-point environment of fpenv.h; the caller sets its own. */
+ * call it again. Workers have the environment of fpenv.h; the caller sets its own. */
 void thread_pool_run(thread_pool *pool, thread_work work, void *user);
 int32_t thread_online(void); /* CPUs this process may use, 1 to LIMIT_THREADS */
 

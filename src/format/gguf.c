@@ -40,7 +40,7 @@ typedef struct cursor {
     greta_error *err;
 } cursor;
 
-/* ---- Cursor ----------------------------------------------------------------------------------- */
+/* ---- Cursor ---------------------------------------------------------------------------------- */
 
 static uint64_t bytes_left(const cursor *c)
 {
@@ -122,7 +122,7 @@ static greta_status read_name(cursor *c, uint64_t length_max, char **name)
     return GRETA_OK;
 }
 
-/* ---- Header ----------------------------------------------------------------------------------- */
+/* ---- Header ---------------------------------------------------------------------------------- */
 
 static greta_status read_magic(cursor *c)
 {
@@ -206,7 +206,7 @@ static greta_status read_header(cursor *c, gguf *g)
     return GRETA_OK;
 }
 
-/* ---- Keys ------------------------------------------------------------------------------------- */
+/* ---- Keys ------------------------------------------------------------------------------------ */
 
 static greta_status read_kind(cursor *c, gguf_kind *kind)
 {
@@ -359,7 +359,7 @@ static greta_status apply_keys(gguf *g, greta_error *err)
     return GRETA_OK;
 }
 
-/* ---- Tensors ---------------------------------------------------------------------------------- */
+/* ---- Tensors --------------------------------------------------------------------------------- */
 
 static greta_status read_shape(cursor *c, gguf_tensor *t, uint64_t *n_element)
 {
@@ -483,7 +483,7 @@ static greta_status read_tensors(cursor *c, gguf *g)
     return index_tensors(g, c->err);
 }
 
-/* ---- Data ------------------------------------------------------------------------------------- */
+/* ---- Data ------------------------------------------------------------------------------------ */
 
 /* Turns offsets into places in the file; every tensor must end inside it, used or not. */
 static greta_status place_tensors(const cursor *c, gguf *g)
@@ -561,7 +561,7 @@ static greta_status check_layout(const cursor *c, gguf *g)
     return status;
 }
 
-/* ---- Opening ---------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static greta_status parse(const uint8_t *data, uint64_t size, gguf *g, greta_error *err)
 {

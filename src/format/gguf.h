@@ -2,8 +2,9 @@
  *
  * File: header {magic "GGUF", u32 version, u64 n_tensor, u64 n_key}, keys, tensor infos, padding to
  * general.alignment, tensor data (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
- * Everything is checked at open (BAD_INPUTS rules R1-R8): a gguf that opened has tensors whose bytes
- * lie inside the file, are aligned, do not overlap, and have unique names; keys are unique UTF-8.
+ * Everything is checked at open (BAD_INPUTS rules R1-R8): a gguf that opened has tensors whose
+ * bytes lie inside the file, are aligned, do not overlap, and have unique names; keys are unique
+ * UTF-8 without NUL.
  * Strings point into the mapping and are NOT NUL-terminated unless said. No model knowledge here.
  */
 #ifndef GRETA_FORMAT_GGUF_H
@@ -65,16 +66,21 @@ void gguf_close(gguf *g);
 
 const gguf_key *gguf_find_key(const gguf *g, const char *name);          /* NULL: absent */
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);    /* NULL: absent */
-/* 0 when absent and `needed` is 0 (then *value is untouched); GRETA_BAD_INPUT when needed and absent
- * or of another kind, naming both kinds. Any unsigned or non-negative integer kind reads as u64. */
-greta_status gguf_get_u64(const gguf *g, const char *name, int needed, uint64_t *value, greta_error *err);
-greta_status gguf_get_f32(const gguf *g, const char *name, int needed, float *value, greta_error *err);
-greta_status gguf_get_bool(const gguf *g, const char *name, int needed, int *value, greta_error *err);
-greta_status gguf_get_string(const gguf *g, const char *name, int needed, gguf_string *value, greta_error *err);
+/* 0 when absent and `needed` is 0 (then *value is untouched); GRETA_BAD_INPUT when needed and
+ * absent or of another kind, naming both kinds. Any unsigned or non-negative integer kind reads as
+ * u64. */
+greta_status gguf_get_u64(const gguf *g, const char *name, int needed, uint64_t *value,
+                          greta_error *err);
+greta_status gguf_get_f32(const gguf *g, const char *name, int needed, float *value,
+                          greta_error *err);
+greta_status gguf_get_bool(const gguf *g, const char *name, int needed, int *value,
+                           greta_error *err);
+greta_status gguf_get_string(const gguf *g, const char *name, int needed, gguf_string *value,
+                             greta_error *err);
 /* Walks an array of strings: *cursor starts at key->data; the caller loops key->n times. */
 gguf_string gguf_next_string(const uint8_t **cursor);
-/* Item i < n of an array, or the value of a scalar (i = 0), widened. i64: integers and bool, a u64 above
- * INT64_MAX saturates. f64: these and floats. Asking for another kind is the caller's bug. */
+/* Item i < n of an array, or the value of a scalar (i = 0), widened. i64: integers and bool, a u64
+ * above INT64_MAX saturates. f64: these and floats. Asking for another kind is the caller's bug. */
 int64_t gguf_item_i64(const gguf_key *key, uint64_t i);
 double gguf_item_f64(const gguf_key *key, uint64_t i);
 

@@ -69,7 +69,7 @@ static uint64_t item_u64(const gguf_key *key, uint64_t i)
     return value;
 }
 
-/* ---- Text ------------------------------------------------------------------------------------- */
+/* ---- Text ------------------------------------------------------------------------------------ */
 
 static void text_escaped(text *t, const char *bytes, size_t n)
 {
@@ -217,7 +217,7 @@ static greta_status describe_text(const gguf *g, char **out, greta_error *err)
     return text_take(&t, out, err);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 /* jansson refuses NULL values, so one failed allocation makes every enclosing call fail; `failed`
  * collects the outcome and is looked at once. */

@@ -38,7 +38,7 @@ uint64_t gguf_kind_bytes(gguf_kind kind)
     return is_kind(kind) ? kinds[kind].bytes : 0;
 }
 
-/* ---- Finding ---------------------------------------------------------------------------------- */
+/* ---- Finding --------------------------------------------------------------------------------- */
 
 static int compare_key_name(const void *name, const void *element)
 {
@@ -64,7 +64,7 @@ const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name)
     return found != NULL ? *found : NULL;
 }
 
-/* ---- Values ----------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 static uint64_t load(const uint8_t *bytes, uint64_t n)
 {
@@ -137,7 +137,7 @@ gguf_string gguf_next_string(const uint8_t **cursor)
     return string;
 }
 
-/* ---- Typed getters ---------------------------------------------------------------------------- */
+/* ---- Typed getters --------------------------------------------------------------------------- */
 
 static greta_status fail(const gguf_key *key, const char *message, greta_error *err)
 {
