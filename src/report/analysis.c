@@ -61,6 +61,16 @@ void analysis_conclude(analysis *a)
     a->verdict = worst ? worst->verdict : GRETA_NO_VERDICT;
 }
 
+bool analysis_has_traces(const analysis *a)
+{
+    for (size_t i = 0; i < a->n_prompt; i++) {
+        if (a->prompt[i].side[SIDE_A].is_present || a->prompt[i].side[SIDE_B].is_present) {
+            return true;
+        }
+    }
+    return false;
+}
+
 const norm_line *analysis_decisive(const analysis_prompt *p)
 {
     for (size_t i = 0; i < p->n_norm; i++) {

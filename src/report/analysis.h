@@ -122,6 +122,8 @@ void analysis_free(analysis *a);
 void analysis_conclude(analysis *a);
 /* The prompt the headline is about: the first with the worst verdict. */
 const analysis_prompt *analysis_worst(const analysis *a);
+/* Whether a row of any prompt was recorded. */
+bool analysis_has_traces(const analysis *a);
 /* The norm a prompt's verdict stands on; NULL: the first divergence is no norm, or there is none. */
 const norm_line *analysis_decisive(const analysis_prompt *p);
 /* "A_input_selection", "NONE"; for no verdict the state, "NOT_COMPARABLE". */

@@ -1,10 +1,12 @@
-/* human.c - the analysis as text on a terminal: first the answer in one sentence, then the tables, then
- * for each prompt what its verdict stands on, then what was compared, and how to do it again.
+/* human.c - the analysis as text on a terminal: first the answer in one sentence, then the norm table,
+ * then for each prompt what its answer stands on, then what the whole is worth (coverage, instrument,
+ * configuration, what was not looked at), and how to do it again.
  *
- * Exit codes and verdicts are the same as in the other writers; nothing is said here that
- * analysis.json does not hold.
+ * Nothing is said here that analysis.json does not hold.
  */
 #include "report/table.h"
+
+#include <string.h>
 
 static bool has_norms(const analysis *a)
 {
@@ -28,6 +30,25 @@ static void write_norms(text *t, const analysis *a)
                    "other buffers and rows\nby design.\n");
 }
 
+/* ---- Prompts ----------------------------------------------------------------------------------- */
+
+/* Judged norms beside the one that decides: later faults, and plants that changed nothing. */
+static void write_others(text *t, const analysis_prompt *p)
+{
+    for (size_t k = 0; k < p->n_norm && p->why == REASON_NONE; k++) {
+        const norm_line *norm = &p->norm[k];
+        bool is_plain = norm->found.state == VERDICT_EQUAL && !norm->found.changed_no_bit;
+        if (norm->is_decisive || is_plain || norm->found.state == VERDICT_INHERITED) {
+            continue;
+        }
+        char layer[LAYER_MAX];
+        text_string(t, "  also: ");
+        say_norm(t, LANG_EN, norm);
+        text_format(t, ": layer %s; %s\n", layer_text(norm->layer, layer),
+                    analysis_bucket(norm->found.state, norm->found.cause));
+    }
+}
+
 static void write_window(text *t, const analysis_prompt *p)
 {
     if (p->first == p->n_stage) {
@@ -36,34 +57,8 @@ static void write_window(text *t, const analysis_prompt *p)
     text_string(t, "\n");
     size_t n = table_window(t, p, TABLE_TEXT);
     if (n < p->n_stage) {
-        text_format(t, "(%zu other stages are in analysis.tsv)\n", p->n_stage - n);
+        text_format(t, "(and %zu other stages, in analysis.tsv and analysis.json)\n", p->n_stage - n);
     }
-}
-
-/* Judged norms beside the one that decides: later faults, and plants that changed nothing. */
-static void write_others(text *t, const analysis_prompt *p)
-{
-    for (size_t k = 0; k < p->n_norm; k++) {
-        const norm_line *norm = &p->norm[k];
-        bool is_plain = norm->found.state == VERDICT_EQUAL && !norm->found.changed_no_bit;
-        if (norm->is_decisive || is_plain || norm->found.state == VERDICT_INHERITED ||
-            p->why != REASON_NONE) {
-            continue;
-        }
-        char layer[LAYER_MAX];
-        text_string(t, "  also: ");
-        say_norm(t, LANG_EN, norm);
-        text_format(t, ": layer %s; %s, %s\n", layer_text(norm->layer, layer),
-                    cause_name(norm->found.cause), verdict_state_name(norm->found.state));
-    }
-}
-
-static void write_line(text *t, const char *name, void (*say)(text *, lang, const analysis_prompt *),
-                       const analysis_prompt *p)
-{
-    text_format(t, "  %s: ", name);
-    say(t, LANG_EN, p);
-    text_string(t, "\n");
 }
 
 static void write_prompt(text *t, const analysis_prompt *p)
@@ -72,13 +67,10 @@ static void write_prompt(text *t, const analysis_prompt *p)
     text_format(t, "\n%s: ", p->id);
     say_prompt(t, LANG_EN, p);
     text_string(t, "\n");
-    for (int s = 0; s < SIDE_COUNT; s++) {
-        text_format(t, "  %s: ", s == SIDE_A ? "prefill_last" : "decode0");
+    for (int s = 0; s < SIDE_COUNT && (p->side[SIDE_A].is_present || p->side[SIDE_B].is_present);
+         s++) {
+        text_string(t, s == SIDE_A ? "  prefill_last: " : "  decode0:      ");
         say_side(t, LANG_EN, &p->side[s]);
-        if (p->side[s].is_present) {
-            text_string(t, "\n    ");
-            say_configuration(t, &p->side[s].header);
-        }
         text_string(t, "\n");
     }
     if (norm) {
@@ -88,12 +80,72 @@ static void write_prompt(text *t, const analysis_prompt *p)
         text_string(t, t->length == before ? " none beyond the numbers.\n" : "\n");
     }
     write_others(t, p);
-    if (p->n_stage > 0) {
-        write_line(t, "measured", say_coverage, p);
-        write_line(t, "instrument", say_instrument, p);
-        write_line(t, "not looked at", say_not_seen, p);
-    }
     write_window(t, p);
+}
+
+/* ---- What it is worth -------------------------------------------------------------------------- */
+
+static bool same_configuration(const trace_header *x, const trace_header *y)
+{
+    return x->model_hash == y->model_hash && x->arithmetic == y->arithmetic &&
+           x->n_chunk == y->n_chunk && x->n_thread == y->n_thread &&
+           strcmp(x->kernel, y->kernel) == 0 && strcmp(x->kv, y->kv) == 0 &&
+           strcmp(x->act, y->act) == 0;
+}
+
+static const analysis_side *side_at(const analysis *a, size_t i)
+{
+    return &a->prompt[i / SIDE_COUNT].side[i % SIDE_COUNT];
+}
+
+/* One line where all sides ran alike, else one a side. */
+static void write_configurations(text *t, const analysis *a)
+{
+    const analysis_side *first = NULL;
+    bool is_one = true;
+    for (size_t i = 0; i < a->n_prompt * SIDE_COUNT; i++) {
+        const analysis_side *s = side_at(a, i);
+        first = first || !s->is_present ? first : s;
+        is_one = is_one && (!s->is_present || same_configuration(&first->header, &s->header));
+    }
+    if (first && is_one) {
+        text_string(t, "  both sides of every prompt: ");
+        say_configuration(t, &first->header);
+        text_string(t, "\n");
+    }
+    for (size_t i = 0; i < a->n_prompt * SIDE_COUNT && !is_one; i++) {
+        if (side_at(a, i)->is_present) {
+            text_format(t, "  %s, %s: ", a->prompt[i / SIDE_COUNT].id,
+                        i % SIDE_COUNT == SIDE_A ? "prefill_last" : "decode0");
+            say_configuration(t, &side_at(a, i)->header);
+            text_string(t, "\n");
+        }
+    }
+}
+
+static void write_worth(text *t, const analysis *a)
+{
+    const analysis_prompt *measured = NULL;
+    text_string(t, "\nwhat was compared:\n");
+    write_configurations(t, a);
+    for (size_t i = 0; i < a->n_prompt; i++) {
+        const analysis_prompt *p = &a->prompt[i];
+        if (p->n_stage > 0) {
+            measured = measured ? measured : p;
+            text_format(t, "  %s: ", p->id);
+            say_coverage(t, LANG_EN, p);
+            text_string(t, " ");
+            say_instrument(t, LANG_EN, p);
+            text_string(t, "\n");
+        }
+    }
+    if (measured) {
+        text_string(t, "  not looked at: ");
+        say_not_seen(t, LANG_EN, measured);
+        text_string(t, "\n");
+    } else {
+        text_string(t, "  nothing\n");
+    }
 }
 
 void report_human(text *t, const analysis *a)
@@ -104,13 +156,15 @@ void report_human(text *t, const analysis *a)
     for (size_t i = 0; i < a->n_prompt; i++) {
         write_prompt(t, &a->prompt[i]);
     }
+    write_worth(t, a);
     text_string(t, "\ncommands:\n");
     for (size_t i = 0; i < a->n_command; i++) {
         text_format(t, "  %s\n", a->command[i]);
     }
     if (a->has_out) {
-        text_format(t, "reports: %s/report.md, %s/analysis.tsv, %s/analysis.json\n", a->out, a->out,
-                    a->out);
+        text_format(t, "reports: report.md, analysis.tsv, analysis.json in %s\n", a->out);
     }
-    text_format(t, "traces: %s\n", a->traces);
+    if (analysis_has_traces(a)) {
+        text_format(t, "traces: %s\n", a->traces);
+    }
 }

@@ -95,6 +95,39 @@ static void write_method(text *t, lang l, const analysis *a)
     text_string(t, "\n");
 }
 
+static void write_interpretation(text *t, lang l, const analysis *a)
+{
+    const analysis_prompt *seen = NULL;
+    text_format(t, "\n**%s:**\n", SAY("Interpretation", "Interpretación"));
+    for (size_t i = 0; i < a->n_prompt; i++) {
+        const analysis_prompt *p = &a->prompt[i];
+        const norm_line *norm = analysis_decisive(p);
+        text_format(t, "- `%s`: ", p->id);
+        say_prompt(t, l, p);
+        text_string(t, ".");
+        if (norm) {
+            say_norm_details(t, l, norm);
+        }
+        if (p->n_stage > 0) {
+            text_string(t, " ");
+            say_coverage(t, l, p);
+            text_string(t, " ");
+            say_instrument(t, l, p);
+            seen = seen ? seen : p;
+        }
+        text_string(t, "\n");
+    }
+    if (seen) {
+        text_string(t, "- ");
+        say_not_seen(t, l, seen);
+        text_string(t, "\n");
+    }
+    text_string(t, SAY("- Pointers and offsets are shown and decide nothing: prefill and decode use "
+                       "other buffers and rows by design.\n\n",
+                       "- Punteros y offsets se muestran y no deciden nada: prefill y decode usan otros "
+                       "búferes y filas por diseño.\n\n"));
+}
+
 static void write_results(text *t, lang l, const analysis *a)
 {
     text_format(t, "## %s\n", SAY("Results (EN)", "Resultados (ES)"));
@@ -113,30 +146,7 @@ static void write_results(text *t, lang l, const analysis *a)
             table_window(t, p, TABLE_MARKDOWN);
         }
     }
-    text_format(t, "\n**%s:**\n", SAY("Interpretation", "Interpretación"));
-    for (size_t i = 0; i < a->n_prompt; i++) {
-        const analysis_prompt *p = &a->prompt[i];
-        const norm_line *norm = analysis_decisive(p);
-        text_format(t, "- `%s`: ", p->id);
-        say_prompt(t, l, p);
-        text_string(t, ".");
-        if (norm) {
-            say_norm_details(t, l, norm);
-        }
-        if (p->n_stage > 0) {
-            text_string(t, " ");
-            say_coverage(t, l, p);
-            text_string(t, " ");
-            say_instrument(t, l, p);
-            text_string(t, " ");
-            say_not_seen(t, l, p);
-        }
-        text_string(t, "\n");
-    }
-    text_string(t, SAY("- Pointers and offsets are shown and decide nothing: prefill and decode use "
-                       "other buffers and rows by design.\n\n",
-                       "- Punteros y offsets se muestran y no deciden nada: prefill y decode usan otros "
-                       "búferes y filas por diseño.\n\n"));
+    write_interpretation(t, l, a);
 }
 
 static void write_conclusion(text *t, lang l, const analysis *a)
@@ -170,7 +180,7 @@ static void write_both(text *t, void (*section)(text *, lang, const analysis *),
 
 void report_markdown(text *t, const analysis *a)
 {
-    text_string(t, "# prefill_last / decode0: ");
+    text_string(t, "# GRETA isolate - prefill_last / decode0: ");
     write_names(t, a);
     text_string(t, "\n\n");
     write_both(t, write_summary, a);

@@ -9,6 +9,7 @@
 #include "report/report.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -215,6 +216,29 @@ void say_norm(text *t, lang l, const norm_line *norm)
     }
 }
 
+static const char *same_or_not(lang l, double distance)
+{
+    return distance == 0.0 ? SAY("equal", "iguales") : SAY("different", "distintos");
+}
+
+/* What the two sides gave the norm, by the table's numbers: where they part, and where they do not. */
+static void say_operands(text *t, lang l, const finding *f)
+{
+    const norm_numbers *n = &f->numbers;
+    char mae[NUMBER_MAX];
+    if (isnan(n->input_mae) || n->eps_match < 0 || n->weight_hash_match < 0) {
+        return;
+    }
+    text_format(t, SAY(" Between the sides, the inputs are %s", " Entre los lados, los datos de entrada "
+                       "son %s"), same_or_not(l, n->input_mae));
+    if (n->input_mae != 0.0) {
+        text_format(t, " (MAE %s)", number_scientific(n->input_mae, 3, mae));
+    }
+    text_format(t, SAY(", the weights read are %s, and the eps given are %s.",
+                       ", los pesos leídos son %s, y los eps dados son %s."),
+                same_or_not(l, !n->weight_hash_match), same_or_not(l, !n->eps_match));
+}
+
 static void say_eps(text *t, lang l, const finding *f)
 {
     char low[NUMBER_MAX], high[NUMBER_MAX];
@@ -264,8 +288,9 @@ void say_norm_details(text *t, lang l, const norm_line *norm)
                         phrase(l, f->fit[i]->phrase, quoted));
         }
     }
+    say_operands(t, l, f);
     say_source(t, l, norm);
-    if (f->is_hidden) {
+    if (f->is_hidden && f->cause == CAUSE_NORM_STATS) {
         text_string(t, SAY(" The record holds the right number: the kernel used another one than it "
                            "was given.",
                            " El registro tiene el número correcto: el kernel usó otro que el que "
@@ -283,13 +308,12 @@ void say_norm_details(text *t, lang l, const norm_line *norm)
 static void say_mismatch(text *t, lang l, const analysis_prompt *p)
 {
     char a[ESCAPED_MAX], b[ESCAPED_MAX];
-    text_string(t, SAY("prefill_last and decode0 are not the same thing: ",
-                       "prefill_last y decode0 no son lo mismo: "));
+    text_string(t, SAY("prefill_last and decode0 are no pair: ",
+                       "prefill_last y decode0 no son un par: "));
     for (int i = 0; i < p->n_mismatch; i++) {
         const finding_mismatch *m = &p->mismatch[i];
-        text_format(t, SAY("%s%s is %s in prefill_last and %s in decode0",
-                           "%s%s es %s en prefill_last y %s en decode0"),
-                    i ? ", " : "", m->field, safe(m->value[SIDE_A], a), safe(m->value[SIDE_B], b));
+        text_format(t, SAY("%s%s %s against %s", "%s%s %s frente a %s"), i ? ", " : "", m->field,
+                    safe(m->value[SIDE_A], a), safe(m->value[SIDE_B], b));
     }
 }
 

@@ -25,7 +25,7 @@ typedef struct row {
 
 typedef struct table {
     const char *const *title;
-    int n_column;
+    int n_column, first;      /* columns first .. n_column-1 are written */
     unsigned left;            /* bit i: column i is text */
     const char *(*cell)(const row *r, int column, char out[CELL_MAX]);
     row *rows;                /* (n_row) */
@@ -123,12 +123,12 @@ static const char *stage_cell(const row *r, int column, char out[CELL_MAX])
 
 static void write_line(text *t, const table *b, const char *const *cell, table_style style)
 {
-    for (int c = 0; c < b->n_column; c++) {
+    for (int c = b->first; c < b->n_column; c++) {
         if (style == TABLE_TSV) {
-            text_format(t, "%s%s", c ? "\t" : "", cell[c]);
+            text_format(t, "%s%s", c > b->first ? "\t" : "", cell[c]);
             continue;
         }
-        text_string(t, c ? " " : "| ");
+        text_string(t, c > b->first ? " " : "| ");
         for (const char *at = cell[c]; *at; at++) {
             text_format(t, "%s%c", *at == '|' ? "\\" : "", *at);
         }
@@ -140,7 +140,7 @@ static void write_line(text *t, const table *b, const char *const *cell, table_s
 static void write_rule(text *t, const table *b)
 {
     text_string(t, "|");
-    for (int c = 0; c < b->n_column; c++) {
+    for (int c = b->first; c < b->n_column; c++) {
         text_string(t, (b->left >> c) & 1 ? "---|" : "---:|");
     }
     text_string(t, "\n");
@@ -149,8 +149,8 @@ static void write_rule(text *t, const table *b)
 static void write_plain(text *t, const table *b, const char *const *cell, const int *width)
 {
     size_t start = t->length;
-    for (int c = 0; c < b->n_column; c++) {
-        text_format(t, (b->left >> c) & 1 ? "%s%-*s" : "%s%*s", c ? "  " : "", width[c], cell[c]);
+    for (int c = b->first; c < b->n_column; c++) {
+        text_format(t, (b->left >> c) & 1 ? "%s%-*s" : "%s%*s", c > b->first ? "  " : "", width[c], cell[c]);
     }
     while (!t->failed && t->length > start && t->data[t->length - 1] == ' ') {
         t->length--;
@@ -266,6 +266,7 @@ size_t table_window(text *t, const analysis_prompt *p, table_style style)
 {
     row rows[WINDOW_BEFORE + 1 + WINDOW_AFTER];
     table b = stage_table();
+    b.first = 1; /* of one prompt */
     size_t from = p->first > WINDOW_BEFORE ? p->first - WINDOW_BEFORE : 0;
     b.rows = rows;
     for (size_t k = from; k < p->n_stage && k <= p->first + WINDOW_AFTER; k++) {

@@ -287,6 +287,9 @@ static greta_status commands_fill(const isolate_run *run, analysis *a, greta_err
         say_path(&t, o->out);
         GRETA_TRY(command_add(a, &t, err));
     }
+    if (!analysis_has_traces(a)) {
+        return GRETA_OK;
+    }
     text_string(&t, "greta isolate --from ");
     say_path(&t, o->from ? o->from : o->out);
     say_layers(&t, o);

@@ -7,7 +7,7 @@
  *
  * A fault is planted in the decode phase only. It has to be set before the last prefill pass: a plant
  * may read rows that this pass left behind. For the same reason the check that tracing changes no bit,
- * a second decode without a trace, repeats that pass when something reads it.
+ * a second decode without a trace, first repeats what of that pass the plant reads.
  */
 #include "base/text.h"
 #include "verdict/isolate.h"
@@ -113,17 +113,21 @@ static greta_status trace_stop(greta_session *session, greta_status status, gret
     return status == GRETA_OK ? ended : status;
 }
 
-static bool reads_previous_pass(const fault_planted *planted)
+/* How many of the last n prefilled rows have to be prefilled again so that delayed reads of the plant
+ * find the same rows: those counted from the end, or the whole pass for a row counted from its start. */
+static size_t rows_read_again(const fault_planted *planted, size_t n, size_t chunk)
 {
+    size_t rows = 0;
     for (int32_t i = 0; planted && i < planted->list.n_op; i++) {
         for (int k = 0; k < OP_IN_MAX; k++) {
             const op_read *read = &planted->list.op[i].in[k];
             if (read->edge >= 0 && read->delay == READ_PREVIOUS_PASS) {
-                return true;
+                size_t needed = read->row < 0 ? (size_t)-read->row : (n - 1) % chunk + 1;
+                rows = needed > rows ? needed : rows;
             }
         }
     }
-    return false;
+    return rows;
 }
 
 /* ---- Plants ------------------------------------------------------------------------------------ */
@@ -175,11 +179,11 @@ static greta_status tracing_check(const decoded *d, tracing_state *out, greta_er
     }
     memcpy(traced, greta_session_logits(session, 0), bytes);
     greta_status status = GRETA_OK;
-    if (reads_previous_pass(d->planted)) {
-        size_t chunk = (size_t)greta_session_describe(session).n_chunk;
-        size_t first = (d->n_prefill - 1) / chunk * chunk;
-        status = greta_session_feed(session, d->prompt->token + first, d->n_prefill - first,
-                                    (int32_t)first, err);
+    size_t again = rows_read_again(d->planted, d->n_prefill,
+                                   (size_t)greta_session_describe(session).n_chunk);
+    if (again > 0) {
+        size_t first = d->n_prefill - again;
+        status = greta_session_feed(session, d->prompt->token + first, again, (int32_t)first, err);
     }
     if (status == GRETA_OK) {
         status = greta_session_drop(session, 0, d->position, err);
