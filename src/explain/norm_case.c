@@ -287,7 +287,6 @@ void norm_tensor_find(const norm_case *c, side s, finding_weight *out)
     for (size_t i = 0; t && i < t->n_record; i++) {
         const trace_record *r = &t->record[i];
         if (r->kind == TRACE_WEIGHT && r->n_weight > 0 &&
-            (r->name != own->name || r->layer != own->layer) &&
             hash_equal(r->weight[0].hash, own->weight[0].hash)) {
             out->is_other_tensor = true;
             snprintf(out->tensor, sizeof out->tensor, "%s", r->weight[0].tensor);
