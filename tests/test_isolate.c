@@ -1,9 +1,9 @@
-/* test_isolate.c - the main job on tiny models: clean runs agree, planted faults are named, and what is
- * no pair is refused.
+/* test_isolate.c - the main job on tiny models: clean runs agree, planted faults are named, and
+ * what is no pair is refused.
  *
- * Runs go through greta_isolate and are read back from its JSON; the matrix of plants goes through
- * the steps of verdict/isolate.h (plant_bench.h). What a plant must be called comes from the
- * catalogue, what it must be seen to read from the description of the plant.
+ * Runs go through greta_isolate and are read back from its JSON; the matrix of plants goes
+ * through the steps of verdict/isolate.h (plant_bench.h). What a plant must be called comes from
+ * the catalogue, what it must be seen to read from the description of the plant.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -22,8 +22,8 @@
 #include <jansson.h>
 
 #define N_PROMPT 3
-#define N_TOKEN 42
-#define N_LAYER 3
+#define N_TOKEN  42
+#define N_LAYER  3
 
 static greta_model *model;
 static int32_t tokens[N_PROMPT][N_TOKEN];
@@ -80,11 +80,13 @@ static int teardown(void **state)
 
 static greta_isolate_options options_for(const char *name)
 {
-    return (greta_isolate_options){.size = sizeof(greta_isolate_options),
-                                   .session = {.size = sizeof(greta_session_options),
-                                               .n_thread = 1},
-                                   .layers = "all", .fault_layer = -1, .out = folder(name),
-                                   .overwrite = 1};
+    return (greta_isolate_options){
+        .size = sizeof(greta_isolate_options),
+        .session = {.size = sizeof(greta_session_options), .n_thread = 1},
+        .layers = "all",
+        .fault_layer = -1,
+        .out = folder(name),
+        .overwrite = 1};
 }
 
 /* Runs, and checks that the JSON agrees with the verdict. Free with json_decref. */
@@ -139,7 +141,7 @@ static json_t *decisive(json_t *prompt)
     return NULL;
 }
 
-/* ---- Clean runs -------------------------------------------------------------------------------- */
+/* ---- Clean runs ------------------------------------------------------------------------------ */
 
 static void assert_aligned(json_t *p)
 {
@@ -196,8 +198,8 @@ static void tracing_changes_no_bit(void **state)
 {
     greta_error err = {0};
     greta_session *plain, *traced;
-    greta_trace_options t = {.size = sizeof t, .path = NULL, .tokens = "last", .sample = -1,
-                             .overwrite = 1};
+    greta_trace_options t = {
+        .size = sizeof t, .path = NULL, .tokens = "last", .sample = -1, .overwrite = 1};
     char path[TINY_PATH];
     (void)state;
     snprintf(path, sizeof path, "%s.jsonl", folder("bits"));
@@ -214,7 +216,7 @@ static void tracing_changes_no_bit(void **state)
     greta_session_free(traced);
 }
 
-/* ---- Plants ------------------------------------------------------------------------------------ */
+/* ---- Plants ---------------------------------------------------------------------------------- */
 
 /* Every fault, in every layer, on every prompt; what changes nothing is counted apart and told. */
 static void every_plant_is_named(void **state)
@@ -241,8 +243,8 @@ static void every_plant_is_named(void **state)
                 n_named += outcome == PLANT_NAMED;
                 if (outcome == PLANT_MISSED) {
                     const norm_line *norm = analysis_decisive(&judged);
-                    fail_msg("%s, layer %d, %s: %s %s (%s)", kind[k].name, (int)layer, prompts[i].id,
-                             analysis_bucket(judged.state, judged.cause),
+                    fail_msg("%s, layer %d, %s: %s %s (%s)", kind[k].name, (int)layer,
+                             prompts[i].id, analysis_bucket(judged.state, judged.cause),
                              verdict_state_name(judged.state), norm ? norm->found.phrase : "-");
                 }
                 analysis_prompt_free(&judged);
@@ -308,7 +310,8 @@ static void plants_through_the_command(void **state)
     }
 }
 
-/* The layer is drawn from the seed, and the first table need not hold it: it is found all the same. */
+/* The layer is drawn from the seed, and the first table need not hold it: it is found all the
+ * same. */
 static void the_seed_draws_the_layer(void **state)
 {
     int seen[N_LAYER] = {0};
@@ -328,7 +331,7 @@ static void the_seed_draws_the_layer(void **state)
     assert_true(seen[0] + seen[1] + seen[2] >= 2);
 }
 
-/* ---- No verdict -------------------------------------------------------------------------------- */
+/* ---- No verdict ------------------------------------------------------------------------------ */
 
 static void e0_is_not_comparable(void **state)
 {
@@ -352,8 +355,8 @@ static void e0_is_not_comparable(void **state)
             for (size_t k = 0; k < N_LAYER; k++) {
                 json_t *norm = json_array_get(norms, k);
                 assert_string_equal(text_at(norm, "bucket"), "NOT_COMPARABLE");
-                assert_true(json_is_null(json_object_get(json_object_get(norm, "numbers"),
-                                                         "input_mae")));
+                assert_true(
+                    json_is_null(json_object_get(json_object_get(norm, "numbers"), "input_mae")));
             }
         }
         json_decref(root);
@@ -419,7 +422,7 @@ static void the_worst_prompt_decides(void **state)
     json_decref(root);
 }
 
-/* ---- From traces ------------------------------------------------------------------------------- */
+/* ---- From traces ----------------------------------------------------------------------------- */
 
 static void drop_run_fields(json_t *root)
 {
@@ -523,10 +526,15 @@ static void from_hashes_alone(void **state)
     for (int faulty = 0; faulty < 2; faulty++) {
         greta_session *session;
         char path[TINY_PATH];
-        greta_trace_options t = {.size = sizeof t, .path = path, .tokens = "last", .sample = 0,
-                                 .prompt_id = "p", .overwrite = 1};
+        greta_trace_options t = {.size = sizeof t,
+                                 .path = path,
+                                 .tokens = "last",
+                                 .sample = 0,
+                                 .prompt_id = "p",
+                                 .overwrite = 1};
         snprintf(path, sizeof path, "%s/decode.jsonl", o.out);
-        isolate_run planted = {.model = model, .options = &o,
+        isolate_run planted = {.model = model,
+                               .options = &o,
                                .fault = faulty ? fault_find("ffn_norm-no-root") : NULL,
                                .fault_layer = 1};
         fault_planted *plant;
@@ -581,19 +589,21 @@ static void damaged_traces_are_refused(void **state)
     fputs("zzz", file);
     fclose(file);
     greta_isolate_options from = {.size = sizeof from, .from = o.out};
-    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err), GRETA_BAD_INPUT);
+    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err),
+                     GRETA_BAD_INPUT);
     assert_null(printed);
     assert_int_equal(verdict, GRETA_NO_VERDICT);
     err = (greta_error){0};
     from.from = folder("empty");
     check(folder_make(from.from, &err), &err);
-    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err), GRETA_BAD_INPUT);
+    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err),
+                     GRETA_BAD_INPUT);
     err = (greta_error){0};
     from.from = folder("absent");
     assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err), GRETA_IO);
 }
 
-/* ---- Usage ------------------------------------------------------------------------------------- */
+/* ---- Usage ----------------------------------------------------------------------------------- */
 
 static void assert_refused(const greta_isolate_options *o, const greta_prompt *p, size_t n,
                            greta_status expected)
@@ -662,7 +672,7 @@ static void exact_context_fits(void **state)
     assert_refused(&o, &prompts[1], 1, GRETA_BAD_INPUT);
 }
 
-/* ---- Reports ----------------------------------------------------------------------------------- */
+/* ---- Reports --------------------------------------------------------------------------------- */
 
 static char *read_file(const char *name, const char *path_of)
 {
@@ -692,15 +702,17 @@ static void reports_follow_the_data(void **state)
     o.fault_layer = 1;
     json_decref(run(&o, &prompts[1], 1, GRETA_FAULT));
     char *tsv = read_file("analysis.tsv", o.out), *report = read_file("report.md", o.out);
-    assert_has(tsv, "\nprompt\tlayer\tinput_mae\tweight_mae\toutput_mae\teps_match\tsumsq_delta\t"
-                    "inv_rms_delta\tinput_ptr_match\tinput_offset_match\tweight_hash_match\tbucket\n");
+    assert_has(tsv,
+               "\nprompt\tlayer\tinput_mae\tweight_mae\toutput_mae\teps_match\tsumsq_delta\t"
+               "inv_rms_delta\tinput_ptr_match\tinput_offset_match\tweight_hash_match\tbucket\n");
     assert_has(tsv, "\nmiddle\t0\t0.0\t0.0\t0.0\ttrue\t0.0\t0.0\t");
     assert_has(tsv, "\tA_input_selection\n");
     assert_has(tsv, "\nmiddle\t1\tffn_norm\tdiffers\t96\t96\t96\t");
     static const char *const titles[] = {
         "Resumen Ejecutivo (ES)", "Executive Summary (EN)", "Metodología (ES)", "Method (EN)",
-        "Resultados (ES)", "Results (EN)", "Interpretación", "Interpretation", "Comandos (ES)",
-        "Conclusión (ES)", "Conclusion (EN)", "Próximo paso (ES)", "Next step (EN)"};
+        "Resultados (ES)",        "Results (EN)",           "Interpretación",   "Interpretation",
+        "Comandos (ES)",          "Conclusión (ES)",        "Conclusion (EN)",  "Próximo paso (ES)",
+        "Next step (EN)"};
     for (size_t i = 0; i < sizeof titles / sizeof *titles; i++) {
         assert_has(report, titles[i]);
     }
