@@ -54,7 +54,8 @@ static void test_changed_no_bit(void **state)
     assert_int_equal(run.f.numbers.eps_match, 0);
 }
 
-/* Rows differ where nothing reaches the output: two of them change places in the sum, unweighted. */
+/* Rows differ where nothing reaches the output: two of them change places in the sum, unweighted.
+ * */
 static void test_absorbed(void **state)
 {
     (void)state;
@@ -152,6 +153,24 @@ static void test_input_unknown(void **state)
     expect_phrase("no record shows");
 }
 
+static void test_input_reordered(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    rig_row(STAGE_X_AFTER_ATTN, RIG_LAYER, RIG_LAST - 1, run.side[SIDE_B].x);
+    for (int i = 0; i < RIG_N / 2; i++) {
+        float first = b_side()->x[i];
+        b_side()->x[i] = b_side()->x[RIG_N - 1 - i];
+        b_side()->x[RIG_N - 1 - i] = first;
+    }
+    rig_compute(b_side());
+    judge();
+    expect(VERDICT_CONFIRMED, CAUSE_INPUT_SELECTION, SIDES_B);
+    assert_true(!run.f.source.is_found && run.f.source.is_permuted);
+    assert_int_equal(run.f.source.position, RIG_LAST - 1);
+    expect_phrase("reordered row of x_after_attn layer 1, position 4");
+}
+
 /* Only run A has position 5 of layer 2 in pass 0: found there, and said so. */
 static void test_input_of_other_run(void **state)
 {
@@ -236,7 +255,8 @@ static void test_source_without_index(void **state)
     assert_int_equal(run.f.source.row, 3);
 }
 
-/* The producer's row is the one of this pass, sequence and row; others lie before it in the file. */
+/* The producer's row is the one of this pass, sequence and row; others lie before it in the file.
+ * */
 static void test_producer(void **state)
 {
     (void)state;
@@ -718,6 +738,7 @@ int main(void)
         cmocka_unit_test(test_input_selection),
         cmocka_unit_test(test_input_selection_of_run_a),
         cmocka_unit_test(test_input_unknown),
+        cmocka_unit_test(test_input_reordered),
         cmocka_unit_test(test_input_of_other_run),
         cmocka_unit_test(test_source_prefers_named_place),
         cmocka_unit_test(test_source_prefers_latest),

@@ -65,7 +65,7 @@ typedef struct finding_mismatch {
 /* A captured row: what was read instead of the producer's, or whose difference was inherited. */
 typedef struct finding_source {
     bool is_found;
-    bool is_permuted;    /* not found, but the row told here holds the same values in another order */
+    bool is_permuted;    /* not found; the row told here holds the same values in another order */
     bool in_other_trace; /* only among the other side's rows */
     stage name;
     int32_t layer, position, row;

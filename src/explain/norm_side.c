@@ -82,8 +82,9 @@ static void describe_input(const norm_case *c, side s, finding *f)
     char read[FINDING_TEXT], proper[FINDING_TEXT];
     norm_source_find(c, s, r->in[0].hash, &f->source);
     norm_place(c->producer_stage, c->producer_layer, proper);
-    if (f->source.is_found) {
-        phrase_add(f, "row of %s, position %d%s, for that of %s, position %d",
+    if (f->source.is_found || f->source.is_permuted) {
+        phrase_add(f, "%s of %s, position %d%s, for that of %s, position %d",
+                   f->source.is_permuted ? "reordered row" : "row",
                    norm_place(f->source.name, f->source.layer, read), (int)f->source.position,
                    f->source.in_other_trace ? " of the other run" : "", proper, (int)r->position);
     } else {
