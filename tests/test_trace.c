@@ -593,6 +593,13 @@ static void test_other_files(void **state)
         expect(&err, GRETA_BAD_INPUT, others[i].expected);
     }
     greta_error err = {0};
+    char *endless = calloc(2, LIMIT_TRACE_LINE_BYTES);
+    assert_non_null(endless);
+    store("other.jsonl", endless, 2 * LIMIT_TRACE_LINE_BYTES);
+    free(endless);
+    assert_int_equal(try_open("other.jsonl", &err), GRETA_BAD_INPUT);
+    expect(&err, GRETA_BAD_INPUT, "line 1: not a greta trace");
+    err = (greta_error){0};
     assert_int_equal(try_open("absent.jsonl", &err), GRETA_IO);
     expect(&err, GRETA_IO, "absent.jsonl");
     err = (greta_error){0};

@@ -38,8 +38,8 @@ typedef struct pairing {
     size_t n_alone[2];
 } pairing;
 
-/* Where a key stands in several passes of a trace, equal phases meet first; a row that is left pairs
- * with the last of the other side, so every row of a key with a partner is in a pair. */
+/* Where a key stands in several passes of a trace, equal phases meet first; a row that is left
+ * pairs with the last of the other side, so every row of a key with a partner is in a pair. */
 greta_status pairing_new(const trace *a, const trace *b, pairing *out, greta_error *err);
 void pairing_free(pairing *p);
 

@@ -38,7 +38,7 @@ struct trace_impl {
 typedef struct reader {
     trace *t;
     const char *data;
-    uint64_t size, position;
+    uint64_t size, position, n_line;
     uint64_t sum, blob_end; /* chained checksum; where the next record's values must begin */
     XXH64_state_t *digest;
     bool has_footer; /* the last line is one: nothing may be missing */
@@ -57,7 +57,7 @@ static greta_status next_line(reader *r, const char **line, size_t *n)
     const char *newline = left == 0 ? NULL : memchr(start, '\n', looked);
     *line = NULL;
     *n = 0;
-    r->source.line++;
+    r->source.line = ++r->n_line;
     if (newline == NULL && left > LIMIT_TRACE_LINE_BYTES) {
         return field_error(&r->source, "a line of more than %u bytes", LIMIT_TRACE_LINE_BYTES);
     }
@@ -140,7 +140,7 @@ static greta_status sum_error(const reader *r, const char *line, size_t n)
 static const char header_start[] = "{\"greta_trace\":";
 
 /* The version stands first, so that a trace of a later one is told from damage. */
-static greta_status version_check(const reader *r, const char *line, size_t n)
+static greta_status version_check(const reader *r, const char *line, uint64_t n)
 {
     const size_t start = sizeof header_start - 1;
     uint64_t version = 0;
@@ -162,11 +162,11 @@ static greta_status read_header(reader *r)
 {
     const char *line;
     size_t n;
-    GRETA_TRY(next_line(r, &line, &n));
-    if (line == NULL && r->size == 0) {
+    if (r->size == 0) {
         return field_error(&r->source, "not a greta trace (the file is empty)");
     }
-    GRETA_TRY(version_check(r, r->data, line == NULL ? r->size : n));
+    GRETA_TRY(version_check(r, r->data, r->size));
+    GRETA_TRY(next_line(r, &line, &n));
     if (line == NULL) {
         return field_error(&r->source, "the file ends inside the header");
     }
@@ -433,7 +433,7 @@ static greta_status trace_read(trace *t, const char *path, greta_error *err)
                 .data = (const char *)t->impl->file.data,
                 .size = t->impl->file.size,
                 .digest = XXH64_createState(),
-                .source = {.names = &t->impl->names, .err = err}};
+                .source = {.line = 1, .names = &t->impl->names, .err = err}};
     if (r.digest == NULL) {
         return error_memory(err, "digest", sizeof(XXH64_hash_t));
     }
