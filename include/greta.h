@@ -147,7 +147,8 @@ typedef struct greta_session_options {
     int32_t n_thread;    /* 0: one per online CPU */
     greta_kv kv;
     greta_act act;
-    const char *cpu;     /* kernel table: "ref", "ref-avx2"; NULL: the best this machine has */
+    const char *cpu;     /* kernel table: "ref", "ref-avx2", "avx2", "avx512"; NULL: the best here */
+    int no_pack;         /* run from the mapped file: no second copy of the weights, slower */
 } greta_session_options;
 
 /* options may be NULL. Retains the model. All memory is allocated here: evaluation allocates none. */

@@ -29,6 +29,7 @@ struct greta_session {
     struct greta_model *model;
     greta_session_options options;    /* resolved */
     const kernel_table *table, *alternate;
+    int is_packed;                    /* matmuls read the model's packed weights */
     thread_pool *pool;
     op_list healthy, override;        /* override.op NULL: none */
     uint32_t override_phases;
@@ -80,6 +81,11 @@ int64_t op_row(const greta_session *s, const op *o, int64_t t);
 int64_t row_slot(const greta_session *s, const greta_row *row);
 /* Contiguous share of [0, n) in multiples of `unit`. */
 void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first, int64_t *last);
+
+/* Packs what this session's table wants packed. */
+greta_status session_pack(greta_session *s, greta_error *err);
+/* The packed rows of a view; NULL: read the file's. */
+const uint8_t *packed_view(const greta_session *s, const kernel_table *table, const weight_view *view);
 
 void observe_op(greta_session *s, const op *o);
 void observer_free(observer *o);

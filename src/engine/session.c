@@ -133,7 +133,8 @@ static greta_status session_fill(greta_session *s, const greta_session_options *
     GRETA_TRY(plan_build(s, &s->healthy, &s->override, &s->plan, err));
     GRETA_TRY(cache_new(s, err));
     GRETA_TRY(pass_new(s, err));
-    return thread_pool_new(s->options.n_thread, &s->pool, err);
+    GRETA_TRY(thread_pool_new(s->options.n_thread, &s->pool, err));
+    return session_pack(s, err);
 }
 
 greta_status greta_session_new(greta_model *model, const greta_session_options *options,

@@ -136,6 +136,7 @@ static void walk_matmul(const op_job *job, span outputs)
         .k = w->n_col,
         .n_token = op_tokens(s, o),
         .x_is_q8 = session_list(s, s->phase)->edge[o->in[0].edge].type == DTYPE_ACT_Q8,
+        .packed = packed_view(s, session_table(s, o), &o->w[0]),
     };
     session_table(s, o)->matmul(&a, outputs.first, outputs.last);
 }

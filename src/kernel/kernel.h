@@ -54,7 +54,18 @@ typedef struct matmul_args {
     int64_t y_stride;        /* floats between rows of y */
     int64_t k, n_token;
     int x_is_q8;
+    const uint8_t *packed;   /* the same rows in the table's layout; NULL: read w */
 } matmul_args;
+
+/* Weights of one matrix in a table's own layout: tiles of PACK_ROWS output rows. */
+typedef struct pack_args {
+    dtype type;
+    const uint8_t *w;        /* (n_row, k), rows row_bytes apart */
+    int64_t row_bytes, n_row, k;
+    uint8_t *packed;         /* 64-byte aligned */
+} pack_args;
+
+#define PACK_ROWS 16
 
 typedef struct rope_args {
     const float *x;          /* (n_head, head_dim) */
@@ -90,6 +101,11 @@ typedef struct kernel_table {
     void (*rms_norm)(norm_args *a);
     void (*quantize)(const float *x, void *act_q8, int64_t k);
     void (*matmul)(const matmul_args *a, int64_t first, int64_t last);
+    /* Layout of packed weights; tables that share it have the same number. 0: they read the file's
+     * layout, and the two functions are NULL. packed_bytes 0: a matrix of this kind is not packed. */
+    int layout;
+    size_t (*packed_bytes)(dtype type, int64_t n_row, int64_t k);
+    void (*pack)(const pack_args *a, int64_t tile_first, int64_t tile_last);
     void (*rope)(const rope_args *a);
     void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
     void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);

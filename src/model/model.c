@@ -112,6 +112,10 @@ void greta_model_release(greta_model *model)
     free(model->weight);
     free(model->weight_hash);
     free(model->has_weight_hash);
+    for (size_t i = 0; model->packed && i < model->n_weight; i++) {
+        free(model->packed[i]);
+    }
+    free(model->packed);
     pthread_mutex_destroy(&model->weight_lock);
     gguf_close(model->file);
     free(model);

@@ -36,6 +36,9 @@ struct greta_model {
     pthread_mutex_t weight_lock;
     row_hash *weight_hash;   /* (n_weight) */
     uint8_t *has_weight_hash;
+    /* Weights in a kernel table's layout (engine/pack.c), shared by sessions, freed with the model. */
+    uint8_t **packed;        /* (n_weight), NULL: not packed; all of one layout */
+    int packed_layout;       /* 0: nothing is packed yet */
 };
 
 /* xxh3-64 of the file, computed once, on first use. */
