@@ -59,19 +59,25 @@ static inline rig_side *b_side(void)
     return &run.side[SIDE_B];
 }
 
+/* What the side's norm reads is what its producer wrote. */
+static inline void produced_set(side which)
+{
+    rig_side *s = &run.side[which];
+    for (size_t i = 0; i < s->trace.n_record; i++) {
+        trace_record *r = &s->record[i];
+        if (r->kind == TRACE_INDEX && r->name == STAGE_X_AFTER_ATTN && r->layer == RIG_LAYER &&
+            r->pass == s->norm->pass) {
+            s->index[i][RIG_LAST - r->first_position] = rig_hash(s->x, RIG_N);
+        }
+    }
+}
+
 /* The proper row differs between the runs: another layer is to blame. */
 static inline void differ_upstream(void)
 {
-    rig_side *b = b_side();
-    b->x[3] += 0.01f;
-    rig_compute(b);
-    for (size_t i = 0; i < b->trace.n_record; i++) {
-        trace_record *r = &b->record[i];
-        if (r->kind == TRACE_INDEX && r->name == STAGE_X_AFTER_ATTN && r->layer == RIG_LAYER &&
-            r->pass == 1) {
-            b->index[i][0] = rig_hash(b->x, RIG_N);
-        }
-    }
+    b_side()->x[3] += 0.01f;
+    rig_compute(b_side());
+    produced_set(SIDE_B);
 }
 
 static inline evidence *item_find(side s, const char *phrase)

@@ -1,8 +1,9 @@
 /* plant_bench.h - many planted faults against one prompt, cheaply.
  *
- * One session prefills the prompt once, traced: prefill_last. For each plant the last rows are dropped,
- * prefilled again (a pass of BENCH_ROWS rows, for plants that read what it left behind), and the last
- * token is decoded, traced. The pair then goes through the steps of `greta isolate`: load, judge.
+ * One session prefills the prompt once, traced: prefill_last. For each plant the last rows are
+ * dropped, prefilled again (a pass of BENCH_ROWS rows, for plants that read what it left behind),
+ * and the last token is decoded, traced. The pair then goes through the steps of `greta isolate`:
+ * load, judge.
  */
 #ifndef GRETA_TESTS_PLANT_BENCH_H
 #define GRETA_TESTS_PLANT_BENCH_H
@@ -21,22 +22,27 @@ typedef struct plant_bench {
     greta_prompt prompt;
     greta_session *session;
     trace *prefill;
-    int32_t first;              /* of the rows that are prefilled again */
+    int32_t first; /* of the rows that are prefilled again */
     char path[2][BENCH_PATH];
 } plant_bench;
 
 /* `options` needs session and out; the prompt has BENCH_ROWS + 2 tokens or more. */
-static inline greta_status bench_open(plant_bench *b, greta_model *model, const greta_prompt *prompt,
+static inline greta_status bench_open(plant_bench *b, greta_model *model,
+                                      const greta_prompt *prompt,
                                       const greta_isolate_options *options, greta_error *err)
 {
-    *b = (plant_bench){.options = *options, .prompt = *prompt,
-                       .first = (int32_t)prompt->n - 1 - BENCH_ROWS};
+    *b = (plant_bench){
+        .options = *options, .prompt = *prompt, .first = (int32_t)prompt->n - 1 - BENCH_ROWS};
     b->options.overwrite = 1;
     b->run = (isolate_run){.model = model, .options = &b->options, .fault_layer = -1};
     snprintf(b->path[0], BENCH_PATH, "%s/%s.prefill.jsonl", options->out, prompt->id);
     snprintf(b->path[1], BENCH_PATH, "%s/%s.decode.jsonl", options->out, prompt->id);
-    greta_trace_options traced = {.size = sizeof traced, .path = b->path[0], .tokens = "last",
-                                 .sample = -1, .prompt_id = prompt->id, .overwrite = 1};
+    greta_trace_options traced = {.size = sizeof traced,
+                                  .path = b->path[0],
+                                  .tokens = "last",
+                                  .sample = -1,
+                                  .prompt_id = prompt->id,
+                                  .overwrite = 1};
     GRETA_TRY(greta_session_new(model, &options->session, &b->session, err));
     GRETA_TRY(greta_trace_begin(b->session, &traced, err));
     GRETA_TRY(greta_session_feed(b->session, prompt->token, prompt->n, 0, err));
@@ -66,8 +72,8 @@ static inline greta_status bench_judge(plant_bench *b, analysis_prompt *out, gre
     return status;
 }
 
-/* Plants `kind` in `layer` (NULL: nothing; then this must come before any plant) and judges the pair.
- * *out is zeroed first; free it with analysis_prompt_free. */
+/* Plants `kind` in `layer` (NULL: nothing; then this must come before any plant) and judges the
+ * pair. *out is zeroed first; free it with analysis_prompt_free. */
 static inline greta_status bench_run(plant_bench *b, const fault_kind *kind, int32_t layer,
                                      analysis_prompt *out, greta_error *err)
 {
@@ -85,7 +91,7 @@ static inline greta_status bench_run(plant_bench *b, const fault_kind *kind, int
     return status == GRETA_OK ? bench_judge(b, out, err) : status;
 }
 
-/* ---- What came of a plant ---------------------------------------------------------------------- */
+/* ---- What came of a plant -------------------------------------------------------------------- */
 
 typedef enum plant_outcome {
     PLANT_NAMED,    /* CONFIRMED, the right bucket, at the right op */
@@ -101,8 +107,8 @@ static inline const char *plant_outcome_name(plant_outcome outcome)
 }
 
 /* Where a plant of bucket A makes ffn_norm read. */
-static inline bool bench_source_is_right(const plant_bench *b, const fault_kind *kind, int32_t layer,
-                                         const finding_source *s)
+static inline bool bench_source_is_right(const plant_bench *b, const fault_kind *kind,
+                                         int32_t layer, const finding_source *s)
 {
     int32_t last = (int32_t)b->prompt.n - 1, position = last, from = layer;
     stage name = STAGE_X_AFTER_ATTN;
@@ -119,8 +125,8 @@ static inline bool bench_source_is_right(const plant_bench *b, const fault_kind 
     return s->is_found && s->name == name && s->layer == from && s->position == position;
 }
 
-static inline plant_outcome bench_outcome(const plant_bench *b, const fault_kind *kind, int32_t layer,
-                                          const analysis_prompt *p)
+static inline plant_outcome bench_outcome(const plant_bench *b, const fault_kind *kind,
+                                          int32_t layer, const analysis_prompt *p)
 {
     const norm_line *norm = analysis_decisive(p);
     if (p->n_differ == 0 && p->verdict == GRETA_OK) {
@@ -133,10 +139,10 @@ static inline plant_outcome bench_outcome(const plant_bench *b, const fault_kind
     if (f->fit_causes & (1u << CAUSE_ROUNDING)) {
         return PLANT_ROUNDING;
     }
-    bool is_right = f->state == VERDICT_CONFIRMED && f->cause == kind->cause && f->sides == SIDES_B &&
-                    (kind->cause != CAUSE_NORM_STATS || f->is_hidden == kind->is_hidden) &&
-                    (kind->cause != CAUSE_INPUT_SELECTION ||
-                     bench_source_is_right(b, kind, layer, &f->source));
+    bool is_right =
+        f->state == VERDICT_CONFIRMED && f->cause == kind->cause && f->sides == SIDES_B &&
+        (kind->cause != CAUSE_NORM_STATS || f->is_hidden == kind->is_hidden) &&
+        (kind->cause != CAUSE_INPUT_SELECTION || bench_source_is_right(b, kind, layer, &f->source));
     return is_right ? PLANT_NAMED : PLANT_MISSED;
 }
 

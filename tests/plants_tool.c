@@ -1,12 +1,12 @@
-/* plants_tool.c - every fault of the catalogue, planted in a given model on given prompts, for the tests
- * in Python:
+/* plants_tool.c - every fault of the catalogue, planted in a given model on given prompts, for
+ * the tests in Python:
  *
  *     plants_tool MODEL FOLDER LAYERS PROMPT...      a prompt is a file; its name is the id
  *
- * For each prompt a clean run, then every fault in one layer after the other (first, middle, last, then
- * all others) until LAYERS of them are named by bucket. One line a run, tab-separated:
+ * For each prompt a clean run, then every fault in one layer after the other (first, middle,
+ * last, then all others) until LAYERS of them are named by bucket. One line a run, tab-separated:
  *
- *     prompt  fault  bucket planted  layer  outcome  state  bucket found  stages that differ  phrase
+ *     prompt  fault  bucket planted  layer  outcome  state  bucket found  stages that differ phrase
  *
  * The traces lie in FOLDER, those of the last plant at the end.
  */
@@ -65,11 +65,12 @@ static int run_kind(plant_bench *b, const fault_kind *kind, int n_wanted)
     return 0;
 }
 
-static int run_prompt(greta_model *model, const greta_prompt *prompt, const char *folder, int n_wanted)
+static int run_prompt(greta_model *model, const greta_prompt *prompt, const char *folder,
+                      int n_wanted)
 {
     greta_error err = {0};
-    greta_isolate_options options = {.size = sizeof options, .session = {.n_thread = 1}, .out = folder,
-                                     .fault_layer = -1};
+    greta_isolate_options options = {
+        .size = sizeof options, .session = {.n_thread = 1}, .out = folder, .fault_layer = -1};
     plant_bench bench;
     analysis_prompt judged;
     size_t n;

@@ -54,6 +54,44 @@ static void test_changed_no_bit(void **state)
     assert_int_equal(run.f.numbers.eps_match, 0);
 }
 
+/* Rows differ where nothing reaches the output: two of them change places in the sum, unweighted.
+ * */
+static void test_absorbed(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        rig_side *r = &run.side[s];
+        r->x[3] = s == SIDE_A ? 0.05f : 0.07f;
+        r->x[35] = s == SIDE_A ? 0.07f : 0.05f; /* the first fold adds 3 and 35 */
+        r->w[3] = r->w[35] = 0;
+        rig_compute(r);
+        r->trace.n_record = 0;
+    }
+    judge();
+    expect(VERDICT_EQUAL, CAUSE_NONE, SIDES_NONE);
+    expect_phrase("operands differ");
+    assert_true(run.f.numbers.input_mae > 0 && run.f.numbers.output_mae == 0);
+}
+
+/* A wrong number that changes no bit does not hide what the row inherits. */
+static void test_inherited_past_a_number(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        rig_side *r = &run.side[s];
+        for (int i = 0; i < RIG_N; i++) {
+            r->x[i] *= s == SIDE_B && i == 3 ? 2e4f : 1e4f;
+        }
+        r->norm->eps = s == SIDE_B ? 10 * RIG_EPS : RIG_EPS;
+        rig_compute(r);
+        produced_set(s);
+    }
+    judge();
+    expect(VERDICT_INHERITED, CAUSE_NONE, SIDES_NONE);
+}
+
 /* ---- A -------------------------------------------------------------------------------------- */
 
 typedef struct source_case {
@@ -115,6 +153,24 @@ static void test_input_unknown(void **state)
     expect_phrase("no record shows");
 }
 
+static void test_input_reordered(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    rig_row(STAGE_X_AFTER_ATTN, RIG_LAYER, RIG_LAST - 1, run.side[SIDE_B].x);
+    for (int i = 0; i < RIG_N / 2; i++) {
+        float first = b_side()->x[i];
+        b_side()->x[i] = b_side()->x[RIG_N - 1 - i];
+        b_side()->x[RIG_N - 1 - i] = first;
+    }
+    rig_compute(b_side());
+    judge();
+    expect(VERDICT_CONFIRMED, CAUSE_INPUT_SELECTION, SIDES_B);
+    assert_true(!run.f.source.is_found && run.f.source.is_permuted);
+    assert_int_equal(run.f.source.position, RIG_LAST - 1);
+    expect_phrase("reordered row of x_after_attn layer 1, position 4");
+}
+
 /* Only run A has position 5 of layer 2 in pass 0: found there, and said so. */
 static void test_input_of_other_run(void **state)
 {
@@ -157,6 +213,72 @@ static void test_source_prefers_named_place(void **state)
     expect(VERDICT_CONFIRMED, CAUSE_INPUT_SELECTION, SIDES_B);
     assert_int_equal(run.f.source.name, STAGE_X_AFTER_MLP);
     assert_int_equal(run.f.source.n_match, 2);
+}
+
+/* Of equal rows at equally likely places, the one of the latest pass is told. */
+static void test_source_prefers_latest(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    rig_side *b = b_side();
+    rig_row(STAGE_X_AFTER_ATTN, 2, RIG_LAST, b->x);
+    for (size_t i = 0; i < b->trace.n_record; i++) {
+        if (b->record[i].kind == TRACE_INDEX && b->record[i].pass == 0) {
+            b->index[i][0] = rig_hash(b->x, RIG_N);
+        }
+    }
+    rig_compute(b);
+    snprintf(b->norm->in[0].buffer, 32, "b0");
+    b->norm->in[0].name = STAGE_NONE; /* names no place */
+    judge();
+    expect(VERDICT_CONFIRMED, CAUSE_INPUT_SELECTION, SIDES_B);
+    assert_int_equal(run.f.source.pass, 1);
+    assert_int_equal(run.f.source.layer, 2);
+    assert_int_equal(run.f.source.n_match, 1 + 2 * RIG_LAYERS);
+}
+
+/* A stage without an index is known by its selected rows. */
+static void test_source_without_index(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    rig_side *b = b_side();
+    rig_row(STAGE_FINAL_NORM, -1, 3, b->x);
+    trace_record row = {.kind = TRACE_ROW, .name = STAGE_FINAL_NORM, .layer = -1, .position = 3,
+                        .row = 3, .n_out = 1};
+    row.out[0].hash = rig_hash(b->x, RIG_N);
+    rig_add(b, row);
+    rig_compute(b);
+    judge();
+    expect(VERDICT_CONFIRMED, CAUSE_INPUT_SELECTION, SIDES_B);
+    assert_int_equal(run.f.source.name, STAGE_FINAL_NORM);
+    assert_int_equal(run.f.source.row, 3);
+}
+
+/* The producer's row is the one of this pass, sequence and row; others lie before it in the file.
+ * */
+static void test_producer(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    rig_side *b = b_side();
+    rig decoy = run;
+    b->trace.n_record = 0;
+    for (int which = 0; which < 4; which++) { /* sequence, row, pass, then the right one */
+        trace_record row = {.kind = TRACE_ROW, .name = STAGE_X_AFTER_ATTN, .layer = RIG_LAYER,
+                            .position = RIG_LAST, .pass = which == 2 ? 0 : 1,
+                            .sequence = which == 0, .row = which == 1, .n_out = 1};
+        row.out[0].hash = which == 3 ? rig_hash(b->x, RIG_N) : (row_hash){1, 2};
+        decoy.side[SIDE_B].record[which] = row;
+    }
+    memcpy(&decoy.side[SIDE_B].record[4], b->norm, sizeof *b->norm);
+    memcpy(b->record, decoy.side[SIDE_B].record, sizeof b->record);
+    b->trace.n_record = 5;
+    run.c.record[SIDE_B] = b->norm = &b->record[4];
+    rig_refresh(b);
+    judge();
+    expect(VERDICT_EQUAL, CAUSE_NONE, SIDES_NONE);
+    assert_true(run.c.has_produced[SIDE_B]);
 }
 
 /* ---- B -------------------------------------------------------------------------------------- */
@@ -227,6 +349,7 @@ static void test_number_hidden(void **state)
     hide(89, RIG_EPS); /* in no list: solved from the inverse rms */
     judge();
     expect(VERDICT_CONFIRMED, CAUSE_NORM_STATS, SIDES_B);
+    expect_phrase("mean over 89 for 96");
 }
 
 /* Beyond 1e-2 a solved eps does not count. */
@@ -261,6 +384,19 @@ static void test_eps_from_other_norms(void **state)
     judge();
     expect(VERDICT_SUSPECTED, CAUSE_NORM_STATS, SIDES_NONE);
     expect_phrase("nothing says which is right");
+    rig_add(&run.side[SIDE_A], other);
+    other.layer = 1;
+    other.eps = 1e-4f;
+    rig_add(&run.side[SIDE_A], other); /* they disagree */
+    run.c.eps = NAN;
+    judge();
+    expect(VERDICT_SUSPECTED, CAUSE_NORM_STATS, SIDES_NONE);
+
+    rig_init(&run);
+    run.c.eps = NAN;
+    judge();
+    expect(VERDICT_EQUAL, CAUSE_NONE, SIDES_NONE);
+    assert_false(run.f.changed_no_bit);
 }
 
 /* ---- C -------------------------------------------------------------------------------------- */
@@ -401,6 +537,7 @@ static void test_formulas(void **state)
                             "mean subtracted", "1 + weight for weight", "weight missing"};
     for (int which = 0; which < 6; which++) {
         rig_init(&run);
+        run.c.head_dim = RIG_N; /* one head: a count of 1 is the sum for the mean, and no number */
         formula(which, b_side());
         judge();
         expect(VERDICT_CONFIRMED, CAUSE_KERNEL_MATH, SIDES_B);
@@ -571,11 +708,12 @@ static void test_both_sides(void **state)
     }
     judge();
     expect(VERDICT_CONFIRMED, CAUSE_NORM_STATS, SIDES_BOTH);
+    run.side[SIDE_A].norm->eps = RIG_EPS; /* each proven, of two causes */
     formula(1, &run.side[SIDE_A]);
     judge();
-    assert_int_equal(run.f.sides, SIDES_BOTH);
-    assert_int_equal(run.f.state, VERDICT_SUSPECTED);
-    expect_phrase("run A: ");
+    expect(VERDICT_SUSPECTED, CAUSE_KERNEL_MATH, SIDES_BOTH);
+    expect_phrase("run A: no root; run B: eps 0.0001");
+    assert_int_equal(run.f.fit_causes, 1u << CAUSE_KERNEL_MATH | 1u << CAUSE_NORM_STATS);
 }
 
 static void test_fault_beside_inheritance(void **state)
@@ -594,12 +732,18 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal),
         cmocka_unit_test(test_inherited),
+        cmocka_unit_test(test_inherited_past_a_number),
+        cmocka_unit_test(test_absorbed),
         cmocka_unit_test(test_changed_no_bit),
         cmocka_unit_test(test_input_selection),
         cmocka_unit_test(test_input_selection_of_run_a),
         cmocka_unit_test(test_input_unknown),
+        cmocka_unit_test(test_input_reordered),
         cmocka_unit_test(test_input_of_other_run),
         cmocka_unit_test(test_source_prefers_named_place),
+        cmocka_unit_test(test_source_prefers_latest),
+        cmocka_unit_test(test_source_without_index),
+        cmocka_unit_test(test_producer),
         cmocka_unit_test(test_number_given),
         cmocka_unit_test(test_number_hidden),
         cmocka_unit_test(test_number_out_of_range),

@@ -25,6 +25,7 @@
 static op ops[5 * LAYERS + 2];
 static edge edges[5 * LAYERS + 2];
 static weight weights[2 * LAYERS + 1];
+static char weight_name[2 * LAYERS + 1][16];
 static float values[2 * LAYERS + 1][N];
 static op_list healthy = {ops, 0, edges, 0};
 
@@ -38,8 +39,8 @@ static int32_t add_op(op_kind kind, stage name, int32_t layer, int32_t in)
         for (int i = 0; i < N; i++) {
             values[w][i] = (float)(100 * w + i);
         }
-        weights[w] = (weight){name == STAGE_FFN_NORM ? "ffn_norm" : "norm", DTYPE_F32, 1, N,
-                              N * 4, (const uint8_t *)values[w]};
+        snprintf(weight_name[w], sizeof weight_name[w], "norm %d", w);
+        weights[w] = (weight){weight_name[w], DTYPE_F32, 1, N, N * 4, (const uint8_t *)values[w]};
         o->w[0] = (weight_view){&weights[w], 0, 1};
         o->eps = 1e-5f;
         o->count = N;
@@ -250,7 +251,7 @@ static void test_weights(void **state)
         const op *o = only_change(p, STAGE_FFN_NORM, 1);
         only_field(o, 'w');
         const weight *w = o->w[0].tensor;
-        assert_string_equal(w->name, "ffn_norm");
+        assert_string_equal(w->name, weight_name[3]);
         assert_int_equal(w->n_col, N);
         assert_ptr_not_equal(w->data, file);
         for (int i = 0; i < N; i++) {
@@ -265,7 +266,7 @@ static void test_weights(void **state)
         only_field(o, 'w');
         int32_t other = layer + 1 < LAYERS ? layer + 1 : layer - 1;
         assert_ptr_equal(o->w[0].tensor->data, values[2 * other + 1]);
-        assert_string_equal(o->w[0].tensor->name, "ffn_norm");
+        assert_string_equal(o->w[0].tensor->name, weight_name[2 * layer + 1]);
         fault_planted_free(p);
     }
 }

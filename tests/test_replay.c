@@ -272,6 +272,26 @@ static void test_as_read(void **state)
     assert_false(item("eps 1e-06 for 1e-05")->is_operand);
 }
 
+static void test_distance(void **state)
+{
+    (void)state;
+    for (int which = 0; which < 5; which++) {
+        rig_init(&run);
+        float *y = &run.side[SIDE_B].y[5], healthy = *y;
+        *y = which == 0   ? nextafterf(healthy, INFINITY)
+             : which == 1 ? nextafterf(healthy, -INFINITY)
+             : which == 2 ? -healthy
+             : which == 3 ? nextafterf(nextafterf(healthy, INFINITY), INFINITY)
+                          : NAN;
+        const uint32_t ulps[] = {1, 1, 2 * (rig_bits(healthy) & 0x7fffffff), 2, UINT32_MAX};
+        rig_refresh(&run.side[SIDE_B]);
+        replay();
+        assert_int_equal(e.item[0].n_equal, RIG_N - 1);
+        assert_false(e.item[0].fits);
+        assert_int_equal(e.item[0].ulp_max, ulps[which]);
+    }
+}
+
 static void test_stats(void **state)
 {
     (void)state;
@@ -359,6 +379,7 @@ int main(void)
         cmocka_unit_test(test_variants),
         cmocka_unit_test(test_eps_interval),
         cmocka_unit_test(test_as_read),
+        cmocka_unit_test(test_distance),
         cmocka_unit_test(test_stats),
         cmocka_unit_test(test_f64_bound),
         cmocka_unit_test(test_widths),

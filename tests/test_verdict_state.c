@@ -70,6 +70,19 @@ static void test_unmeasured(void **state)
     assert_int_equal(run.f.numbers.n_compared, 8);
 }
 
+/* A row is taken from whatever record keeps all of it: a sample on one side does not stop the
+ * other. */
+static void test_values_found_elsewhere(void **state)
+{
+    (void)state;
+    rig_init(&run);
+    run.side[SIDE_A].norm->in[0].n_kept = run.side[SIDE_A].norm->weight[0].n_kept = 8;
+    judge();
+    expect(VERDICT_EQUAL, CAUSE_NONE, SIDES_NONE);
+    assert_false(run.evidence[SIDE_A].is_measured);
+    assert_true(run.evidence[SIDE_B].is_measured);
+}
+
 /* What hashes alone can tell when values were not kept. */
 static void test_hashes_alone(void **state)
 {
@@ -161,6 +174,12 @@ static void test_places_never_decide(void **state)
             assert_int_equal(run.f.numbers.input_offset_match, same);
         }
     }
+    rig_init(&run); /* one address, reached through two buffers */
+    snprintf(b_side()->norm->in[0].buffer, 32, "b1");
+    run.side[SIDE_A].norm->in[0].offset = 0x8000;
+    judge();
+    assert_int_equal(run.f.numbers.input_ptr_match, 1);
+    assert_int_equal(run.f.numbers.input_offset_match, 0);
     rig_init(&run);
     snprintf(b_side()->norm->in[0].buffer, 32, "no such");
     judge();
@@ -232,6 +251,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_not_comparable),
         cmocka_unit_test(test_unmeasured),
+        cmocka_unit_test(test_values_found_elsewhere),
         cmocka_unit_test(test_hashes_alone),
         cmocka_unit_test(test_instrument_suspect),
         cmocka_unit_test(test_instrument_two_outputs),

@@ -65,7 +65,8 @@ typedef struct finding_mismatch {
 /* A captured row: what was read instead of the producer's, or whose difference was inherited. */
 typedef struct finding_source {
     bool is_found;
-    bool in_other_trace; /* found only among the other side's rows */
+    bool is_permuted;    /* not found; the row told here holds the same values in another order */
+    bool in_other_trace; /* only among the other side's rows */
     stage name;
     int32_t layer, position, row;
     int64_t pass;

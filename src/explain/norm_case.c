@@ -222,6 +222,7 @@ typedef struct source_search {
     const norm_case *c;
     const trace_tensor *read; /* as the record names it */
     row_hash content;
+    bool any_order;
     finding_source *best;
     int rank;
 } source_search;
@@ -229,18 +230,24 @@ typedef struct source_search {
 static void source_offer(source_search *search, const trace_record *r, int64_t row,
                          int32_t position)
 {
-    finding_source found = {.is_found = true, .name = r->name, .layer = r->layer,
-                            .position = position, .row = (int32_t)row, .pass = r->pass,
-                            .phase = r->phase, .n_match = search->best->n_match};
+    finding_source found = {.is_found = !search->any_order, .is_permuted = search->any_order,
+                            .name = r->name, .layer = r->layer, .position = position,
+                            .row = (int32_t)row, .pass = r->pass, .phase = r->phase,
+                            .n_match = search->best->n_match + 1};
     int rank = source_rank(search->c, search->read, &found);
-    found.n_match++;
-    if (!search->best->is_found || rank > search->rank ||
+    if (search->best->n_match == 0 || rank > search->rank ||
         (rank == search->rank && found.pass >= search->best->pass)) {
         *search->best = found;
         search->rank = rank;
     } else {
         search->best->n_match++;
     }
+}
+
+static bool is_content(const source_search *search, row_hash hash)
+{
+    return hash.bag == search->content.bag &&
+           (search->any_order || hash.ordered == search->content.ordered);
 }
 
 static void source_scan(source_search *search, const trace *t, trace_kind kind)
@@ -250,12 +257,12 @@ static void source_scan(source_search *search, const trace *t, trace_kind kind)
         if (r->kind != kind || r->n_out < 1) {
             continue;
         }
-        if (kind == TRACE_ROW && hash_equal(r->out[0].hash, search->content)) {
+        if (kind == TRACE_ROW && is_content(search, r->out[0].hash)) {
             source_offer(search, r, r->row, r->position);
         }
         row_hash hash;
         for (int64_t row = 0; kind == TRACE_INDEX && index_hash(r, row, &hash); row++) {
-            if (hash_equal(hash, search->content)) {
+            if (is_content(search, hash)) {
                 source_offer(search, r, r->row + row, r->first_position + (int32_t)row);
             }
         }
@@ -265,18 +272,19 @@ static void source_scan(source_search *search, const trace *t, trace_kind kind)
 void norm_source_find(const norm_case *c, side s, row_hash content, finding_source *out)
 {
     *out = (finding_source){.name = STAGE_NONE, .layer = -1, .position = -1, .row = -1, .pass = -1};
-    for (int other = 0; other < 2 && !out->is_found; other++) {
-        const trace *t = c->trace[other ? SIDE_B - s : s];
-        if (!t || (other && t == c->trace[s])) {
+    for (int i = 0; i < 4 && out->n_match == 0; i++) { /* own, other, and both in any order */
+        bool is_other = i % 2 == 1;
+        const trace *t = c->trace[is_other ? SIDE_B - s : s];
+        if (!t || (is_other && t == c->trace[s])) {
             continue;
         }
         source_search search = {.c = c, .read = &c->record[s]->in[0], .content = content,
-                                .best = out, .rank = -1};
+                                .any_order = i >= 2, .best = out, .rank = -1};
         source_scan(&search, t, TRACE_INDEX);
-        if (!out->is_found) { /* a stage without an index: its selected rows */
+        if (out->n_match == 0) { /* a stage without an index: its selected rows */
             source_scan(&search, t, TRACE_ROW);
         }
-        out->in_other_trace = other && out->is_found;
+        out->in_other_trace = is_other && out->n_match > 0;
     }
 }
 
@@ -287,7 +295,6 @@ void norm_tensor_find(const norm_case *c, side s, finding_weight *out)
     for (size_t i = 0; t && i < t->n_record; i++) {
         const trace_record *r = &t->record[i];
         if (r->kind == TRACE_WEIGHT && r->n_weight > 0 &&
-            (r->name != own->name || r->layer != own->layer) &&
             hash_equal(r->weight[0].hash, own->weight[0].hash)) {
             out->is_other_tensor = true;
             snprintf(out->tensor, sizeof out->tensor, "%s", r->weight[0].tensor);

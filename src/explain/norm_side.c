@@ -82,8 +82,9 @@ static void describe_input(const norm_case *c, side s, finding *f)
     char read[FINDING_TEXT], proper[FINDING_TEXT];
     norm_source_find(c, s, r->in[0].hash, &f->source);
     norm_place(c->producer_stage, c->producer_layer, proper);
-    if (f->source.is_found) {
-        phrase_add(f, "row of %s, position %d%s, for that of %s, position %d",
+    if (f->source.is_found || f->source.is_permuted) {
+        phrase_add(f, "%s of %s, position %d%s, for that of %s, position %d",
+                   f->source.is_permuted ? "reordered row" : "row",
                    norm_place(f->source.name, f->source.layer, read), (int)f->source.position,
                    f->source.in_other_trace ? " of the other run" : "", proper, (int)r->position);
     } else {
@@ -173,30 +174,19 @@ static void fits_collect(const norm_evidence *e, finding *f)
     f->fit_causes = exact & ~BIT(CAUSE_ROUNDING) ? exact : exact | solved;
 }
 
-static int fit_rank(const evidence *e, cause wanted)
-{
-    if (e->cause != wanted) {
-        return 0;
-    }
-    return 1 + !e->is_solved + 2 * e->is_operand;
-}
-
-/* Moves the best hypothesis of the cause to the front; NULL: none fits. */
+/* Moves the first hypothesis of the cause to the front; NULL: none fits. Replay tries what the
+ * record admits before what is usual, and what is solved last. */
 static const evidence *fit_lead(finding *f, cause wanted)
 {
-    int32_t best = 0;
-    for (int32_t i = 1; i < f->n_fit; i++) {
-        if (fit_rank(f->fit[i], wanted) > fit_rank(f->fit[best], wanted)) {
-            best = i;
+    for (int32_t i = 0; i < f->n_fit; i++) {
+        const evidence *lead = f->fit[i];
+        if (lead->cause == wanted) {
+            memmove(&f->fit[1], &f->fit[0], (size_t)i * sizeof f->fit[0]);
+            f->fit[0] = lead;
+            return lead;
         }
     }
-    if (f->n_fit == 0 || f->fit[best]->cause != wanted) {
-        return NULL;
-    }
-    const evidence *lead = f->fit[best];
-    memmove(&f->fit[1], &f->fit[0], (size_t)best * sizeof f->fit[0]);
-    f->fit[0] = lead;
-    return lead;
+    return NULL;
 }
 
 /* The first cause, in the order of the hypotheses, that counts; rounding before all. */

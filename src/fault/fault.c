@@ -280,7 +280,7 @@ static greta_status plant_other_layer(const fault_site *site, fault_planted *out
     if (other < 0) {
         other = op_list_op(&out->list, target->name, site->layer - 1);
     }
-    if (site->layer < 0 || other < 0) {
+    if (other < 0) {
         return error_about(err, GRETA_USAGE, site->kind->name, "%s has no other layer",
                            stage_name(target->name));
     }

@@ -52,11 +52,12 @@ greta_status chat_refuse_value(chat *c, value v)
 {
     char shown[ESCAPED_MAX];
     const lexeme *name = v.number < 0 ? NULL : &c->template.item[v.number];
-    if (name == NULL || name->kind != LEXEME_STRING) {
+    if (v.text != NULL) {
         return chat_refuse(c, v.text, name);
     }
-    return error_set(c->err, GRETA_BAD_INPUT, "the chat template refuses the conversation: %s",
-                     escape(name->text, name->length, shown));
+    return error_set(c->err, GRETA_BAD_INPUT, "the chat template refuses the conversation%s%s",
+                     name == NULL ? "" : ": ",
+                     name == NULL ? "" : escape(name->text, name->length, shown));
 }
 
 /* ---- Statements -------------------------------------------------------------------------------- */

@@ -81,7 +81,7 @@ static value name_of_context(const chat *c, const lexeme *name)
 {
     static const char *const globals[] = {
         "range", "dict", "lipsum", "cycler", "joiner", "namespace", "strftime_now", "self", "super",
-        "caller", "varargs", "kwargs", "loop", "if", "else", "in", "is", "and", "or", "not"};
+        "caller", "varargs", "kwargs", "if", "else", "in", "is", "and", "or", "not"};
     const struct {
         const char *name;
         int32_t id;
@@ -142,7 +142,7 @@ static value name_value(chat *c, const lexeme *name)
     if (lexeme_is(name, LEXEME_NAME, "raise_exception") && take_operator(c, "(")) {
         bool is_plain = here(c)->kind == LEXEME_STRING &&
                         lexeme_is(here(c) + 1, LEXEME_OPERATOR, ")");
-        value raised = chat_refused("an exception");
+        value raised = chat_refused(NULL);
         raised.number = is_plain ? (int64_t)c->at : -1;
         brackets_skip(c);
         return raised;
@@ -342,7 +342,13 @@ static greta_status test(chat *c, value *v)
     }
     c->at++;
     *v = kind == VALUE_REFUSED ? *v : chat_bool(holds != is_not);
-    return GRETA_OK;
+    /* Jinja takes an operand that follows for the test's argument, even an `if`. */
+    const lexeme *next = here(c);
+    bool is_word = next->kind == LEXEME_NAME && !lexeme_is(next, LEXEME_NAME, "else") &&
+                   !lexeme_is(next, LEXEME_NAME, "and") && !lexeme_is(next, LEXEME_NAME, "or");
+    bool is_bracket = next->kind == LEXEME_OPERATOR && strchr("([{", next->text[0]) != NULL;
+    bool is_constant = next->kind == LEXEME_STRING || next->kind == LEXEME_NUMBER;
+    return is_word || is_bracket || is_constant ? chat_refuse(c, "a test with", next) : GRETA_OK;
 }
 
 /* Everything that belongs to the operand before it. */

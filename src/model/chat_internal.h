@@ -54,7 +54,8 @@ typedef enum value_kind {
     VALUE_MESSAGES, /* messages [number, number + length) */
     VALUE_MESSAGE,  /* message number */
     VALUE_LOOP,     /* of block number */
-    VALUE_REFUSED   /* text says why there is no value: an error only where one is needed */
+    VALUE_REFUSED   /* text says what we cannot do, number is the lexeme that names it or -1; text
+                       NULL: the template raises an exception. An error only where it is needed. */
 } value_kind;
 
 typedef struct value {
@@ -99,7 +100,7 @@ greta_status chat_refuse(chat *c, const char *what, const lexeme *name);
 greta_status chat_refuse_value(chat *c, value v);
 
 /* Values (chat_value.c). Strings made here live until chat_strings_free. */
-value chat_refused(const char *why); /* `why` is static */
+value chat_refused(const char *what); /* static; without a name */
 value chat_bool(bool holds);
 value chat_int(uint64_t number);
 value chat_string_of(const char *bytes, size_t length);

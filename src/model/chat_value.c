@@ -20,9 +20,9 @@ typedef struct chat_string {
 
 /* ---- Values ------------------------------------------------------------------------------------ */
 
-value chat_refused(const char *why)
+value chat_refused(const char *what)
 {
-    return (value){.kind = VALUE_REFUSED, .text = why, .number = -1};
+    return (value){.kind = VALUE_REFUSED, .text = what, .number = -1};
 }
 
 value chat_bool(bool holds)

@@ -116,15 +116,14 @@ static greta_status array_get(loader *l, const char *name, int needed, gguf_kind
         return needed ? error_set(l->err, GRETA_BAD_INPUT, "%s is missing", name) : GRETA_OK;
     }
     const gguf_key *found = *key;
+    const char *expected = kind == GGUF_STRING ? "strings" : kind_name(kind);
     if (found->kind != GGUF_ARRAY) {
         return error_at(l->err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE, found->offset,
-                        "%s is one %s (an array of %s)", name, kind_name(found->kind),
-                        kind_name(kind));
+                        "%s is one %s (an array of %s)", name, kind_name(found->kind), expected);
     }
     if (found->item_kind != kind) {
         return error_at(l->err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE, found->offset,
-                        "%s is an array of %s (%s)", name, kind_name(found->item_kind),
-                        kind_name(kind));
+                        "%s is an array of %s (%s)", name, kind_name(found->item_kind), expected);
     }
     return GRETA_OK;
 }

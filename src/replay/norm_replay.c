@@ -253,9 +253,7 @@ static void solve_eps(replay *r)
     float low = float_from_bits(first), high = float_from_bits(end - 1);
     r->out->eps_min = (double)low;
     r->out->eps_max = (double)high;
-    if (r->eps < low || r->eps > high) {
-        try_eps(r, simplest_between(low, high), false, true);
-    }
+    try_eps(r, simplest_between(low, high), false, true);
 }
 
 static void solve_count(replay *r)
@@ -296,8 +294,8 @@ static void try_numbers(replay *r)
     for (size_t i = 0; i < sizeof count / sizeof count[0]; i++) {
         try_count(r, count[i], false, false);
     }
+    solve_count(r); /* a whole number that fits says more than a real one */
     solve_eps(r);
-    solve_count(r);
 }
 
 /* ---- Weights ---------------------------------------------------------------------------- */

@@ -20,35 +20,39 @@ typedef enum reason {
     REASON_PLANT_ROWS,   /* the planted fault needs a prefill pass of two rows or more */
     REASON_NO_PREFILL,   /* no prefill record in the traces */
     REASON_NO_DECODE,
-    REASON_MISMATCH,     /* a field of the pairing key or of the configuration differs */
-    REASON_INCOMPLETE,   /* a trace ended early */
-    REASON_UNMEASURED,   /* stages without a record on a side */
-    REASON_TRACING,      /* logits with tracing on differ from those with tracing off */
-    REASON_CANARY,       /* a planted difference of 1 ulp was not found */
+    REASON_MISMATCH,   /* a field of the pairing key or of the configuration differs */
+    REASON_INCOMPLETE, /* a trace ended early */
+    REASON_UNMEASURED, /* stages without a record on a side */
+    REASON_TRACING,    /* logits with tracing on differ from those with tracing off */
+    REASON_CANARY,     /* a planted difference of 1 ulp was not found */
 } reason;
 
 /* prefill_last or decode0: which row of which trace it is, and what it was computed with. */
 typedef struct analysis_side {
     bool is_present;
-    char file[PATH_CUT_MAX];        /* in the folder of the traces */
-    char status[16];                /* of the trace */
+    char file[PATH_CUT_MAX]; /* in the folder of the traces */
+    char status[16];         /* of the trace */
     int32_t token, position, row;
     int64_t pass, chunk_rows;
-    trace_header header;            /* without its buffers */
+    trace_header header; /* without its buffers */
 } analysis_side;
 
-typedef enum stage_state { STAGE_STATE_EQUAL, STAGE_STATE_DIFFERS, STAGE_STATE_UNMEASURED } stage_state;
+typedef enum stage_state {
+    STAGE_STATE_EQUAL,
+    STAGE_STATE_DIFFERS,
+    STAGE_STATE_UNMEASURED
+} stage_state;
 
 const char *stage_state_name(stage_state state); /* "equal" */
 
 /* One op's output on both sides. */
 typedef struct stage_line {
     stage name;
-    int32_t layer;                  /* -1: not in a layer */
+    int32_t layer; /* -1: not in a layer */
     stage_state state;
-    int64_t n, n_compared;          /* values of the row; those kept on both sides */
-    int64_t n_differ;               /* of the compared ones */
-    double abs_max;                 /* largest finite difference */
+    int64_t n, n_compared; /* values of the row; those kept on both sides */
+    int64_t n_differ;      /* of the compared ones */
+    double abs_max;        /* largest finite difference */
     bool has_ulp;
     uint64_t ulp_max;
 } stage_line;
@@ -57,9 +61,9 @@ typedef struct stage_line {
 typedef struct norm_line {
     stage name;
     int32_t layer;
-    bool is_chosen;                 /* a row of the first table: ffn_norm of a chosen layer */
-    bool is_decisive;               /* the prompt's verdict stands on it */
-    finding found;                  /* its `fit` points into `evidence` */
+    bool is_chosen;                      /* a row of the first table: ffn_norm of a chosen layer */
+    bool is_decisive;                    /* the prompt's verdict stands on it */
+    finding found;                       /* its `fit` points into `evidence` */
     norm_evidence *evidence[SIDE_COUNT]; /* malloc'd; NULL: not replayed */
 } norm_line;
 
@@ -73,7 +77,11 @@ typedef struct canary {
     int64_t index;
 } canary;
 
-typedef enum tracing_state { TRACING_UNCHECKED, TRACING_SAME_LOGITS, TRACING_OTHER_LOGITS } tracing_state;
+typedef enum tracing_state {
+    TRACING_UNCHECKED,
+    TRACING_SAME_LOGITS,
+    TRACING_OTHER_LOGITS
+} tracing_state;
 
 typedef struct analysis_prompt {
     char id[ESCAPED_MAX];
@@ -81,17 +89,17 @@ typedef struct analysis_prompt {
     int64_t n_chunk;                /* REASON_CHUNK_OF_ONE, REASON_PLANT_ROWS */
     analysis_side side[SIDE_COUNT]; /* SIDE_A prefill_last, SIDE_B decode0 */
     reason why;
-    greta_status verdict;           /* GRETA_OK, GRETA_FAULT or GRETA_NO_VERDICT */
-    verdict_state state;            /* of the first divergence, or of the whole prompt */
+    greta_status verdict; /* GRETA_OK, GRETA_FAULT or GRETA_NO_VERDICT */
+    verdict_state state;  /* of the first divergence, or of the whole prompt */
     cause cause;
     int n_mismatch;
     finding_mismatch mismatch[FINDING_MISMATCH_MAX];
-    stage_line *stage;              /* (n_stage), execution order */
+    stage_line *stage; /* (n_stage), execution order */
     size_t n_stage, n_equal, n_differ, n_unmeasured;
-    size_t first;                   /* index of the first divergence; n_stage: there is none */
-    norm_line *norm;                /* (n_norm), execution order: chosen ones, and any with a fault */
+    size_t first;    /* index of the first divergence; n_stage: there is none */
+    norm_line *norm; /* (n_norm), execution order: chosen ones, and any with a fault */
     size_t n_norm;
-    tracing_state tracing;          /* decode0's logits with tracing on against off */
+    tracing_state tracing; /* decode0's logits with tracing on against off */
     canary canary;
 } analysis_prompt;
 
@@ -99,21 +107,21 @@ typedef enum analysis_mode {
     ANALYSIS_MODE_FRESH,
     ANALYSIS_MODE_TRUNCATE,
     ANALYSIS_MODE_E0,
-    ANALYSIS_MODE_FROM,             /* traces written before */
+    ANALYSIS_MODE_FROM, /* traces written before */
 } analysis_mode;
 
 const char *analysis_mode_name(analysis_mode mode); /* "E1 fresh", "E1 truncate", "E0", "from" */
 
 typedef struct analysis {
     analysis_mode mode;
-    char layers[TRACE_NAME_MAX];    /* of the first table, as chosen */
-    bool has_out;                   /* reports were written */
+    char layers[TRACE_NAME_MAX];                /* of the first table, as chosen */
+    bool has_out;                               /* reports were written */
     char out[ESCAPED_MAX], traces[ESCAPED_MAX]; /* folders, as the caller named them */
-    char **command;                 /* (n_command) what reproduces this, malloc'd */
+    char **command;                             /* (n_command) what reproduces this, malloc'd */
     size_t n_command;
-    analysis_prompt *prompt;        /* (n_prompt) */
+    analysis_prompt *prompt; /* (n_prompt) */
     size_t n_prompt;
-    greta_status verdict;           /* of the worst prompt */
+    greta_status verdict; /* of the worst prompt */
 } analysis;
 
 void analysis_prompt_free(analysis_prompt *p); /* what it owns; a zeroed one is fine */
@@ -124,7 +132,8 @@ void analysis_conclude(analysis *a);
 const analysis_prompt *analysis_worst(const analysis *a);
 /* Whether a row of any prompt was recorded. */
 bool analysis_has_traces(const analysis *a);
-/* The norm a prompt's verdict stands on; NULL: the first divergence is no norm, or there is none. */
+/* The norm a prompt's verdict stands on; NULL: the first divergence is no norm, or there is none.
+ */
 const norm_line *analysis_decisive(const analysis_prompt *p);
 /* "A_input_selection", "NONE"; for no verdict the state, "NOT_COMPARABLE". */
 const char *analysis_bucket(verdict_state state, cause c);

@@ -1,10 +1,10 @@
-/* human.c - the analysis as text on a terminal: first the answer in one sentence, then the norm table,
- * then for each prompt what its answer stands on, then what the whole is worth (coverage, instrument,
- * configuration, what was not looked at), and how to do it again.
+/* human.c - the analysis as text on a terminal: first the answer in one sentence, then the norm
+ * table, then for each prompt what its answer stands on, then what the whole is worth (coverage,
+ * instrument, configuration, what was not looked at), and how to do it again.
  *
  * Nothing is said here that analysis.json does not hold.
  */
-#include "report/table.h"
+#include "report/tables.h"
 
 #include <string.h>
 
@@ -25,12 +25,13 @@ static void write_norms(text *t, const analysis *a)
     }
     text_format(t, "\nffn_norm, layers %s\n\n", a->layers);
     table_norms(t, a, TABLE_TEXT);
-    text_string(t, "\nsumsq is the sum of squares of the input, where the reference report held its "
-                   "mean.\nPointers and offsets are shown and decide nothing: prefill and decode use "
-                   "other buffers and rows\nby design.\n");
+    text_string(t,
+                "\nsumsq is the sum of squares of the input, where the reference report held its "
+                "mean.\nPointers and offsets are shown and decide nothing: prefill and decode use "
+                "other buffers and rows\nby design.\n");
 }
 
-/* ---- Prompts ----------------------------------------------------------------------------------- */
+/* ---- Prompts --------------------------------------------------------------------------------- */
 
 /* Judged norms beside the one that decides: later faults, and plants that changed nothing. */
 static void write_others(text *t, const analysis_prompt *p)
@@ -57,7 +58,8 @@ static void write_window(text *t, const analysis_prompt *p)
     text_string(t, "\n");
     size_t n = table_window(t, p, TABLE_TEXT);
     if (n < p->n_stage) {
-        text_format(t, "(and %zu other stages, in analysis.tsv and analysis.json)\n", p->n_stage - n);
+        text_format(t, "(and %zu other stages, in analysis.tsv and analysis.json)\n",
+                    p->n_stage - n);
     }
 }
 
@@ -83,7 +85,7 @@ static void write_prompt(text *t, const analysis_prompt *p)
     write_window(t, p);
 }
 
-/* ---- What it is worth -------------------------------------------------------------------------- */
+/* ---- What it is worth ------------------------------------------------------------------------ */
 
 static bool same_configuration(const trace_header *x, const trace_header *y)
 {

@@ -1,7 +1,7 @@
 /* json.c - analysis.json: the whole analysis for programs. docs/isolate.md describes it.
  *
- * Numbers are whole here, where tables round them; what is unknown is null. Sentences are included in
- * both languages, so that a program can show what a person would have read.
+ * Numbers are whole here, where tables round them; what is unknown is null. Sentences are
+ * included in both languages, so that a program can show what a person would have read.
  */
 #include "report/report.h"
 
@@ -73,9 +73,9 @@ static const char *verdict_of(greta_status verdict)
 
 static json_t *reason_of(reason why)
 {
-    static const char *const name[] = {"",           "one token",  "chunk of one", "plant rows",
-                                       "no prefill", "no decode",  "mismatch",     "incomplete",
-                                       "unmeasured", "tracing",    "canary"};
+    static const char *const name[] = {"",           "one token", "chunk of one", "plant rows",
+                                       "no prefill", "no decode", "mismatch",     "incomplete",
+                                       "unmeasured", "tracing",   "canary"};
     return why == REASON_NONE ? json_null() : json_string(name[why]);
 }
 
@@ -85,13 +85,14 @@ static json_t *side_of(const analysis_side *s)
     if (!s->is_present) {
         return json_null();
     }
-    return json_pack("{s:o, s:s, s:i, s:i, s:I, s:I, s:i, s:o, s:o, s:i, s:o, s:o, s:o, s:i, s:i, s:i}",
-                     "file", string_of(s->file), "status", s->status, "token", (int)s->token,
-                     "position", (int)s->position, "pass", (json_int_t)s->pass, "chunk_rows",
-                     (json_int_t)s->chunk_rows, "row", (int)s->row, "model", string_of(h->model_name),
-                     "model_hash", hash_of(h->model_hash), "arithmetic", h->arithmetic, "kernel",
-                     string_of(h->kernel), "kv", string_of(h->kv), "act", string_of(h->act), "n_ctx",
-                     (int)h->n_ctx, "n_chunk", (int)h->n_chunk, "n_thread", (int)h->n_thread);
+    return json_pack(
+        "{s:o, s:s, s:i, s:i, s:I, s:I, s:i, s:o, s:o, s:i, s:o, s:o, s:o, s:i, s:i, s:i}", "file",
+        string_of(s->file), "status", s->status, "token", (int)s->token, "position",
+        (int)s->position, "pass", (json_int_t)s->pass, "chunk_rows", (json_int_t)s->chunk_rows,
+        "row", (int)s->row, "model", string_of(h->model_name), "model_hash", hash_of(h->model_hash),
+        "arithmetic", h->arithmetic, "kernel", string_of(h->kernel), "kv", string_of(h->kv), "act",
+        string_of(h->act), "n_ctx", (int)h->n_ctx, "n_chunk", (int)h->n_chunk, "n_thread",
+        (int)h->n_thread);
 }
 
 static json_t *mismatches_of(const analysis_prompt *p)
@@ -106,7 +107,7 @@ static json_t *mismatches_of(const analysis_prompt *p)
     return list;
 }
 
-/* ---- Norms ------------------------------------------------------------------------------------- */
+/* ---- Norms ----------------------------------------------------------------------------------- */
 
 static json_t *numbers_of(const norm_numbers *n)
 {
@@ -124,9 +125,9 @@ static json_t *source_of(const finding_source *s)
     if (!s->is_found) {
         return json_null();
     }
-    return json_pack("{s:s, s:o, s:i, s:i, s:I, s:s, s:b, s:i}", "stage", stage_name(s->name), "layer",
-                     layer_of(s->layer), "position", (int)s->position, "row", (int)s->row, "pass",
-                     (json_int_t)s->pass, "phase",
+    return json_pack("{s:s, s:o, s:i, s:i, s:I, s:s, s:b, s:i}", "stage", stage_name(s->name),
+                     "layer", layer_of(s->layer), "position", (int)s->position, "row", (int)s->row,
+                     "pass", (json_int_t)s->pass, "phase",
                      s->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", "in_other_trace",
                      (int)s->in_other_trace, "n_match", (int)s->n_match);
 }
@@ -179,17 +180,18 @@ static json_t *norm_of(const norm_line *norm)
 {
     const finding *f = &norm->found;
     bool has_eps = f->eps_min <= f->eps_max;
-    return json_pack("{s:s, s:o, s:b, s:b, s:s, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:b, s:b, "
-                     "s:o, s:s}",
-                     "stage", stage_name(norm->name), "layer", layer_of(norm->layer), "is_chosen",
-                     (int)norm->is_chosen, "is_decisive", (int)norm->is_decisive, "bucket",
-                     analysis_bucket(f->state, f->cause), "state", verdict_state_name(f->state),
-                     "phrase", string_of(f->phrase), "cause", cause_name(f->cause), "wrong_sides",
-                     sides_of(f->sides), "source", source_of(&f->source), "weights", weights_of(f),
-                     "number", number_of(f), "is_hidden", (int)f->is_hidden, "eps_solved",
-                     has_eps ? json_pack("[f, f]", f->eps_min, f->eps_max) : json_null(),
-                     "changed_no_bit", (int)f->changed_no_bit, "is_inherited_too",
-                     (int)f->is_inherited_too, "fits", fits_of(f), "replay_kernel", f->replay_kernel);
+    return json_pack(
+        "{s:s, s:o, s:b, s:b, s:s, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:b, s:b, "
+        "s:o, s:s}",
+        "stage", stage_name(norm->name), "layer", layer_of(norm->layer), "is_chosen",
+        (int)norm->is_chosen, "is_decisive", (int)norm->is_decisive, "bucket",
+        analysis_bucket(f->state, f->cause), "state", verdict_state_name(f->state), "phrase",
+        string_of(f->phrase), "cause", cause_name(f->cause), "wrong_sides", sides_of(f->sides),
+        "source", source_of(&f->source), "weights", weights_of(f), "number", number_of(f),
+        "is_hidden", (int)f->is_hidden, "eps_solved",
+        has_eps ? json_pack("[f, f]", f->eps_min, f->eps_max) : json_null(), "changed_no_bit",
+        (int)f->changed_no_bit, "is_inherited_too", (int)f->is_inherited_too, "fits", fits_of(f),
+        "replay_kernel", f->replay_kernel);
 }
 
 static json_t *norms_of(const analysis_prompt *p)
@@ -206,7 +208,7 @@ static json_t *norms_of(const analysis_prompt *p)
     return list;
 }
 
-/* ---- The rest ---------------------------------------------------------------------------------- */
+/* ---- The rest -------------------------------------------------------------------------------- */
 
 static json_t *stages_of(const analysis_prompt *p)
 {
@@ -217,11 +219,11 @@ static json_t *stages_of(const analysis_prompt *p)
         json_t *line = json_pack("{s:s, s:o, s:s}", "stage", stage_name(s->name), "layer",
                                  layer_of(s->layer), "state", stage_state_name(s->state));
         if (line && is_known) {
-            json_t *more = json_pack("{s:I, s:I, s:I, s:o, s:o}", "values", (json_int_t)s->n,
-                                     "compared", (json_int_t)s->n_compared, "differing",
-                                     (json_int_t)s->n_differ, "max_abs", real_of(s->abs_max),
-                                     "max_ulp", s->has_ulp ? json_integer((json_int_t)s->ulp_max)
-                                                           : json_null());
+            json_t *more =
+                json_pack("{s:I, s:I, s:I, s:o, s:o}", "values", (json_int_t)s->n, "compared",
+                          (json_int_t)s->n_compared, "differing", (json_int_t)s->n_differ,
+                          "max_abs", real_of(s->abs_max), "max_ulp",
+                          s->has_ulp ? json_integer((json_int_t)s->ulp_max) : json_null());
             json_object_update(line, more);
             json_decref(more);
         }
@@ -239,7 +241,8 @@ static json_t *canary_of(const canary *c)
         return json_null();
     }
     return json_pack("{s:b, s:s, s:o, s:I}", "found", c->state == CANARY_FOUND, "stage",
-                     stage_name(c->name), "layer", layer_of(c->layer), "value", (json_int_t)c->index);
+                     stage_name(c->name), "layer", layer_of(c->layer), "value",
+                     (json_int_t)c->index);
 }
 
 static json_t *prompt_of(const analysis_prompt *p)
@@ -251,17 +254,17 @@ static json_t *prompt_of(const analysis_prompt *p)
     json_t *logits = p->tracing == TRACING_UNCHECKED
                          ? json_null()
                          : json_boolean(p->tracing == TRACING_SAME_LOGITS);
-    return json_pack("{s:s, s:o, s:s, s:i, s:s, s:s, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, "
-                     "s:o, s:o}",
-                     "id", p->id, "n_token", p->n_token ? json_integer(p->n_token) : json_null(),
-                     "verdict", verdict_of(p->verdict), "exit_code", (int)p->verdict, "state",
-                     verdict_state_name(p->state), "bucket", analysis_bucket(p->state, p->cause),
-                     "reason", reason_of(p->why), "answer", said(say_prompt, p), "sides",
-                     "prefill_last", side_of(&p->side[SIDE_A]), "decode0", side_of(&p->side[SIDE_B]),
-                     "mismatch", mismatches_of(p), "coverage", coverage, "first_divergence",
-                     has_first ? json_integer((json_int_t)p->first) : json_null(), "norms",
-                     norms_of(p), "stages", stages_of(p), "tracing_keeps_logits", logits, "canary",
-                     canary_of(&p->canary));
+    return json_pack(
+        "{s:s, s:o, s:s, s:i, s:s, s:s, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, "
+        "s:o, s:o}",
+        "id", p->id, "n_token", p->n_token ? json_integer(p->n_token) : json_null(), "verdict",
+        verdict_of(p->verdict), "exit_code", (int)p->verdict, "state", verdict_state_name(p->state),
+        "bucket", analysis_bucket(p->state, p->cause), "reason", reason_of(p->why), "answer",
+        said(say_prompt, p), "sides", "prefill_last", side_of(&p->side[SIDE_A]), "decode0",
+        side_of(&p->side[SIDE_B]), "mismatch", mismatches_of(p), "coverage", coverage,
+        "first_divergence", has_first ? json_integer((json_int_t)p->first) : json_null(), "norms",
+        norms_of(p), "stages", stages_of(p), "tracing_keeps_logits", logits, "canary",
+        canary_of(&p->canary));
 }
 
 static json_t *prompts_of(const analysis *a)

@@ -4,7 +4,7 @@
  * analysis, with the sentences of sentence.c, and so say the same. What is neither a sentence nor a
  * number is a title.
  */
-#include "report/table.h"
+#include "report/tables.h"
 
 #define SAY(en, es) (l == LANG_ES ? (es) : (en))
 
@@ -19,12 +19,13 @@ static void write_summary(text *t, lang l, const analysis *a)
 {
     const analysis_prompt *worst = analysis_worst(a);
     text_format(t, "## %s\n", SAY("Executive Summary (EN)", "Resumen Ejecutivo (ES)"));
-    text_string(t, SAY("Goal: tell whether `prefill_last` and `decode0`, one logical token on two paths "
-                       "through the engine, have the same bits in every stage; and if not, where they "
-                       "part first, and why. Result: **",
-                       "Objetivo: decir si `prefill_last` y `decode0`, un mismo token lógico por dos "
-                       "caminos del motor, tienen los mismos bits en cada etapa; y si no, dónde se "
-                       "separan primero, y por qué. Resultado: **"));
+    text_string(
+        t, SAY("Goal: tell whether `prefill_last` and `decode0`, one logical token on two paths "
+               "through the engine, have the same bits in every stage; and if not, where they "
+               "part first, and why. Result: **",
+               "Objetivo: decir si `prefill_last` y `decode0`, un mismo token lógico por dos "
+               "caminos del motor, tienen los mismos bits en cada etapa; y si no, dónde se "
+               "separan primero, y por qué. Resultado: **"));
     say_headline(t, l, a);
     text_string(t, "**");
     const norm_line *norm = worst ? analysis_decisive(worst) : NULL;
@@ -38,22 +39,25 @@ static void write_mode(text *t, lang l, const analysis *a)
 {
     switch (a->mode) {
     case ANALYSIS_MODE_FRESH:
-        text_string(t, SAY("- Mode: E1. One session prefills tokens 0..n-1; a fresh one prefills "
-                           "0..n-2 and decodes token n-1.\n",
-                           "- Modo: E1. Una sesión hace prefill de los tokens 0..n-1; otra nueva, de "
-                           "0..n-2, y decodifica el token n-1.\n"));
+        text_string(t,
+                    SAY("- Mode: E1. One session prefills tokens 0..n-1; a fresh one prefills "
+                        "0..n-2 and decodes token n-1.\n",
+                        "- Modo: E1. Una sesión hace prefill de los tokens 0..n-1; otra nueva, de "
+                        "0..n-2, y decodifica el token n-1.\n"));
         break;
     case ANALYSIS_MODE_TRUNCATE:
-        text_string(t, SAY("- Mode: E1 truncate. One session prefills tokens 0..n-1, drops the last "
-                           "row, and decodes token n-1 again.\n",
-                           "- Modo: E1 truncate. Una sesión hace prefill de los tokens 0..n-1, descarta "
-                           "la última fila y decodifica de nuevo el token n-1.\n"));
+        text_string(
+            t, SAY("- Mode: E1 truncate. One session prefills tokens 0..n-1, drops the last "
+                   "row, and decodes token n-1 again.\n",
+                   "- Modo: E1 truncate. Una sesión hace prefill de los tokens 0..n-1, descarta "
+                   "la última fila y decodifica de nuevo el token n-1.\n"));
         break;
     case ANALYSIS_MODE_E0:
-        text_string(t, SAY("- Mode: E0. One session prefills tokens 0..n-1 and decodes the next, "
-                           "generated token.\n",
-                           "- Modo: E0. Una sesión hace prefill de los tokens 0..n-1 y decodifica el "
-                           "token siguiente, generado.\n"));
+        text_string(t,
+                    SAY("- Mode: E0. One session prefills tokens 0..n-1 and decodes the next, "
+                        "generated token.\n",
+                        "- Modo: E0. Una sesión hace prefill de los tokens 0..n-1 y decodifica el "
+                        "token siguiente, generado.\n"));
         break;
     default:
         text_string(t, SAY("- Mode: traces written before; no model was run.\n",
@@ -67,23 +71,27 @@ static void write_method(text *t, lang l, const analysis *a)
     write_mode(t, l, a);
     text_string(t, SAY("- Prompts: ", "- Prompts: "));
     write_names(t, a);
-    text_format(t, SAY(".\n- First table: `ffn_norm` of layers %s. Second table: every traced stage in "
-                       "execution order.\n",
-                       ".\n- Primera tabla: `ffn_norm` de las capas %s. Segunda tabla: cada etapa "
-                       "trazada en orden de ejecución.\n"),
-                a->layers);
-    text_string(t, SAY("- Records are paired by the hash of the token ids up to the token, position, "
-                       "layer and stage. The tolerance is zero bits. A norm that differs is replayed: "
-                       "healthy, as read, and once per hypothesis; a cause is CONFIRMED when its replay "
-                       "alone gives the recorded bits.\n",
-                       "- Los registros se emparejan por el hash de los ids de token hasta el token, "
-                       "posición, capa y etapa. La tolerancia es de cero bits. Una norma que difiere se "
-                       "recalcula: sana, como leyó, y una vez por hipótesis; una causa queda CONFIRMED "
-                       "cuando solo su recálculo da los bits registrados.\n"));
+    text_format(
+        t,
+        SAY(".\n- First table: `ffn_norm` of layers %s. Second table: every traced stage in "
+            "execution order.\n",
+            ".\n- Primera tabla: `ffn_norm` de las capas %s. Segunda tabla: cada etapa "
+            "trazada en orden de ejecución.\n"),
+        a->layers);
+    text_string(
+        t, SAY("- Records are paired by the hash of the token ids up to the token, position, "
+               "layer and stage. The tolerance is zero bits. A norm that differs is replayed: "
+               "healthy, as read, and once per hypothesis; a cause is CONFIRMED when its replay "
+               "alone gives the recorded bits.\n",
+               "- Los registros se emparejan por el hash de los ids de token hasta el token, "
+               "posición, capa y etapa. La tolerancia es de cero bits. Una norma que difiere se "
+               "recalcula: sana, como leyó, y una vez por hipótesis; una causa queda CONFIRMED "
+               "cuando solo su recálculo da los bits registrados.\n"));
     for (size_t i = 0; i < a->n_prompt; i++) {
         for (int s = 0; s < SIDE_COUNT; s++) {
             const analysis_side *side_line = &a->prompt[i].side[s];
-            text_format(t, "- `%s`, %s: ", a->prompt[i].id, s == SIDE_A ? "prefill_last" : "decode0");
+            text_format(t, "- `%s`, %s: ", a->prompt[i].id,
+                        s == SIDE_A ? "prefill_last" : "decode0");
             say_side(t, l, side_line);
             if (side_line->is_present) {
                 text_string(t, "; ");
@@ -122,10 +130,11 @@ static void write_interpretation(text *t, lang l, const analysis *a)
         say_not_seen(t, l, seen);
         text_string(t, "\n");
     }
-    text_string(t, SAY("- Pointers and offsets are shown and decide nothing: prefill and decode use "
-                       "other buffers and rows by design.\n\n",
-                       "- Punteros y offsets se muestran y no deciden nada: prefill y decode usan otros "
-                       "búferes y filas por diseño.\n\n"));
+    text_string(
+        t, SAY("- Pointers and offsets are shown and decide nothing: prefill and decode use "
+               "other buffers and rows by design.\n\n",
+               "- Punteros y offsets se muestran y no deciden nada: prefill y decode usan otros "
+               "búferes y filas por diseño.\n\n"));
 }
 
 static void write_results(text *t, lang l, const analysis *a)
@@ -134,15 +143,18 @@ static void write_results(text *t, lang l, const analysis *a)
     text_string(t, SAY("Source: `analysis.tsv`, `analysis.json`\n\n",
                        "Fuente: `analysis.tsv`, `analysis.json`\n\n"));
     table_norms(t, a, TABLE_MARKDOWN);
-    text_string(t, SAY("\n`sumsq` is the sum of squares of the input, where the reference report held "
-                       "its mean.\n",
-                       "\n`sumsq` es la suma de los cuadrados de la entrada; en el informe de "
-                       "referencia era su media.\n"));
+    text_string(t,
+                SAY("\n`sumsq` is the sum of squares of the input, where the reference report held "
+                    "its mean.\n",
+                    "\n`sumsq` es la suma de los cuadrados de la entrada; en el informe de "
+                    "referencia era su media.\n"));
     for (size_t i = 0; i < a->n_prompt; i++) {
         const analysis_prompt *p = &a->prompt[i];
         if (p->first < p->n_stage) {
-            text_format(t, SAY("\nStages of `%s` around the first divergence:\n\n",
-                               "\nEtapas de `%s` en torno a la primera divergencia:\n\n"), p->id);
+            text_format(t,
+                        SAY("\nStages of `%s` around the first divergence:\n\n",
+                            "\nEtapas de `%s` en torno a la primera divergencia:\n\n"),
+                        p->id);
             table_window(t, p, TABLE_MARKDOWN);
         }
     }
@@ -154,10 +166,11 @@ static void write_conclusion(text *t, lang l, const analysis *a)
     text_format(t, "## %s\n", SAY("Conclusion (EN)", "Conclusión (ES)"));
     say_headline(t, l, a);
     text_format(t, SAY(" Exit code %d: %s.\n\n", " Código de salida %d: %s.\n\n"), (int)a->verdict,
-                a->verdict == GRETA_OK      ? SAY("aligned", "alineado")
-                : a->verdict == GRETA_FAULT ? SAY("a fault, or a differing bit where bits are promised",
-                                                  "un fallo, o un bit distinto donde se prometen bits")
-                                            : SAY("no verdict", "sin veredicto"));
+                a->verdict == GRETA_OK ? SAY("aligned", "alineado")
+                : a->verdict == GRETA_FAULT
+                    ? SAY("a fault, or a differing bit where bits are promised",
+                          "un fallo, o un bit distinto donde se prometen bits")
+                    : SAY("no verdict", "sin veredicto"));
 }
 
 static void write_next_step(text *t, lang l, const analysis *a)

@@ -1,7 +1,8 @@
-/* report.h - the writers: one analysis as text for people, TSV, JSON, and a bilingual Markdown report.
+/* report.h - the writers: one analysis as text for people, TSV, JSON, and a bilingual Markdown
+ * report.
  *
- * All are pure functions of the analysis: the same analysis gives the same bytes, without time, host
- * or path (but folders that the caller named). Failure is the text's: see base/text.h.
+ * All are pure functions of the analysis: the same analysis gives the same bytes, without time,
+ * host or path (but folders that the caller named). Failure is the text's: see base/text.h.
  */
 #ifndef GRETA_REPORT_REPORT_H
 #define GRETA_REPORT_REPORT_H

@@ -1,10 +1,10 @@
 /* sentence.c - what an analysis says, as sentences in English and Spanish.
  *
- * Every sentence is built from fields of the analysis; none is kept ready for an expected outcome. The
- * two languages stand side by side in one expression with the same arguments in the same order, so
- * that they cannot come to say different things. Names of stages, tensors, causes and states are
- * GRETA's vocabulary and stay as they are; phrases of the replay are translated where a translation
- * is known and quoted where not.
+ * Every sentence is built from fields of the analysis; none is kept ready for an expected
+ * outcome. The two languages stand side by side in one expression with the same arguments in the
+ * same order, so that they cannot come to say different things. Names of stages, tensors, causes
+ * and states are GRETA's vocabulary and stay as they are; phrases of the replay are translated
+ * where a translation is known and quoted where not.
  */
 #include "report/report.h"
 
@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SAY(en, es) (l == LANG_ES ? (es) : (en))
+#define SAY(en, es)     (l == LANG_ES ? (es) : (en))
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 
 static const char *safe(const char *string, char out[ESCAPED_MAX])
@@ -30,7 +30,7 @@ const char *layer_text(int32_t layer, char out[LAYER_MAX])
     return out;
 }
 
-/* ---- Phrases ----------------------------------------------------------------------------------- */
+/* ---- Phrases --------------------------------------------------------------------------------- */
 
 /* What replay calls its hypotheses (replay/norm.c, norm_variant.c), and the same in Spanish. */
 static const struct {
@@ -77,7 +77,8 @@ static void name_runs(const char *english, char out[ESCAPED_MAX])
     for (const char *at = english; *at && n + 16 < ESCAPED_MAX; at++) {
         bool is_a = strncmp(at, "run A", 5) == 0, is_b = strncmp(at, "run B", 5) == 0;
         if (is_a || is_b) {
-            n += (size_t)snprintf(out + n, ESCAPED_MAX - n, "%s", is_a ? "prefill_last" : "decode0");
+            n +=
+                (size_t)snprintf(out + n, ESCAPED_MAX - n, "%s", is_a ? "prefill_last" : "decode0");
             at += 4;
         } else {
             out[n++] = *at;
@@ -120,7 +121,7 @@ static void say_layer_of(text *t, lang l, int32_t layer, int32_t reader)
     }
 }
 
-/* ---- One norm ---------------------------------------------------------------------------------- */
+/* ---- One norm -------------------------------------------------------------------------------- */
 
 static void say_input_selection(text *t, lang l, const norm_line *norm)
 {
@@ -128,10 +129,11 @@ static void say_input_selection(text *t, lang l, const norm_line *norm)
     const finding_source *s = &f->source;
     const char *reader = stage_name(norm->name);
     if (!s->is_found) {
-        text_format(t, SAY("%s reads another row as %s's input than its producer wrote, and no "
-                           "captured row equals it",
-                           "%s lee como entrada de %s una fila que no es la de su productor, y "
-                           "ninguna fila capturada la iguala"),
+        text_format(t,
+                    SAY("%s reads another row as %s's input than its producer wrote, and no "
+                        "captured row equals it",
+                        "%s lee como entrada de %s una fila que no es la de su productor, y "
+                        "ninguna fila capturada la iguala"),
                     who(l, f->sides), reader);
         return;
     }
@@ -152,8 +154,10 @@ static void say_numbers(text *t, lang l, const norm_line *norm)
     if (f->number == EVIDENCE_NUMBER_EPS) {
         text_format(t, SAY("eps %s instead of %s", "eps %s en vez de %s"), used, healthy);
     } else if (f->number == EVIDENCE_NUMBER_COUNT) {
-        text_format(t, SAY("a mean over %s values instead of %s",
-                           "una media sobre %s valores en vez de %s"), used, healthy);
+        text_format(
+            t,
+            SAY("a mean over %s values instead of %s", "una media sobre %s valores en vez de %s"),
+            used, healthy);
     } else {
         text_format(t, SAY("a wrong number (%s)", "un número equivocado (%s)"),
                     phrase(l, f->phrase, quoted));
@@ -193,22 +197,25 @@ void say_norm(text *t, lang l, const norm_line *norm)
     } else if (is_named && f->cause == CAUSE_WEIGHT_LAYOUT) {
         say_weights(t, l, norm);
     } else if (is_named && f->cause == CAUSE_KERNEL_MATH) {
-        text_format(t, SAY("%s computes %s by another formula (%s)",
-                           "%s calcula %s con otra fórmula (%s)"),
-                    who(l, f->sides), op, phrase(l, f->phrase, quoted));
+        text_format(
+            t, SAY("%s computes %s by another formula (%s)", "%s calcula %s con otra fórmula (%s)"),
+            who(l, f->sides), op, phrase(l, f->phrase, quoted));
     } else if (is_named && f->cause == CAUSE_ROUNDING) {
-        text_format(t, SAY("%s rounds %s in another order (%s)", "%s redondea %s en otro orden (%s)"),
+        text_format(t,
+                    SAY("%s rounds %s in another order (%s)", "%s redondea %s en otro orden (%s)"),
                     who(l, f->sides), op, phrase(l, f->phrase, quoted));
     } else if (f->state == VERDICT_EQUAL) {
-        text_format(t, f->changed_no_bit
-                           ? SAY("prefill_last and decode0 agree bit for bit in %s, although %s",
-                                 "prefill_last y decode0 coinciden bit a bit en %s, aunque: %s")
-                           : SAY("prefill_last and decode0 agree bit for bit in %s (%s)",
-                                 "prefill_last y decode0 coinciden bit a bit en %s (%s)"),
+        text_format(t,
+                    f->changed_no_bit
+                        ? SAY("prefill_last and decode0 agree bit for bit in %s, although %s",
+                              "prefill_last y decode0 coinciden bit a bit en %s, aunque: %s")
+                        : SAY("prefill_last and decode0 agree bit for bit in %s (%s)",
+                              "prefill_last y decode0 coinciden bit a bit en %s (%s)"),
                     op, phrase(l, f->phrase, quoted));
     } else if (f->state == VERDICT_INHERITED) {
-        text_format(t, SAY("%s differs only because its input does (%s)",
-                           "%s difiere solo porque difiere su entrada (%s)"),
+        text_format(t,
+                    SAY("%s differs only because its input does (%s)",
+                        "%s difiere solo porque difiere su entrada (%s)"),
                     op, phrase(l, f->phrase, quoted));
     } else {
         text_format(t, SAY("%s is not decided: %s", "%s queda sin decidir: %s"), op,
@@ -221,7 +228,8 @@ static const char *same_or_not(lang l, double distance)
     return distance == 0.0 ? SAY("equal", "iguales") : SAY("different", "distintos");
 }
 
-/* What the two sides gave the norm, by the table's numbers: where they part, and where they do not. */
+/* What the two sides gave the norm, by the table's numbers: where they part, and where they do
+ * not. */
 static void say_operands(text *t, lang l, const finding *f)
 {
     const norm_numbers *n = &f->numbers;
@@ -229,13 +237,17 @@ static void say_operands(text *t, lang l, const finding *f)
     if (isnan(n->input_mae) || n->eps_match < 0 || n->weight_hash_match < 0) {
         return;
     }
-    text_format(t, SAY(" Between the sides, the inputs are %s", " Entre los lados, los datos de entrada "
-                       "son %s"), same_or_not(l, n->input_mae));
+    text_format(t,
+                SAY(" Between the sides, the inputs are %s",
+                    " Entre los lados, los datos de entrada "
+                    "son %s"),
+                same_or_not(l, n->input_mae));
     if (n->input_mae != 0.0) {
         text_format(t, " (MAE %s)", number_scientific(n->input_mae, 3, mae));
     }
-    text_format(t, SAY(", the weights read are %s, and the eps given are %s.",
-                       ", los pesos leídos son %s, y los eps dados son %s."),
+    text_format(t,
+                SAY(", the weights read are %s, and the eps given are %s.",
+                    ", los pesos leídos son %s, y los eps dados son %s."),
                 same_or_not(l, !n->weight_hash_match), same_or_not(l, !n->eps_match));
 }
 
@@ -247,8 +259,9 @@ static void say_eps(text *t, lang l, const finding *f)
     }
     number_f32((float)f->eps_min, low);
     number_f32((float)f->eps_max, high);
-    text_format(t, SAY(" Solved from the recorded inverse rms, eps lies between %s and %s.",
-                       " Resuelto a partir del rms inverso registrado, eps está entre %s y %s."),
+    text_format(t,
+                SAY(" Solved from the recorded inverse rms, eps lies between %s and %s.",
+                    " Resuelto a partir del rms inverso registrado, eps está entre %s y %s."),
                 low, high);
 }
 
@@ -258,16 +271,19 @@ static void say_source(text *t, lang l, const norm_line *norm)
     if (norm->found.cause != CAUSE_INPUT_SELECTION || !s->is_found) {
         return;
     }
-    text_format(t, SAY(" The row was captured in pass %" PRId64 " (%s, row %" PRId32 ").",
-                       " La fila se capturó en la pasada %" PRId64 " (%s, fila %" PRId32 ")."),
+    text_format(t,
+                SAY(" The row was captured in pass %" PRId64 " (%s, row %" PRId32 ").",
+                    " La fila se capturó en la pasada %" PRId64 " (%s, fila %" PRId32 ")."),
                 s->pass, s->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", s->row);
     if (s->in_other_trace) {
         text_string(t, SAY(" It is only in the trace of the other side.",
                            " Está solo en la traza del otro lado."));
     }
     if (s->n_match > 1) {
-        text_format(t, SAY(" %" PRId32 " captured rows have this content.",
-                           " %" PRId32 " filas capturadas tienen este contenido."), s->n_match);
+        text_format(t,
+                    SAY(" %" PRId32 " captured rows have this content.",
+                        " %" PRId32 " filas capturadas tienen este contenido."),
+                    s->n_match);
     }
 }
 
@@ -276,25 +292,27 @@ void say_norm_details(text *t, lang l, const norm_line *norm)
     const finding *f = &norm->found;
     char quoted[ESCAPED_MAX];
     if (f->state == VERDICT_CONFIRMED) {
-        text_format(t, SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
-                           "healthy replay does not, and no hypothesis of another cause does.",
-                           " Recalculado solo con este cambio (%s), %s da los bits registrados; el "
-                           "recálculo sano no los da, ni hipótesis alguna de otra causa."),
+        text_format(t,
+                    SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
+                        "healthy replay does not, and no hypothesis of another cause does.",
+                        " Recalculado solo con este cambio (%s), %s da los bits registrados; el "
+                        "recálculo sano no los da, ni hipótesis alguna de otra causa."),
                     f->replay_kernel, stage_name(norm->name));
     }
     if (f->state == VERDICT_SUSPECTED) {
         for (int32_t i = 0; i < f->n_fit; i++) {
-            text_format(t, SAY(" Fits: %s (%s).", " Encaja: %s (%s)."), cause_name(f->fit[i]->cause),
-                        phrase(l, f->fit[i]->phrase, quoted));
+            text_format(t, SAY(" Fits: %s (%s).", " Encaja: %s (%s)."),
+                        cause_name(f->fit[i]->cause), phrase(l, f->fit[i]->phrase, quoted));
         }
     }
     say_operands(t, l, f);
     say_source(t, l, norm);
     if (f->is_hidden && f->cause == CAUSE_NORM_STATS) {
-        text_string(t, SAY(" The record holds the right number: the kernel used another one than it "
-                           "was given.",
-                           " El registro tiene el número correcto: el kernel usó otro que el que "
-                           "recibió."));
+        text_string(t,
+                    SAY(" The record holds the right number: the kernel used another one than it "
+                        "was given.",
+                        " El registro tiene el número correcto: el kernel usó otro que el que "
+                        "recibió."));
     }
     say_eps(t, l, f);
     if (f->is_inherited_too) {
@@ -303,13 +321,13 @@ void say_norm_details(text *t, lang l, const norm_line *norm)
     }
 }
 
-/* ---- One prompt -------------------------------------------------------------------------------- */
+/* ---- One prompt ------------------------------------------------------------------------------ */
 
 static void say_mismatch(text *t, lang l, const analysis_prompt *p)
 {
     char a[ESCAPED_MAX], b[ESCAPED_MAX];
-    text_string(t, SAY("prefill_last and decode0 are no pair: ",
-                       "prefill_last y decode0 no son un par: "));
+    text_string(
+        t, SAY("prefill_last and decode0 are no pair: ", "prefill_last y decode0 no son un par: "));
     for (int i = 0; i < p->n_mismatch; i++) {
         const finding_mismatch *m = &p->mismatch[i];
         text_format(t, SAY("%s%s %s against %s", "%s%s %s frente a %s"), i ? ", " : "", m->field,
@@ -327,25 +345,29 @@ static void say_why(text *t, lang l, const analysis_prompt *p)
                            "decodifica (2 tokens o más)"));
         break;
     case REASON_CHUNK_OF_ONE:
-        text_format(t, SAY("with chunks of %" PRId64 " the prefill pass of the last of %" PRId64
-                           " tokens has one row, as decode has: one path, nothing is compared "
-                           "(2 rows or more; choose another chunk)",
-                           "con trozos de %" PRId64 " la pasada de prefill del último de %" PRId64
-                           " tokens tiene una fila, como decode: un solo camino, nada se compara "
-                           "(2 filas o más; elija otro tamaño de trozo)"),
+        text_format(t,
+                    SAY("with chunks of %" PRId64 " the prefill pass of the last of %" PRId64
+                        " tokens has one row, as decode has: one path, nothing is compared "
+                        "(2 rows or more; choose another chunk)",
+                        "con trozos de %" PRId64 " la pasada de prefill del último de %" PRId64
+                        " tokens tiene una fila, como decode: un solo camino, nada se compara "
+                        "(2 filas o más; elija otro tamaño de trozo)"),
                     p->n_chunk, p->n_token);
         break;
     case REASON_PLANT_ROWS:
-        text_format(t, SAY("with chunks of %" PRId64 " the last prefill pass before decode, of %" PRId64
-                           " tokens, has too few rows for the fault that was asked for (2 rows or "
-                           "more)",
-                           "con trozos de %" PRId64 " la última pasada de prefill antes de decode, de %"
-                           PRId64 " tokens, tiene muy pocas filas para el fallo pedido (2 filas o "
-                           "más)"),
-                    p->n_chunk, p->n_token);
+        text_format(
+            t,
+            SAY("with chunks of %" PRId64 " the last prefill pass before decode, of %" PRId64
+                " tokens, has too few rows for the fault that was asked for (2 rows or "
+                "more)",
+                "con trozos de %" PRId64 " la última pasada de prefill antes de decode, de %" PRId64
+                " tokens, tiene muy pocas filas para el fallo pedido (2 filas o "
+                "más)"),
+            p->n_chunk, p->n_token);
         break;
     case REASON_NO_PREFILL:
-        text_string(t, SAY("the traces hold no prefill row", "las trazas no tienen fila de prefill"));
+        text_string(t,
+                    SAY("the traces hold no prefill row", "las trazas no tienen fila de prefill"));
         break;
     case REASON_NO_DECODE:
         text_string(t, SAY("the traces hold no decode row", "las trazas no tienen fila de decode"));
@@ -355,8 +377,10 @@ static void say_why(text *t, lang l, const analysis_prompt *p)
                            "una traza terminó antes de tiempo, y lo medido coincide"));
         break;
     case REASON_UNMEASURED:
-        text_format(t, SAY("%zu stages were not measured on both sides",
-                           "%zu etapas no se midieron en ambos lados"), p->n_unmeasured);
+        text_format(t,
+                    SAY("%zu stages were not measured on both sides",
+                        "%zu etapas no se midieron en ambos lados"),
+                    p->n_unmeasured);
         break;
     case REASON_TRACING:
         text_string(t, SAY("decode0's logits with tracing on are not those with tracing off",
@@ -405,10 +429,11 @@ static void say_answer(text *t, lang l, const analysis_prompt *p)
         text_string(t, SAY("prefill_last and decode0 agree bit for bit",
                            "prefill_last y decode0 coinciden bit a bit"));
     } else {
-        text_format(t, SAY("prefill_last and decode0 differ first in %s, and this command judges "
-                           "only norms",
-                           "prefill_last y decode0 difieren primero en %s, y este comando solo "
-                           "juzga las normas"),
+        text_format(t,
+                    SAY("prefill_last and decode0 differ first in %s, and this command judges "
+                        "only norms",
+                        "prefill_last y decode0 difieren primero en %s, y este comando solo "
+                        "juzga las normas"),
                     stage_name(p->stage[p->first].name));
     }
 }
@@ -430,7 +455,7 @@ void say_prompt(text *t, lang l, const analysis_prompt *p)
     }
 }
 
-/* ---- The whole --------------------------------------------------------------------------------- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 /* Whether two prompts have the same answer but for token and position. */
 static bool is_alike(const analysis_prompt *a, const analysis_prompt *b)
@@ -461,10 +486,11 @@ static void say_aligned(text *t, lang l, const analysis *a, const analysis_promp
 {
     text others = {0};
     size_t n = say_names(&others, a, p, true);
-    text_format(t, SAY("prefill_last and decode0 agree bit for bit on %s%s%s: %zu stages, each with "
-                       "the same bits on both sides.",
-                       "prefill_last y decode0 coinciden bit a bit en %s%s%s: %zu etapas, cada una "
-                       "con los mismos bits en ambos lados."),
+    text_format(t,
+                SAY("prefill_last and decode0 agree bit for bit on %s%s%s: %zu stages, each with "
+                    "the same bits on both sides.",
+                    "prefill_last y decode0 coinciden bit a bit en %s%s%s: %zu etapas, cada una "
+                    "con los mismos bits en ambos lados."),
                 p->id, n ? ", " : "", n ? others.data : "", p->n_equal);
     text_free(&others);
 }
@@ -501,10 +527,11 @@ void say_headline(text *t, lang l, const analysis *a)
 void say_coverage(text *t, lang l, const analysis_prompt *p)
 {
     size_t n = p->n_equal + p->n_differ;
-    text_format(t, SAY("%zu of %zu stages were measured on both sides: %zu are equal bit for bit, %zu "
-                       "differ.",
-                       "%zu de %zu etapas se midieron en ambos lados: %zu son iguales bit a bit, %zu "
-                       "difieren."),
+    text_format(t,
+                SAY("%zu of %zu stages were measured on both sides: %zu are equal bit for bit, %zu "
+                    "differ.",
+                    "%zu de %zu etapas se midieron en ambos lados: %zu son iguales bit a bit, %zu "
+                    "difieren."),
                 n, p->n_stage, p->n_equal, p->n_differ);
 }
 
@@ -512,13 +539,14 @@ void say_instrument(text *t, lang l, const analysis_prompt *p)
 {
     char layer[LAYER_MAX];
     if (p->tracing != TRACING_UNCHECKED) {
-        text_string(t, p->tracing == TRACING_SAME_LOGITS
-                           ? SAY("decode0's logits with tracing on equal those with tracing off, bit "
-                                 "for bit. ",
-                                 "Los logits de decode0 con traza y sin ella son iguales, bit a bit. ")
-                           : SAY("decode0's logits with tracing on differ from those with tracing "
-                                 "off. ",
-                                 "Los logits de decode0 con traza difieren de los que da sin ella. "));
+        text_string(t,
+                    p->tracing == TRACING_SAME_LOGITS
+                        ? SAY("decode0's logits with tracing on equal those with tracing off, bit "
+                              "for bit. ",
+                              "Los logits de decode0 con traza y sin ella son iguales, bit a bit. ")
+                        : SAY("decode0's logits with tracing on differ from those with tracing "
+                              "off. ",
+                              "Los logits de decode0 con traza difieren de los que da sin ella. "));
     } else {
         text_string(t, SAY("Whether tracing changed the run cannot be told from its traces. ",
                            "De las trazas no se deduce si trazar cambió la ejecución. "));
@@ -528,8 +556,9 @@ void say_instrument(text *t, lang l, const analysis_prompt *p)
                            "No se plantó canario: ninguna etapa es igual y está guardada en ambos "
                            "lados."));
     } else {
-        text_format(t, SAY("A canary of 1 ulp in a copy of %s, layer %s, value %" PRId64 ", was %s.",
-                           "Un canario de 1 ulp en una copia de %s, capa %s, valor %" PRId64 ", %s."),
+        text_format(t,
+                    SAY("A canary of 1 ulp in a copy of %s, layer %s, value %" PRId64 ", was %s.",
+                        "Un canario de 1 ulp en una copia de %s, capa %s, valor %" PRId64 ", %s."),
                     stage_name(p->canary.name), layer_text(p->canary.layer, layer), p->canary.index,
                     p->canary.state == CANARY_FOUND ? SAY("found", "se encontró")
                                                     : SAY("missed", "pasó inadvertido"));
@@ -553,8 +582,9 @@ void say_not_seen(text *t, lang l, const analysis_prompt *p)
                        "Solo se comparó este token, y solo se recalcularon las normas: las demás "
                        "operaciones se cotejaron entre sí, no con su definición."));
     if (!has_stage(p, STAGE_SCORES) && !has_stage(p, STAGE_PROBS) && p->n_stage > 0) {
-        text_string(t, SAY(" Scores and probs lie inside attention, whose output was compared.",
-                           " Scores y probs quedan dentro de la atención, cuya salida se comparó."));
+        text_string(t,
+                    SAY(" Scores and probs lie inside attention, whose output was compared.",
+                        " Scores y probs quedan dentro de la atención, cuya salida se comparó."));
     }
 }
 
@@ -565,10 +595,11 @@ void say_side(text *t, lang l, const analysis_side *s)
         text_string(t, SAY("absent", "ausente"));
         return;
     }
-    text_format(t, SAY("token %" PRId32 " at position %" PRId32 ", pass %" PRId64 ", row %" PRId32
-                       " of %" PRId64 ", %s",
-                       "token %" PRId32 " en la posición %" PRId32 ", pasada %" PRId64 ", fila %" PRId32
-                       " de %" PRId64 ", %s"),
+    text_format(t,
+                SAY("token %" PRId32 " at position %" PRId32 ", pass %" PRId64 ", row %" PRId32
+                    " of %" PRId64 ", %s",
+                    "token %" PRId32 " en la posición %" PRId32 ", pasada %" PRId64
+                    ", fila %" PRId32 " de %" PRId64 ", %s"),
                 s->token, s->position, s->pass, s->row, s->chunk_rows, safe(s->file, file));
 }
 
@@ -577,28 +608,33 @@ static void say_step_of_cause(text *t, lang l, const analysis_prompt *p, const n
     const char *wrong = who(l, norm->found.sides), *op = stage_name(norm->name);
     switch (p->cause) {
     case CAUSE_INPUT_SELECTION:
-        text_format(t, SAY("In %s, make %s read the row that its producer wrote for the token at hand: "
-                           "check the buffer, and the row or offset chosen in it.",
-                           "En %s, hacer que %s lea la fila que su productor escribió para el token "
-                           "en curso: revisar el búfer, y la fila o el offset elegidos en él."),
-                    wrong, op);
+        text_format(
+            t,
+            SAY("In %s, make %s read the row that its producer wrote for the token at hand: "
+                "check the buffer, and the row or offset chosen in it.",
+                "En %s, hacer que %s lea la fila que su productor escribió para el token "
+                "en curso: revisar el búfer, y la fila o el offset elegidos en él."),
+            wrong, op);
         break;
     case CAUSE_NORM_STATS:
-        text_format(t, SAY("In %s, give %s the number of the model's metadata, and check that the "
-                           "kernel uses the one it is given.",
-                           "En %s, dar a %s el número de los metadatos del modelo, y comprobar que el "
-                           "kernel usa el que recibe."),
+        text_format(t,
+                    SAY("In %s, give %s the number of the model's metadata, and check that the "
+                        "kernel uses the one it is given.",
+                        "En %s, dar a %s el número de los metadatos del modelo, y comprobar que el "
+                        "kernel usa el que recibe."),
                     wrong, op);
         break;
     case CAUSE_WEIGHT_LAYOUT:
-        text_format(t, SAY("In %s, check which tensor %s reads, from which offset and with which "
-                           "stride.",
-                           "En %s, revisar qué tensor lee %s, desde qué offset y con qué paso."),
+        text_format(t,
+                    SAY("In %s, check which tensor %s reads, from which offset and with which "
+                        "stride.",
+                        "En %s, revisar qué tensor lee %s, desde qué offset y con qué paso."),
                     wrong, op);
         break;
     default:
-        text_format(t, SAY("In %s, compare the kernel of %s with the definition of the op.",
-                           "En %s, comparar el kernel de %s con la definición de la operación."),
+        text_format(t,
+                    SAY("In %s, compare the kernel of %s with the definition of the op.",
+                        "En %s, comparar el kernel de %s con la definición de la operación."),
                     wrong, op);
     }
 }
@@ -607,14 +643,16 @@ void say_next_step(text *t, lang l, const analysis_prompt *p)
 {
     const norm_line *norm = analysis_decisive(p);
     if (p->verdict == GRETA_OK) {
-        text_string(t, SAY("Nothing to mend between these two paths. That both agree does not prove "
-                           "them right: compare with an independent reference.",
-                           "Nada que corregir entre estos dos caminos. Que coincidan no prueba que "
-                           "sean correctos: comparar con una referencia independiente."));
+        text_string(t,
+                    SAY("Nothing to mend between these two paths. That both agree does not prove "
+                        "them right: compare with an independent reference.",
+                        "Nada que corregir entre estos dos caminos. Que coincidan no prueba que "
+                        "sean correctos: comparar con una referencia independiente."));
     } else if (p->state == VERDICT_NOT_COMPARABLE) {
-        text_string(t, SAY("Pair the same logical token in one configuration on both sides (mode E1).",
-                           "Emparejar el mismo token lógico con una sola configuración en ambos lados "
-                           "(modo E1)."));
+        text_string(t,
+                    SAY("Pair the same logical token in one configuration on both sides (mode E1).",
+                        "Emparejar el mismo token lógico con una sola configuración en ambos lados "
+                        "(modo E1)."));
     } else if (p->why == REASON_TRACING || p->why == REASON_CANARY) {
         text_string(t, SAY("Mend the instrument before trusting any figure above.",
                            "Corregir el instrumento antes de fiarse de cifra alguna de arriba."));
@@ -624,10 +662,11 @@ void say_next_step(text *t, lang l, const analysis_prompt *p)
     } else if (norm && (p->state == VERDICT_CONFIRMED || p->state == VERDICT_SUSPECTED)) {
         say_step_of_cause(t, l, p, norm);
     } else {
-        text_string(t, SAY("Look at the first diverging stage: its operands are equal or known, its "
-                           "output is not.",
-                           "Mirar la primera etapa que diverge: sus operandos son iguales o conocidos, "
-                           "su salida no."));
+        text_string(
+            t, SAY("Look at the first diverging stage: its operands are equal or known, its "
+                   "output is not.",
+                   "Mirar la primera etapa que diverge: sus operandos son iguales o conocidos, "
+                   "su salida no."));
     }
 }
 
@@ -636,6 +675,6 @@ void say_configuration(text *t, const trace_header *h)
     char name[ESCAPED_MAX], kernel[ESCAPED_MAX], kv[ESCAPED_MAX], act[ESCAPED_MAX];
     text_format(t, "model %s (%016" PRIx64 "), ", safe(h->model_name, name), h->model_hash);
     text_format(t, "kernel %s, arithmetic %d, kv %s, act %s, chunk %" PRId32 ", threads %" PRId32,
-                safe(h->kernel, kernel), h->arithmetic, safe(h->kv, kv), safe(h->act, act), h->n_chunk,
-                h->n_thread);
+                safe(h->kernel, kernel), h->arithmetic, safe(h->kv, kv), safe(h->act, act),
+                h->n_chunk, h->n_thread);
 }

@@ -1,10 +1,10 @@
 /* tsv.c - both tables as tab-separated values, for spreadsheets and awk.
  *
- * Two blocks, each: a comment line, a line of titles, rows, each line ended by a newline; an empty line
- * between them. No cell holds a tab or a newline (what came from outside is escaped). The columns
- * are described in docs/isolate.md.
+ * Two blocks, each: a comment line, a line of titles, rows, each line ended by a newline; an
+ * empty line between them. No cell holds a tab or a newline (what came from outside is escaped).
+ * The columns are described in docs/isolate.md.
  */
-#include "report/table.h"
+#include "report/tables.h"
 
 void report_tsv(text *t, const analysis *a)
 {

@@ -1,18 +1,18 @@
-/* isolate.c - `greta isolate`, the main job: does the decode step of a token have the bits that prefill
- * gave it, and if not, which operation parted first, and why?
+/* isolate.c - `greta isolate`, the main job: does the decode step of a token have the bits that
+ * prefill gave it, and if not, which operation parted first, and why?
  *
  *     for each prompt:  record -> load -> judge        (or only load -> judge, with `from`)
  *     then:             conclude -> report
  *
- * The judge works on traces that were read back from disk, also when they were written a moment ago:
- * there is one path of analysis, and it cannot see what was planted. The worst prompt decides the
- * verdict: a fault beats no verdict, no verdict beats aligned.
+ * The judge works on traces that were read back from disk, also when they were written a moment
+ * ago: there is one path of analysis, and it cannot see what was planted. The worst prompt
+ * decides the verdict: a fault beats no verdict, no verdict beats aligned.
  */
+#include "verdict/isolate.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "report/report.h"
-#include "verdict/isolate.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,28 +22,30 @@
 static const char *const report_names[] = {"analysis.tsv", "analysis.json", "report.md"};
 #define N_REPORT (sizeof report_names / sizeof *report_names)
 
-/* ---- Before anything runs ---------------------------------------------------------------------- */
+/* ---- Before anything runs -------------------------------------------------------------------- */
 
 /* A prompt's id becomes the name of files. */
 static greta_status prompt_check(const greta_prompt *prompt, greta_error *err)
 {
     size_t n = prompt->id ? strlen(prompt->id) : 0;
     char shown[ESCAPED_MAX];
-    bool is_name = n > 0 && n < TRACE_NAME_MAX && prompt->id[0] != '.' && utf8_is_valid(prompt->id, n);
+    bool is_name =
+        n > 0 && n < TRACE_NAME_MAX && prompt->id[0] != '.' && utf8_is_valid(prompt->id, n);
     for (size_t i = 0; i < n && is_name; i++) {
         unsigned char c = (unsigned char)prompt->id[i];
         is_name = c >= 0x20 && c != 0x7f && c != '/';
     }
     if (!is_name) {
-        return error_set(err, GRETA_USAGE, "prompt id \"%s\" (a file name of 1 to %d bytes, not hidden)",
+        return error_set(err, GRETA_USAGE,
+                         "prompt id \"%s\" (a file name of 1 to %d bytes, not hidden)",
                          prompt->id ? escape(prompt->id, n, shown) : "", TRACE_NAME_MAX - 1);
     }
     if (prompt->n == 0) {
         return error_about(err, GRETA_BAD_INPUT, prompt->id, "the prompt has no tokens");
     }
     if (prompt->n > LIMIT_CONTEXT) {
-        return error_about(err, GRETA_BAD_INPUT, prompt->id, "the prompt has %zu tokens (at most %d)",
-                           prompt->n, LIMIT_CONTEXT);
+        return error_about(err, GRETA_BAD_INPUT, prompt->id,
+                           "the prompt has %zu tokens (at most %d)", prompt->n, LIMIT_CONTEXT);
     }
     return GRETA_OK;
 }
@@ -107,15 +109,15 @@ static greta_status layers_check(const char *layers, int32_t n_layer, greta_erro
     return status;
 }
 
-/* ---- From prompts ------------------------------------------------------------------------------ */
+/* ---- From prompts ---------------------------------------------------------------------------- */
 
 static void prompt_name(const char *id, analysis_prompt *out)
 {
     escape(id, strlen(id), out->id);
 }
 
-static greta_status judge_set(const trace_set *set, const isolate_terms *terms, analysis_prompt *out,
-                              greta_error *err)
+static greta_status judge_set(const trace_set *set, const isolate_terms *terms,
+                              analysis_prompt *out, greta_error *err)
 {
     isolate_side sides[SIDE_COUNT];
     GRETA_TRY(isolate_sides_choose(set, sides, err));
@@ -158,7 +160,7 @@ static greta_status isolate_prompts(const isolate_run *run, const greta_prompt *
     return GRETA_OK;
 }
 
-/* ---- From traces ------------------------------------------------------------------------------- */
+/* ---- From traces ----------------------------------------------------------------------------- */
 
 /* Without a prompt id a trace is called by its file. */
 static void trace_name(const trace *t, analysis_prompt *out)
@@ -207,7 +209,7 @@ static greta_status isolate_folder(greta_model *model, const greta_isolate_optio
     return status;
 }
 
-/* ---- What reproduces it ------------------------------------------------------------------------ */
+/* ---- What reproduces it ---------------------------------------------------------------------- */
 
 /* As a shell reads it. */
 static void say_path(text *t, const char *path)
@@ -300,7 +302,7 @@ static greta_status commands_fill(const isolate_run *run, analysis *a, greta_err
     return command_add(a, &t, err);
 }
 
-/* ---- Reports ----------------------------------------------------------------------------------- */
+/* ---- Reports --------------------------------------------------------------------------------- */
 
 static greta_status analysis_begin(const greta_isolate_options *o, analysis *a, greta_error *err)
 {
@@ -334,7 +336,8 @@ static greta_status report_write(const greta_isolate_options *o, const char *nam
     return status;
 }
 
-static greta_status reports_write(const greta_isolate_options *o, const analysis *a, greta_error *err)
+static greta_status reports_write(const greta_isolate_options *o, const analysis *a,
+                                  greta_error *err)
 {
     text t = {0};
     if (!o->out) {
@@ -358,7 +361,7 @@ static greta_status isolate_run_all(const isolate_run *run, const greta_prompt *
     return reports_write(run->options, a, err);
 }
 
-/* ---- The public calls -------------------------------------------------------------------------- */
+/* ---- The public calls ------------------------------------------------------------------------ */
 
 static greta_status options_check(const greta_model *model, const greta_isolate_options *o,
                                   greta_error *err)

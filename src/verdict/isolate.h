@@ -15,23 +15,25 @@
 #include "fault/fault.h"
 #include "report/analysis.h"
 
-/* ---- Record ------------------------------------------------------------------------------------ */
+/* ---- Record ---------------------------------------------------------------------------------- */
 
 /* What all prompts of one command share. */
 typedef struct isolate_run {
     greta_model *model;
     const greta_isolate_options *options;
-    const fault_kind *fault;    /* NULL: none */
+    const fault_kind *fault; /* NULL: none */
     int32_t fault_layer;
 } isolate_run;
 
-/* Resolves fault and layer. GRETA_USAGE for what is not in the catalogue or does not fit the model. */
+/* Resolves fault and layer. GRETA_USAGE for what is not in the catalogue or does not fit the
+ * model. */
 greta_status isolate_run_init(greta_model *model, const greta_isolate_options *options,
                               isolate_run *run, greta_error *err);
 
 #define ISOLATE_TRACES_MAX 2
 
-/* The trace files of a prompt: <out>/<id>.prefill.jsonl and .decode.jsonl, or .e0.jsonl. malloc'd. */
+/* The trace files of a prompt: <out>/<id>.prefill.jsonl and .decode.jsonl, or .e0.jsonl.
+ * malloc'd. */
 typedef struct isolate_files {
     char *path[ISOLATE_TRACES_MAX];
     size_t n;
@@ -39,13 +41,14 @@ typedef struct isolate_files {
 
 void isolate_files_free(isolate_files *files);
 
-/* Runs the prompt on both paths. out->why is set, and nothing is recorded, where the two paths would
- * be one; else files says what was written, and out->tracing whether tracing changed the logits. */
-greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt, isolate_files *files,
-                            analysis_prompt *out, greta_error *err);
+/* Runs the prompt on both paths. out->why is set, and nothing is recorded, where the two paths
+ * would be one; else files says what was written, and out->tracing whether tracing changed the
+ * logits. */
+greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
+                            isolate_files *files, analysis_prompt *out, greta_error *err);
 
-/* The second half of E1, for callers that keep a session: `session` holds tokens 0..first-1; prefills
- * first..n-2 and decodes token n-1, traced to `path`. `planted` may be NULL. */
+/* The second half of E1, for callers that keep a session: `session` holds tokens 0..first-1;
+ * prefills first..n-2 and decodes token n-1, traced to `path`. `planted` may be NULL. */
 typedef struct isolate_decode {
     greta_session *session;
     const greta_prompt *prompt;
@@ -56,11 +59,12 @@ typedef struct isolate_decode {
 
 greta_status isolate_decode_trace(const isolate_run *run, const isolate_decode *decode,
                                   greta_error *err);
-/* Plants run->fault for a session; `previous_row` as in fault_site. *out is NULL without a fault. */
+/* Plants run->fault for a session; `previous_row` as in fault_site. *out is NULL without a fault.
+ */
 greta_status isolate_plant(const isolate_run *run, const greta_session *session,
                            int32_t previous_row, fault_planted **out, greta_error *err);
 
-/* ---- Load -------------------------------------------------------------------------------------- */
+/* ---- Load ------------------------------------------------------------------------------------ */
 
 typedef struct trace_set {
     trace **item; /* (n) in order of their names */
@@ -78,10 +82,10 @@ greta_status trace_set_of_prompt(const trace_set *all, size_t first, uint8_t *ta
 
 /* What one pass wrote for one token: the row of the op of each stage. */
 typedef struct isolate_side {
-    const trace *trace;             /* NULL: there is no such row */
-    const trace_record *any;        /* one of them: token, position, pass */
-    const trace_record *twice;      /* a second record of one stage and layer; NULL: none */
-    const trace_record **record;    /* (n_layer + 1, STAGE_COUNT), row 0 outside the layers */
+    const trace *trace;          /* NULL: there is no such row */
+    const trace_record *any;     /* one of them: token, position, pass */
+    const trace_record *twice;   /* a second record of one stage and layer; NULL: none */
+    const trace_record **record; /* (n_layer + 1, STAGE_COUNT), row 0 outside the layers */
 } isolate_side;
 
 /* Chooses prefill_last, the prefill row of the highest position, and decode0, the decode row of the
@@ -97,12 +101,12 @@ static inline const trace_record *isolate_side_record(const isolate_side *s, sta
                : NULL;
 }
 
-/* ---- Judge ------------------------------------------------------------------------------------- */
+/* ---- Judge ----------------------------------------------------------------------------------- */
 
 typedef struct isolate_terms {
-    const char *layers;  /* of the first table: "0,3-5" */
-    float eps;           /* the model's; NAN: unknown */
-    int32_t head_dim;    /* 0: unknown */
+    const char *layers; /* of the first table: "0,3-5" */
+    float eps;          /* the model's; NAN: unknown */
+    int32_t head_dim;   /* 0: unknown */
 } isolate_terms;
 
 isolate_terms isolate_terms_of(const greta_model *model, const greta_isolate_options *options);

@@ -1,9 +1,10 @@
 /* isolate_judge.c - two rows of records in, one judged prompt out.
  *
- * First whether they are a pair at all: the same logical token, one configuration, and two paths. Then
- * every stage by its bits, in execution order. Then every norm by the classifier: it needs the replay
- * of a norm only where something differs or the records contradict themselves. Last the instrument: a
- * difference of one ulp, planted in a copy of a recorded row, must be seen by the same comparison.
+ * First whether they are a pair at all: the same logical token, one configuration, and two paths.
+ * Then every stage by its bits, in execution order. Then every norm by the classifier: it needs
+ * the replay of a norm only where something differs or the records contradict themselves. Last
+ * the instrument: a difference of one ulp, planted in a copy of a recorded row, must be seen by
+ * the same comparison.
  *
  * The verdict stands on the first stage that differs. A stage without a record on a side is
  * unmeasured, never equal.
@@ -27,7 +28,7 @@ isolate_terms isolate_terms_of(const greta_model *model, const greta_isolate_opt
                            .head_dim = model ? model->cfg.head_dim : 0};
 }
 
-/* ---- Are they a pair? -------------------------------------------------------------------------- */
+/* ---- Are they a pair? ------------------------------------------------------------------------ */
 
 static void side_describe(const isolate_side *s, analysis_side *out)
 {
@@ -111,7 +112,7 @@ static void pair_check(const isolate_side sides[SIDE_COUNT], analysis_prompt *ou
     }
 }
 
-/* ---- Stages ------------------------------------------------------------------------------------ */
+/* ---- Stages ---------------------------------------------------------------------------------- */
 
 static void stage_compare(const trace_record *a, const trace_record *b, stage_line *out)
 {
@@ -151,7 +152,8 @@ static bool has_record(const isolate_side sides[SIDE_COUNT], stage name, int32_t
            isolate_side_record(&sides[SIDE_B], name, layer);
 }
 
-/* Which stages and which layers occur: a stage that one traced layer has is expected in all of them. */
+/* Which stages and which layers occur: a stage that one traced layer has is expected in all of
+ * them. */
 typedef struct expected {
     bool stage[STAGE_COUNT]; /* in the layers */
     uint8_t *layer;          /* (n_layer) */
@@ -170,7 +172,8 @@ static void expected_find(const isolate_side sides[SIDE_COUNT], expected *e)
     }
 }
 
-static void stages_fill(const isolate_side sides[SIDE_COUNT], const expected *e, analysis_prompt *out)
+static void stages_fill(const isolate_side sides[SIDE_COUNT], const expected *e,
+                        analysis_prompt *out)
 {
     for (stage s = 0; s < STAGE_ATTN_NORM; s++) {
         if (has_record(sides, s, -1)) {
@@ -213,7 +216,7 @@ static greta_status stages_judge(const isolate_side sides[SIDE_COUNT], analysis_
     return GRETA_OK;
 }
 
-/* ---- Norms ------------------------------------------------------------------------------------- */
+/* ---- Norms ----------------------------------------------------------------------------------- */
 
 static bool is_notable(const finding *f)
 {
@@ -293,7 +296,8 @@ static greta_status norms_judge(const isolate_side sides[SIDE_COUNT], const isol
         if (!is_norm(sides, at)) {
             continue;
         }
-        norm_line *line = &out->norm[out->n_norm++]; /* counted at once: then it is freed for sure */
+        norm_line *line =
+            &out->norm[out->n_norm++]; /* counted at once: then it is freed for sure */
         line->name = at->name;
         line->layer = at->layer;
         line->is_chosen = at->name == STAGE_FFN_NORM && chosen[at->layer];
@@ -309,10 +313,18 @@ static greta_status norms_judge(const isolate_side sides[SIDE_COUNT], const isol
 
 static norm_line norm_empty(int32_t layer, verdict_state state)
 {
-    norm_numbers unknown = {.input_mae = NAN, .weight_mae = NAN, .output_mae = NAN, .eps_match = -1,
-                            .sumsq_delta = NAN, .inv_rms_delta = NAN, .input_ptr_match = -1,
-                            .input_offset_match = -1, .weight_hash_match = -1};
-    return (norm_line){.name = STAGE_FFN_NORM, .layer = layer, .is_chosen = true,
+    norm_numbers unknown = {.input_mae = NAN,
+                            .weight_mae = NAN,
+                            .output_mae = NAN,
+                            .eps_match = -1,
+                            .sumsq_delta = NAN,
+                            .inv_rms_delta = NAN,
+                            .input_ptr_match = -1,
+                            .input_offset_match = -1,
+                            .weight_hash_match = -1};
+    return (norm_line){.name = STAGE_FFN_NORM,
+                       .layer = layer,
+                       .is_chosen = true,
                        .found = {.state = state, .numbers = unknown, .eps_min = 1}};
 }
 
@@ -356,7 +368,7 @@ static greta_status norms_complete(const uint8_t *chosen, int32_t n_layer, analy
     return GRETA_OK;
 }
 
-/* ---- The instrument ---------------------------------------------------------------------------- */
+/* ---- The instrument -------------------------------------------------------------------------- */
 
 /* splitmix64 of a hash in the trace: anyone can say where the canary must have been. */
 static uint64_t canary_draw(uint64_t seed, uint64_t n)
@@ -407,12 +419,12 @@ static greta_status canary_run(const isolate_side sides[SIDE_COUNT], analysis_pr
     stage_compare(a, &b, &seen);
     free(values);
     bool is_found = seen.state == STAGE_STATE_DIFFERS && seen.n_differ == 1 && seen.ulp_max <= 1;
-    out->canary = (canary){is_found ? CANARY_FOUND : CANARY_MISSED, line->name, line->layer,
-                           (int64_t)at};
+    out->canary =
+        (canary){is_found ? CANARY_FOUND : CANARY_MISSED, line->name, line->layer, (int64_t)at};
     return GRETA_OK;
 }
 
-/* ---- The verdict ------------------------------------------------------------------------------- */
+/* ---- The verdict ----------------------------------------------------------------------------- */
 
 static bool is_complete(const analysis_prompt *p)
 {

@@ -2,9 +2,9 @@
  *
  * Traces of one prompt are told by the prompt id in their headers, not by file names. Among them
  * prefill_last is the prefill row of the highest position: the session that decodes has prefilled
- * too, but one token less. decode0 is the decode row of the lowest position. Nothing else is assumed,
- * so that traces of the environment switches, of E0 runs, and pairs are all read by the same rules,
- * and what does not pair is found out by the judge.
+ * too, but one token less. decode0 is the decode row of the lowest position. Nothing else is
+ * assumed, so that traces of the environment switches, of E0 runs, and pairs are all read by the
+ * same rules, and what does not pair is found out by the judge.
  */
 #include "base/limits.h"
 #include "base/text.h"
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Traces ------------------------------------------------------------------------------------ */
+/* ---- Traces ---------------------------------------------------------------------------------- */
 
 void trace_set_close(trace_set *set)
 {
@@ -131,7 +131,7 @@ greta_status trace_set_of_prompt(const trace_set *all, size_t first, uint8_t *ta
     return GRETA_OK;
 }
 
-/* ---- Sides ------------------------------------------------------------------------------------- */
+/* ---- Sides ----------------------------------------------------------------------------------- */
 
 /* Whether `r` is a better prefill_last, or decode0, than what was seen so far. */
 static bool is_better(side s, const trace_record *r, const trace_record *best)

@@ -1,13 +1,14 @@
 /* isolate_record.c - one prompt on two paths through the engine, each traced.
  *
  * E1, the same logical token twice. Fresh: a session prefills tokens 0..n-1; another one prefills
- * 0..n-2 and decodes token n-1. Truncate: one session prefills all, drops the last row and decodes
- * it again. E0, as engines go on: the token after the prompt is decoded; this is no pair, and the
- * judge must say so.
+ * 0..n-2 and decodes token n-1. Truncate: one session prefills all, drops the last row and
+ * decodes it again. E0, as engines go on: the token after the prompt is decoded; this is no pair,
+ * and the judge must say so.
  *
- * A fault is planted in the decode phase only. It has to be set before the last prefill pass: a plant
- * may read rows that this pass left behind. For the same reason the check that tracing changes no bit,
- * a second decode without a trace, first repeats what of that pass the plant reads.
+ * A fault is planted in the decode phase only. It has to be set before the last prefill pass: a
+ * plant may read rows that this pass left behind. For the same reason the check that tracing
+ * changes no bit, a second decode without a trace, first repeats what of that pass the plant
+ * reads.
  */
 #include "base/text.h"
 #include "verdict/isolate.h"
@@ -61,9 +62,10 @@ static greta_status files_add(const isolate_run *run, const greta_prompt *prompt
     return GRETA_OK;
 }
 
-/* ---- Passes ------------------------------------------------------------------------------------ */
+/* ---- Passes ---------------------------------------------------------------------------------- */
 
-static greta_status decode(greta_session *session, int32_t token, int32_t position, greta_error *err)
+static greta_status decode(greta_session *session, int32_t token, int32_t position,
+                           greta_error *err)
 {
     greta_row row = {.token = token, .position = position, .want_logits = 1};
     greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
@@ -74,8 +76,12 @@ static greta_trace_options trace_options(const isolate_run *run, const greta_pro
                                          const char *path)
 {
     return (greta_trace_options){
-        .size = sizeof(greta_trace_options), .path = path, .tokens = "last", .sample = -1,
-        .bytes_max = run->options->bytes_max, .prompt_id = prompt->id,
+        .size = sizeof(greta_trace_options),
+        .path = path,
+        .tokens = "last",
+        .sample = -1,
+        .bytes_max = run->options->bytes_max,
+        .prompt_id = prompt->id,
         .overwrite = run->options->overwrite,
     };
 }
@@ -87,7 +93,8 @@ typedef struct traced_part {
 } traced_part;
 
 static greta_status trace_start(const isolate_run *run, greta_session *session,
-                                const greta_prompt *prompt, const traced_part *part, greta_error *err)
+                                const greta_prompt *prompt, const traced_part *part,
+                                greta_error *err)
 {
     greta_trace_options options = trace_options(run, prompt, part->path);
     const greta_isolate_options *o = run->options;
@@ -95,7 +102,8 @@ static greta_status trace_start(const isolate_run *run, greta_session *session,
         uint64_t bytes;
         char size[NUMBER_MAX], *said;
         text t = {0};
-        GRETA_TRY(greta_trace_plan(session, &options, part->n_prefill, part->n_decode, &bytes, err));
+        GRETA_TRY(
+            greta_trace_plan(session, &options, part->n_prefill, part->n_decode, &bytes, err));
         text_format(&t, "%s: %s (trace of at most %s)", prompt->id, part->what,
                     number_bytes(bytes, size));
         GRETA_TRY(text_take(&t, &said, err));
@@ -113,8 +121,9 @@ static greta_status trace_stop(greta_session *session, greta_status status, gret
     return status == GRETA_OK ? ended : status;
 }
 
-/* How many of the last n prefilled rows have to be prefilled again so that delayed reads of the plant
- * find the same rows: those counted from the end, or the whole pass for a row counted from its start. */
+/* How many of the last n prefilled rows have to be prefilled again so that delayed reads of the
+ * plant find the same rows: those counted from the end, or the whole pass for a row counted from
+ * its start. */
 static size_t rows_read_again(const fault_planted *planted, size_t n, size_t chunk)
 {
     size_t rows = 0;
@@ -130,7 +139,7 @@ static size_t rows_read_again(const fault_planted *planted, size_t n, size_t chu
     return rows;
 }
 
-/* ---- Plants ------------------------------------------------------------------------------------ */
+/* ---- Plants ---------------------------------------------------------------------------------- */
 
 greta_status isolate_plant(const isolate_run *run, const greta_session *session,
                            int32_t previous_row, fault_planted **out, greta_error *err)
@@ -140,14 +149,18 @@ greta_status isolate_plant(const isolate_run *run, const greta_session *session,
         return GRETA_OK;
     }
     fault_site site = {
-        .kind = run->fault, .list = session_ops(session, GRETA_PHASE_PREFILL),
-        .table = kernel_find(greta_session_describe(session).cpu), .stage = STAGE_NONE,
-        .layer = run->fault_layer, .previous_row = previous_row,
+        .kind = run->fault,
+        .list = session_ops(session, GRETA_PHASE_PREFILL),
+        .table = kernel_find(greta_session_describe(session).cpu),
+        .stage = STAGE_NONE,
+        .layer = run->fault_layer,
+        .previous_row = previous_row,
     };
     return fault_plant(&site, out, err);
 }
 
-static greta_status plant_set(greta_session *session, const fault_planted *planted, greta_error *err)
+static greta_status plant_set(greta_session *session, const fault_planted *planted,
+                              greta_error *err)
 {
     if (!planted) {
         return GRETA_OK;
@@ -157,14 +170,14 @@ static greta_status plant_set(greta_session *session, const fault_planted *plant
     return session_override_set(session, &override, err);
 }
 
-/* ---- Does tracing change a bit? ---------------------------------------------------------------- */
+/* ---- Does tracing change a bit? -------------------------------------------------------------- */
 
 /* How decode0 was reached, so that it can be reached again. */
 typedef struct decoded {
     greta_session *session;
     const greta_prompt *prompt;
-    fault_planted *planted;   /* owned by isolate_record, like the session; NULL: none */
-    size_t n_prefill;         /* tokens prefilled before it */
+    fault_planted *planted; /* owned by isolate_record, like the session; NULL: none */
+    size_t n_prefill;       /* tokens prefilled before it */
     int32_t token, position;
 } decoded;
 
@@ -179,8 +192,8 @@ static greta_status tracing_check(const decoded *d, tracing_state *out, greta_er
     }
     memcpy(traced, greta_session_logits(session, 0), bytes);
     greta_status status = GRETA_OK;
-    size_t again = rows_read_again(d->planted, d->n_prefill,
-                                   (size_t)greta_session_describe(session).n_chunk);
+    size_t again =
+        rows_read_again(d->planted, d->n_prefill, (size_t)greta_session_describe(session).n_chunk);
     if (again > 0) {
         size_t first = d->n_prefill - again;
         status = greta_session_feed(session, d->prompt->token + first, again, (int32_t)first, err);
@@ -199,7 +212,7 @@ static greta_status tracing_check(const decoded *d, tracing_state *out, greta_er
     return status;
 }
 
-/* ---- The modes --------------------------------------------------------------------------------- */
+/* ---- The modes ------------------------------------------------------------------------------- */
 
 greta_status isolate_decode_trace(const isolate_run *run, const isolate_decode *d, greta_error *err)
 {
@@ -266,14 +279,15 @@ static greta_status record_e0(const isolate_run *run, const greta_prompt *prompt
     return trace_stop(d->session, status, err);
 }
 
-/* ---- Before anything runs ---------------------------------------------------------------------- */
+/* ---- Before anything runs -------------------------------------------------------------------- */
 
 static int64_t rows_of_last_pass(int64_t n, int64_t chunk)
 {
     return n < 1 ? 0 : (n - 1) % chunk + 1;
 }
 
-/* Whether the two paths would be two, and the plant possible; a prompt that does not fit is refused. */
+/* Whether the two paths would be two, and the plant possible; a prompt that does not fit is
+ * refused. */
 static greta_status prompt_check(const isolate_run *run, const greta_session_options *in_force,
                                  analysis_prompt *out, greta_error *err)
 {
@@ -311,12 +325,13 @@ static greta_status record_mode(const isolate_run *run, const greta_prompt *prom
                                                 : record_truncate(run, prompt, files, d, err);
 }
 
-greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt, isolate_files *files,
-                            analysis_prompt *out, greta_error *err)
+greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
+                            isolate_files *files, analysis_prompt *out, greta_error *err)
 {
     *files = (isolate_files){0};
     bool is_e0 = run->options->mode == GRETA_E0;
-    decoded d = {.prompt = prompt, .token = prompt->token[prompt->n - 1],
+    decoded d = {.prompt = prompt,
+                 .token = prompt->token[prompt->n - 1],
                  .position = (int32_t)prompt->n - !is_e0,
                  .n_prefill = prompt->n - (run->options->mode == GRETA_E1_FRESH)};
     GRETA_TRY(greta_session_new(run->model, &run->options->session, &d.session, err));

@@ -70,6 +70,10 @@ def decode_block(b, kind):
     raise ValueError(f"{kind.name} has no codes")
 
 
+def has_codes(tensor):
+    return gguf.GGML_QUANT_SIZES[tensor.tensor_type][0] > 1
+
+
 def decode(tensor):
     """A quantised tensor -> (code, scale, minimum), each (rows, K) in f64."""
     block, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
@@ -98,11 +102,11 @@ def activations(code, d):
 def dot(x, tensor):
     """x (n, K) against all rows of a tensor: exact products summed in f64, and the sum of their
     magnitudes |x_i| (|scale * code| + |minimum|), both (n, rows)."""
-    if gguf.GGML_QUANT_SIZES[tensor.tensor_type][0] == 1:
-        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(F64)
-        magnitude = np.abs(weight)
-    else:
+    if has_codes(tensor):
         code, scale, minimum = decode(tensor)
         weight = scale * code - minimum
         magnitude = np.abs(scale * code) + np.abs(minimum)
+    else:
+        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(F64)
+        magnitude = np.abs(weight)
     return x @ weight.T, np.abs(x) @ magnitude.T

@@ -107,9 +107,10 @@ class Judge:
 
     def matmul(self, op):
         """1e-6 of the sum of magnitudes: of |x_i| (|scale * code| + |minimum|), or |x_i w_i|."""
-        x = self.trace.inputs(op, 0)
-        x = blocks.activations(*x) if isinstance(x, tuple) else x.astype(F64)
-        exact, magnitude = blocks.dot(x, self.model.tensors[self.name(op)])
+        x, weight = self.trace.inputs(op, 0), self.model.tensors[self.name(op)]
+        is_int8 = isinstance(x, tuple)
+        assert is_int8 == (self.trace.header["act"] == "q8" and blocks.has_codes(weight))
+        exact, magnitude = blocks.dot(blocks.activations(*x) if is_int8 else x.astype(F64), weight)
         if self.name(op, 1):
             bias = self.model.weight(self.name(op, 1)).astype(F64)
             exact, magnitude = exact + bias, magnitude + np.abs(bias)

@@ -1,8 +1,8 @@
-/* table.c - the tables of an analysis. A table is a list of titles and one function that gives the text
- * of a cell; the three styles walk it. Numbers have the look of the reference report (1.241e-02, 0.0,
- * true), so that its readers recognise them; analysis.json has them in full.
+/* tables.c - the tables of an analysis. A table is a list of titles and one function that gives
+ * the text of a cell; the three styles walk it. Numbers have the look of the reference report
+ * (1.241e-02, 0.0, true), so that its readers recognise them; analysis.json has them in full.
  */
-#include "report/table.h"
+#include "report/tables.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -11,28 +11,28 @@
 #include <string.h>
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof *(array)))
-#define COLUMNS_MAX 12
-#define CELL_MAX ESCAPED_MAX
-#define WINDOW_BEFORE 3
-#define WINDOW_AFTER 8
+#define COLUMNS_MAX     12
+#define CELL_MAX        ESCAPED_MAX
+#define WINDOW_BEFORE   3
+#define WINDOW_AFTER    8
 
 /* A row of either table. */
 typedef struct row {
     const analysis_prompt *prompt;
-    const norm_line *norm;    /* or */
+    const norm_line *norm; /* or */
     const stage_line *stage;
 } row;
 
 typedef struct table {
     const char *const *title;
-    int n_column, first;      /* columns first .. n_column-1 are written */
-    unsigned left;            /* bit i: column i is text */
+    int n_column, first; /* columns first .. n_column-1 are written */
+    unsigned left;       /* bit i: column i is text */
     const char *(*cell)(const row *r, int column, char out[CELL_MAX]);
-    row *rows;                /* (n_row) */
+    row *rows; /* (n_row) */
     size_t n_row;
 } table;
 
-/* ---- Cells ------------------------------------------------------------------------------------- */
+/* ---- Cells ----------------------------------------------------------------------------------- */
 
 static const char *cell_real(double value, int digits, char out[CELL_MAX])
 {
@@ -51,8 +51,18 @@ static const char *cell_count(int64_t count, char out[CELL_MAX])
 }
 
 static const char *const norm_title[] = {
-    "prompt", "layer", "input_mae", "weight_mae", "output_mae", "eps_match", "sumsq_delta",
-    "inv_rms_delta", "input_ptr_match", "input_offset_match", "weight_hash_match", "bucket",
+    "prompt",
+    "layer",
+    "input_mae",
+    "weight_mae",
+    "output_mae",
+    "eps_match",
+    "sumsq_delta",
+    "inv_rms_delta",
+    "input_ptr_match",
+    "input_offset_match",
+    "weight_hash_match",
+    "bucket",
 };
 
 static const char *norm_cell(const row *r, int column, char out[CELL_MAX])
@@ -87,8 +97,8 @@ static const char *norm_cell(const row *r, int column, char out[CELL_MAX])
 }
 
 static const char *const stage_title[] = {
-    "prompt", "layer", "stage", "state", "values", "compared", "differing", "max_abs", "max_ulp",
-    "first_divergence",
+    "prompt",   "layer",     "stage",   "state",   "values",
+    "compared", "differing", "max_abs", "max_ulp", "first_divergence",
 };
 
 static const char *stage_cell(const row *r, int column, char out[CELL_MAX])
@@ -119,7 +129,7 @@ static const char *stage_cell(const row *r, int column, char out[CELL_MAX])
     }
 }
 
-/* ---- Styles ------------------------------------------------------------------------------------ */
+/* ---- Styles ---------------------------------------------------------------------------------- */
 
 static void write_line(text *t, const table *b, const char *const *cell, table_style style)
 {
@@ -150,7 +160,8 @@ static void write_plain(text *t, const table *b, const char *const *cell, const 
 {
     size_t start = t->length;
     for (int c = b->first; c < b->n_column; c++) {
-        text_format(t, (b->left >> c) & 1 ? "%s%-*s" : "%s%*s", c > b->first ? "  " : "", width[c], cell[c]);
+        text_format(t, (b->left >> c) & 1 ? "%s%-*s" : "%s%*s", c > b->first ? "  " : "", width[c],
+                    cell[c]);
     }
     while (!t->failed && t->length > start && t->data[t->length - 1] == ' ') {
         t->length--;
@@ -199,17 +210,21 @@ static void table_write(text *t, const table *b, table_style style)
     }
 }
 
-/* ---- Tables ------------------------------------------------------------------------------------ */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 static table norm_table(void)
 {
-    return (table){.title = norm_title, .n_column = COUNT_OF(norm_title), .cell = norm_cell,
+    return (table){.title = norm_title,
+                   .n_column = COUNT_OF(norm_title),
+                   .cell = norm_cell,
                    .left = 1u << 0 | 1u << 5 | 1u << 8 | 1u << 9 | 1u << 10 | 1u << 11};
 }
 
 static table stage_table(void)
 {
-    return (table){.title = stage_title, .n_column = COUNT_OF(stage_title), .cell = stage_cell,
+    return (table){.title = stage_title,
+                   .n_column = COUNT_OF(stage_title),
+                   .cell = stage_cell,
                    .left = 1u << 0 | 1u << 2 | 1u << 3 | 1u << 9};
 }
 

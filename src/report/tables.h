@@ -1,15 +1,15 @@
-/* table.h - the two tables of an analysis, each defined once and written in three ways.
+/* tables.h - the two tables of an analysis, each defined once and written in three ways.
  *
  * The norm table has the columns of the reference report, led by prompt and layer. The stage table
  * has every stage in execution order; a window of it shows what stands around a first divergence.
  */
-#ifndef GRETA_REPORT_TABLE_H
-#define GRETA_REPORT_TABLE_H
+#ifndef GRETA_REPORT_TABLES_H
+#define GRETA_REPORT_TABLES_H
 
 #include "report/report.h"
 
 typedef enum table_style {
-    TABLE_TEXT,     /* aligned columns */
+    TABLE_TEXT, /* aligned columns */
     TABLE_TSV,
     TABLE_MARKDOWN,
 } table_style;
