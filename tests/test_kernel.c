@@ -400,6 +400,30 @@ static matmul_args product_args(const product *p, int x_is_q8, float *y)
                          .k = p->k, .n_token = p->n_token, .x_is_q8 = x_is_q8};
 }
 
+/* The product's arguments for a table, with the weights in its own layout where it has one. */
+static matmul_args table_args(const kernel_table *t, const product *p, int x_is_q8, float *y)
+{
+    matmul_args a = product_args(p, x_is_q8, y);
+    size_t bytes = t->packed_bytes ? t->packed_bytes(p->type, p->n_out, p->k) : 0;
+    void *packed = NULL;
+    if (bytes > 0) {
+        assert_int_equal(posix_memalign(&packed, 64, bytes), 0);
+        pack_args pack = {p->type, p->w, p->row_bytes, p->n_out, p->k, packed};
+        t->pack(&pack, 0, (p->n_out + PACK_ROWS - 1) / PACK_ROWS);
+        a.packed = packed;
+    }
+    return a;
+}
+
+static void table_args_free(const matmul_args *a)
+{
+    union {
+        const uint8_t *read;
+        void *owned;
+    } packed = {a->packed};
+    free(packed.owned);
+}
+
 /* One output by the text: chains over segments of 1024 in K order. */
 static float float_output(const product *p, int64_t token)
 {
@@ -447,9 +471,10 @@ static void products_follow_the_text(void **state)
             }
             FOR_TABLES(t)
             {
-                matmul_args a = product_args(&p, 0, y);
+                matmul_args a = table_args(t, &p, 0, y);
                 t->matmul(&a, 0, p.n_out);
                 assert_bits(y, expected, p.n_out * p.n_token, traits->name);
+                table_args_free(&a);
             }
             free(y);
             free(expected);
@@ -468,14 +493,15 @@ static void quantised_products_are_within_their_bound(void **state)
         }
         product p = product_new(types[i], 2304, 37, 5);
         float *y = malloc(37 * 5 * 4), *first = malloc(37 * 5 * 4);
+        const kernel_table *ref = kernel_find("ref");
+        matmul_args by_ref = product_args(&p, 1, first);
+        ref->matmul(&by_ref, 0, p.n_out);
         FOR_TABLES(t)
         {
-            matmul_args a = product_args(&p, 1, y);
+            matmul_args a = table_args(t, &p, 1, y);
             t->matmul(&a, 0, p.n_out);
-            if (t == kernel_tables()[0]) {
-                memcpy(first, y, 37 * 5 * 4);
-            }
             assert_bits(y, first, p.n_out * p.n_token, traits->name);
+            table_args_free(&a);
         }
         for (int64_t o = 0; o < p.n_out; o++) {
             kernel_dequantize(p.type, p.w + o * p.row_bytes, p.values, p.k);
@@ -494,24 +520,37 @@ static void quantised_products_are_within_their_bound(void **state)
 static void products_do_not_depend_on_company(void **state)
 {
     (void)state;
-    for (int q8 = 0; q8 < 2; q8++) {
-        product p = product_new(DTYPE_Q4_K, 1280, 53, 9);
-        float *whole = malloc(53 * 9 * 4), *parts = malloc(53 * 9 * 4);
+    for (size_t i = 0; i < 2 * (sizeof types / sizeof *types); i++) {
+        int q8 = i % 2 == 0;
+        dtype type = types[i / 2];
+        if (q8 && !dtype_find((uint32_t)type)->is_quantised) {
+            continue;
+        }
+        product p = product_new(type, 1280, 53, 27);
+        float *whole = malloc(53 * 27 * 4), *parts = malloc(53 * 27 * 4);
+        matmul_args by_ref = product_args(&p, q8, whole);
+        kernel_find("ref")->matmul(&by_ref, 0, p.n_out);
         FOR_TABLES(t)
         {
-            matmul_args a = product_args(&p, q8, whole);
-            t->matmul(&a, 0, p.n_out);
-            for (int64_t token = 0; token < p.n_token; token++) {
-                matmul_args one = product_args(&p, q8, parts + token * p.n_out);
-                one.x = (const uint8_t *)one.x + token * one.x_stride;
-                one.n_token = 1;
+            matmul_args a = table_args(t, &p, q8, parts);
+            for (int64_t token = 0, n; token < p.n_token; token += n) {
+                matmul_args some = a;
+                n = 1 + (int64_t)(random_bits() % 15);
+                n = token + n < p.n_token ? n : p.n_token - token;
+                some.x = (const uint8_t *)a.x + token * a.x_stride;
+                some.y = parts + token * p.n_out;
+                some.n_token = n;
                 for (int64_t o = 0, end; o < p.n_out; o = end) {
-                    end = o + 1 + (int64_t)(random_bits() % 20);
+                    end = o + 1 + (int64_t)(random_bits() % 40);
                     end = end < p.n_out ? end : p.n_out;
-                    t->matmul(&one, o, end);
+                    t->matmul(&some, o, end);
                 }
             }
-            assert_bits(parts, whole, p.n_out * p.n_token, "company");
+            assert_bits(parts, whole, p.n_out * p.n_token, dtype_name(type));
+            memset(parts, 0xff, 53 * 27 * 4);
+            t->matmul(&a, 0, p.n_out);
+            assert_bits(parts, whole, p.n_out * p.n_token, dtype_name(type));
+            table_args_free(&a);
         }
         free(whole);
         free(parts);
