@@ -71,13 +71,15 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
 
 # The command line sees the public header only; the rooms see each other (tools/tidy.py says which).
+# Under sanitizers -O3 would take most of the time of the build.
+O3 := $(if $(SAN),,-O3)
 $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
-$(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc -O3
-$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc -O3 $(AVX2) -DREF_AVX2
-$(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc -O3
-$(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc -O3 $(AVX2)
-$(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc -O3 $(AVX512)
+$(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
+$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) $(AVX2) -DREF_AVX2
+$(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
+$(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
+$(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)
 
 define compile
 $(dir)

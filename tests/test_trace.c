@@ -131,6 +131,7 @@ static void test_round_trip(void **state)
         check_record(&s[k].record, &t->record[k]);
         assert_int_equal(t->record[k].line, k + 2);
     }
+    assert_int_equal(t->record[1].out[1].n_kept, 64); /* 33 were asked of blocks of 32 */
     /* The header: everything but what the writer fills in. */
     header.process = getpid();
     const trace_buffer *buffer = t->header.buffer;
@@ -458,6 +459,35 @@ static void test_damaged_content(void **state)
     free(b.data);
 }
 
+/* The footer binds the header and the blob's size, which no checksum of the body sees. */
+static void test_footer_binds(void **state)
+{
+    (void)state;
+    greta_error err = {0};
+    text other = {0};
+    uint64_t sum = 0;
+    write_sample("bound.jsonl", 8);
+    bytes whole = load("bound.jsonl"), blob = load("bound.jsonl.blob");
+    char *body = strchr(whole.data, '\n') + 1, *n_thread = strstr(whole.data, "\"n_thread\":3");
+    assert_non_null(n_thread);
+    n_thread[strlen("\"n_thread\":")] = '4';
+    text_append(&other, whole.data, (size_t)(body - whole.data) - TRACE_SUM_BYTES - 1);
+    line_seal(&other, &sum);
+    text_append(&other, body, whole.n - (size_t)(body - whole.data));
+    store("bound.jsonl", other.data, other.length);
+    assert_int_equal(try_open("bound.jsonl", &err), GRETA_BAD_INPUT);
+    expect(&err, GRETA_BAD_INPUT, "line 10: the footer is of 8 other records");
+
+    err = (greta_error){0};
+    write_sample("bound.jsonl", 8);
+    store("bound.jsonl.blob", blob.data, blob.n + 1); /* load put a NUL there */
+    assert_int_equal(try_open("bound.jsonl", &err), GRETA_BAD_INPUT);
+    expect(&err, GRETA_BAD_INPUT, "line 10: a blob of");
+    text_free(&other);
+    free(whole.data);
+    free(blob.data);
+}
+
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
 /* The base trace with a member that no reader knows put into its first record. */
@@ -632,6 +662,7 @@ int main(void)
         cmocka_unit_test(test_torn_blob),
         cmocka_unit_test(test_flipped_bytes),
         cmocka_unit_test(test_damaged_content),
+        cmocka_unit_test(test_footer_binds),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_names_limit),
         cmocka_unit_test(test_other_files),

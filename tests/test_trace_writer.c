@@ -129,7 +129,7 @@ static int write_wide(const char *name, rlim_t size, int n)
 {
     static float wide[8192];
     greta_error err = {0};
-    struct rlimit limit = {size, size};
+    struct rlimit limit = {size, RLIM_INFINITY};
     greta_trace_options options = options_for(name);
     trace_header header = sample_header();
     trace_writer *writer;
@@ -137,7 +137,7 @@ static int write_wide(const char *name, rlim_t size, int n)
         trace_writer_new(&options, &header, &writer, &err) != GRETA_OK) {
         return 2;
     }
-    for (int k = 0; k <= n; k++) {
+    for (int k = 0; k <= n + 1; k++) {
         sample s;
         wide[k] = 1.0f;
         sample_record(&s, 0);
@@ -145,6 +145,10 @@ static int write_wide(const char *name, rlim_t size, int n)
         greta_status status = trace_writer_add(writer, &s.record, &err);
         if (status != (k < n ? GRETA_OK : GRETA_IO)) {
             return 3;
+        }
+        limit.rlim_cur = k < n ? size : RLIM_INFINITY; /* room again: the failure sticks */
+        if (setrlimit(RLIMIT_FSIZE, &limit) != 0) {
+            return 2;
         }
     }
     return trace_writer_end(writer, "complete", &err) == GRETA_IO ? 0 : 4;

@@ -194,7 +194,7 @@ static inline void sample_record(sample *s, int k)
         r->name = STAGE_LOGITS;
         r->layer = -1;
         r->prefix = 0;
-        r->token = r->position = r->row = -1;
+        r->token = r->position = -1;
         r->n_out = 1;
         r->out[0] = sample_tensor(DTYPE_F32, s->x, SAMPLE_WIDTH, 0);
         r->out[0].data = s->rows;

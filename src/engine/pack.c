@@ -1,9 +1,10 @@
 /* pack.c - weights in the layout of a kernel table, made once per model.
  *
- * Repacking interleaves output rows, so that lanes of a vector are rows and a matrix is read once, front to
- * back. It costs the memory of the weights a second time and one pass over them at the first session;
- * `no_pack` runs from the mapped file instead. Packed matrices belong to the model and are shared by
- * its sessions; a session whose table has another layout than the one already packed reads the file.
+ * Repacking interleaves output rows, so that lanes of a vector are rows and a matrix is read once,
+ * front to back. It costs the memory of the weights a second time and one pass over them at the
+ * first session; `no_pack` runs from the mapped file instead. Packed matrices belong to the model
+ * and are shared by its sessions; a session whose table has another layout than the one already
+ * packed reads the file.
  */
 #include "engine/engine.h"
 
@@ -46,7 +47,8 @@ static greta_status pack_locked(greta_session *s, greta_error *err)
     if (!m->packed) {
         m->packed = calloc(m->n_weight + 1, sizeof *m->packed);
         if (!m->packed) {
-            return error_memory(err, "the table of packed weights", m->n_weight * sizeof *m->packed);
+            return error_memory(err, "the table of packed weights",
+                                m->n_weight * sizeof *m->packed);
         }
         m->packed_layout = s->table->layout;
     }
@@ -74,12 +76,14 @@ greta_status session_pack(greta_session *s, greta_error *err)
     return status;
 }
 
-const uint8_t *packed_view(const greta_session *s, const kernel_table *table, const weight_view *view)
+const uint8_t *packed_view(const greta_session *s, const kernel_table *table,
+                           const weight_view *view)
 {
     const struct greta_model *m = s->model;
     const weight *w = view->tensor;
     int is_own = w >= m->weight && w < m->weight + m->n_weight;
-    if (!s->is_packed || !is_own || table->layout != m->packed_layout || view->first % PACK_ROWS != 0) {
+    if (!s->is_packed || !is_own || table->layout != m->packed_layout ||
+        view->first % PACK_ROWS != 0) {
         return NULL;
     }
     const uint8_t *packed = m->packed[w - m->weight];

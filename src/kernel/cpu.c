@@ -19,7 +19,8 @@ const kernel_table *const *kernel_tables(void)
     static const kernel_table *const base[] = {&ref_base_table, NULL};
 #if defined(__x86_64__)
     static const kernel_table *const avx2[] = {&ref_avx2_table, &ref_base_table, NULL};
-    static const kernel_table *const avx512[] = {&avx512_table, &ref_avx2_table, &ref_base_table, NULL};
+    static const kernel_table *const avx512[] = {&avx512_table, &ref_avx2_table, &ref_base_table,
+                                                 NULL};
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
         return base;

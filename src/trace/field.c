@@ -310,16 +310,15 @@ static greta_status read_f32(const field_source *source, const char *key, const 
     GRETA_TRY(field_hex(source, key, json_array_get(value, 0), 8, &bits));
     uint32_t narrow = (uint32_t)bits;
     memcpy(out, &narrow, sizeof narrow);
-    number_f32(*out, expected);
     bool is_finite = *out >= -FLT_MAX && *out <= FLT_MAX;
     if (is_finite ? !json_is_number(decimal) : !json_is_string(decimal)) {
         return field_error(source, "\"%s\" is not a number", key);
     }
-    if (narrow != hash_float_bits(*out) ||
-        (is_finite ? !is_decimal_of(json_number_value(decimal), *out)
-                   : strcmp(json_string_value(decimal), expected) != 0)) {
+    bool fits = is_finite ? is_decimal_of(json_number_value(decimal), *out)
+                          : strcmp(json_string_value(decimal), number_f32(*out, expected)) == 0;
+    if (!fits || narrow != hash_float_bits(*out)) {
         return field_error(source, "\"%s\" is not a number: its bits are %08x, which is %s", key,
-                           (unsigned)narrow, expected);
+                           (unsigned)narrow, number_f32(*out, expected));
     }
     return GRETA_OK;
 }

@@ -15,8 +15,8 @@ typedef enum field_kind {
     FIELD_I32, FIELD_I64,      /* numbers from `min` on */
     FIELD_U64,                 /* from 0 on; JSON stops at 2^63-1, and so does what is written */
     FIELD_HEX32, FIELD_HEX64,  /* uint32_t, uint64_t: "00001f80", 8 or 16 digits */
-    FIELD_F32,                 /* ["3dcccccd",0.1]: bits, and the shortest decimal; NaN and infinities
-                                  are "nan", "inf", "-inf" there, and every NaN is 7fc00000 */
+    FIELD_F32,                 /* ["3dcccccd",0.1]: bits, and the shortest decimal; "nan", "inf" and
+                                  "-inf" are strings there, and every NaN is 7fc00000 */
     FIELD_TEXT,                /* char[size]; bytes that are not UTF-8 are written as ? */
     FIELD_NAME,                /* const char *; read into the name pool */
     FIELD_ENUM,                /* an enum of int's size, by name */
@@ -51,7 +51,7 @@ typedef struct name_pool {
 
 void name_pool_free(name_pool *pool);
 
-/* Appends the members of *base that belong to `when`, each led by a comma unless the text ends in {. */
+/* Appends the members of *base that belong to `when`, each led by a comma, but none after a {. */
 void fields_write(text *json, field_table table, unsigned when, const void *base);
 
 typedef struct field_source {

@@ -1,9 +1,10 @@
 /* record.h - what a trace says: one header, records, one footer. docs/trace-format.md is the text.
  *
  * A `row` record is one op at one token: what it was given, what it read (values as read, with
- * place and hash), the weights as read, and what it wrote. An `index` record holds the hashes of all rows that
- * one op wrote in one pass, so that provenance can be searched over rows that were not selected.
- * A `weight` record holds the hash of a norm weight as the model file holds it.
+ * place and hash), the weights as read, and what it wrote. An `index` record holds the hashes of
+ * the rows that one op wrote in one pass for one sequence, so that provenance can be searched over
+ * rows that were not selected. A `weight` record holds the hash of a weight as the model file
+ * holds it.
  * This room knows no model and no engine.
  */
 #ifndef GRETA_TRACE_RECORD_H
@@ -45,7 +46,7 @@ typedef struct trace_tensor {
      * writer rounds n_kept of an ACT_Q8 row up to whole blocks of 32. */
     int64_t n_kept;
     uint64_t blob_offset, blob_bytes;
-    const void *data;         /* writer: the row as it lies in memory; reader: points into the blob map */
+    const void *data;         /* writer: the row as it lies in memory; reader: in the blob's map */
 } trace_tensor;
 
 typedef struct trace_record {
@@ -58,9 +59,9 @@ typedef struct trace_record {
     stage name;
     /* attributes */
     greta_phase phase;
-    int64_t pass, chunk_rows; /* pass number in the session; rows in the pass */
-    int32_t sequence, row;    /* row in the pass */
-    int32_t first_position;   /* INDEX: position of row 0 of the pass */
+    int64_t pass, chunk_rows; /* pass number in the session; rows in the pass. INDEX: hashes */
+    int32_t sequence, row;    /* row in the pass. INDEX: of the first hash */
+    int32_t first_position;   /* position of row 0 of the pass. INDEX: of the first hash */
     const char *op;           /* "rms_norm"; reader: owned by the trace */
     const char *kernel;       /* "ref-avx2" */
     /* parameters the kernel was given, and what it reports */

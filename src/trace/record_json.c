@@ -154,7 +154,7 @@ static const field record_fields[] = {
     NAMED("phase", phase, ROW | INDEX, &phase_enum),
     NEEDED("pass", FIELD_I64, pass, ROW | INDEX, 0),
     NEEDED("rows", FIELD_I64, chunk_rows, ROW | INDEX, 1),
-    NEEDED("row", FIELD_I32, row, ROW, 0),
+    NEEDED("row", FIELD_I32, row, ROW | INDEX, 0),
     OPTIONAL("sequence", FIELD_I32, sequence, ROW | INDEX, 0),
     OPTIONAL("first_position", FIELD_I32, first_position, ROW | INDEX, 0),
     OPTIONAL("op", FIELD_NAME, op, ALL, 0),

@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-/* ---- Selection --------------------------------------------------------------------------------- */
+/* ---- Selection ------------------------------------------------------------------------------- */
 
 typedef struct trace_selector trace_selector;
 
@@ -22,7 +22,7 @@ bool trace_selects_row(const trace_selector *s, int32_t position, bool is_last);
 /* Values to keep of a row of n: n, 0 or the sample. */
 int64_t trace_selects_values(const trace_selector *s, int64_t n);
 
-/* ---- Writing ----------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 typedef struct trace_writer trace_writer;
 
@@ -36,11 +36,11 @@ greta_status trace_writer_new(const greta_trace_options *options, const trace_he
 greta_status trace_writer_add(trace_writer *writer, trace_record *record, greta_error *err);
 /* Whether bytes_max was reached. */
 bool trace_writer_is_full(const trace_writer *writer);
-/* Footer {status, count, digest}, fsync, rename to the final names. Frees the writer, also on error.
+/* Footer {status, count, digest}, fsync, rename to the final names. Frees the writer, on error too.
  * status: "complete", "interrupted"; becomes "truncated" when bytes_max was reached. */
 greta_status trace_writer_end(trace_writer *writer, const char *status, greta_error *err);
 
-/* ---- Reading ----------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 typedef struct trace {
     trace_header header;

@@ -1,7 +1,8 @@
 /* matmul_f32.c - weights as floats times float activations.
  *
- * A tile is 32 output rows (two registers of lanes) by T tokens; each lane is one FMA chain in K order,
- * segments joined as in numerics.md. F32, F16 and BF16 are widened as they are read; quantised weights (under
+ * A tile is 32 output rows (two registers of lanes) by T tokens; each lane is one FMA chain in K
+ * order, segments joined as in numerics.md. F32, F16 and BF16 are widened as they are read;
+ * quantised weights (under
  * `--act f32`) are first unpacked, a segment of a tile at a time, to the floats they stand for.
  */
 #include "kernel/x86/avx512/avx512.h"
@@ -17,8 +18,9 @@ INLINE __m512 float_column(dtype type, const uint8_t *tile, int64_t k)
         return _mm512_loadu_ps(tile + 64 * k);
     }
     __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)(tile + 32 * k));
-    return type == DTYPE_F16 ? _mm512_cvtph_ps(half)
-                             : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    return type == DTYPE_F16
+               ? _mm512_cvtph_ps(half)
+               : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 typedef struct x_tile {
@@ -68,8 +70,8 @@ INLINE void store(const matmul_args *a, int T, const place *p, const __m512 *acc
 }
 
 /* All tokens over R tiles of one segment. */
-INLINE void segment_tokens(const matmul_args *a, dtype type, int R, int T, const uint8_t *const *tile,
-                           place p, int64_t k0, int64_t n)
+INLINE void segment_tokens(const matmul_args *a, dtype type, int R, int T,
+                           const uint8_t *const *tile, place p, int64_t k0, int64_t n)
 {
     __m512 acc[2][TOKENS_MAX];
     x_tile x;
@@ -84,8 +86,8 @@ INLINE void segment_tokens(const matmul_args *a, dtype type, int R, int T, const
     }
 }
 
-INLINE void segment_run(const matmul_args *a, dtype type, int R, const uint8_t *const *tile, place p,
-                        int64_t k0, int64_t n)
+INLINE void segment_run(const matmul_args *a, dtype type, int R, const uint8_t *const *tile,
+                        place p, int64_t k0, int64_t n)
 {
     for (; p.token + 12 <= a->n_token; p.token += 12) {
         segment_tokens(a, type, R, 12, tile, p, k0, n);
@@ -167,17 +169,40 @@ INLINE void quantised_rows(const matmul_args *a, dtype type, int64_t first, int6
 void avx512_matmul_f32(const matmul_args *a, int64_t first, int64_t last)
 {
     switch (a->type) {
-    case DTYPE_F32: float_rows(a, DTYPE_F32, first, last); break;
-    case DTYPE_F16: float_rows(a, DTYPE_F16, first, last); break;
-    case DTYPE_BF16: float_rows(a, DTYPE_BF16, first, last); break;
-    case DTYPE_Q4_0: quantised_rows(a, DTYPE_Q4_0, first, last); break;
-    case DTYPE_Q4_1: quantised_rows(a, DTYPE_Q4_1, first, last); break;
-    case DTYPE_Q5_0: quantised_rows(a, DTYPE_Q5_0, first, last); break;
-    case DTYPE_Q5_1: quantised_rows(a, DTYPE_Q5_1, first, last); break;
-    case DTYPE_Q8_0: quantised_rows(a, DTYPE_Q8_0, first, last); break;
-    case DTYPE_Q4_K: quantised_rows(a, DTYPE_Q4_K, first, last); break;
-    case DTYPE_Q5_K: quantised_rows(a, DTYPE_Q5_K, first, last); break;
-    case DTYPE_Q6_K: quantised_rows(a, DTYPE_Q6_K, first, last); break;
-    default: break; /* there is no other weight type */
+    case DTYPE_F32:
+        float_rows(a, DTYPE_F32, first, last);
+        break;
+    case DTYPE_F16:
+        float_rows(a, DTYPE_F16, first, last);
+        break;
+    case DTYPE_BF16:
+        float_rows(a, DTYPE_BF16, first, last);
+        break;
+    case DTYPE_Q4_0:
+        quantised_rows(a, DTYPE_Q4_0, first, last);
+        break;
+    case DTYPE_Q4_1:
+        quantised_rows(a, DTYPE_Q4_1, first, last);
+        break;
+    case DTYPE_Q5_0:
+        quantised_rows(a, DTYPE_Q5_0, first, last);
+        break;
+    case DTYPE_Q5_1:
+        quantised_rows(a, DTYPE_Q5_1, first, last);
+        break;
+    case DTYPE_Q8_0:
+        quantised_rows(a, DTYPE_Q8_0, first, last);
+        break;
+    case DTYPE_Q4_K:
+        quantised_rows(a, DTYPE_Q4_K, first, last);
+        break;
+    case DTYPE_Q5_K:
+        quantised_rows(a, DTYPE_Q5_K, first, last);
+        break;
+    case DTYPE_Q6_K:
+        quantised_rows(a, DTYPE_Q6_K, first, last);
+        break;
+    default:
+        break; /* there is no other weight type */
     }
 }

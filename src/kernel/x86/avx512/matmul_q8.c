@@ -3,28 +3,29 @@
  * A tile is 16 output rows (lanes) by T tokens (registers). Per block of 32:
  *     idot = -offset * isum + sum over 8 groups of vpdpbusd(codes, broadcast of 4 activation codes)
  *     acc = fma(rn(ws * d), float(idot), acc);  with minima then acc = fma(wm, rn(d * isum), acc)
- * which is numerics.md's chain, one lane a row; integer sums are exact in any order. What belongs to
- * the activations alone (-offset * isum, d * isum) is made once per token tile and segment. Weights are read
- * front to back (rows16.h); a token tile of 12 keeps the multiplier, not the load ports, busy.
+ * which is numerics.md's chain, one lane a row; integer sums are exact in any order. What belongs
+ * to the activations alone (-offset * isum, d * isum) is made once per token tile and segment.
+ * Weights are read front to back (rows16.h); a token tile of 12 keeps the multiplier, not the load
+ * ports, busy.
  */
 #include "kernel/x86/avx512/avx512.h"
 
 #include "kernel/x86/avx512/unit.h"
 
-#define TOKENS_MAX 12
+#define TOKENS_MAX     12
 #define SEGMENT_BLOCKS (SEGMENT / ACT_BLOCK)
 
 /* Activations of a token tile in one segment. */
 typedef struct act_tile {
     const int8_t *code[TOKENS_MAX];
     const float *d[TOKENS_MAX];
-    int32_t start[TOKENS_MAX][SEGMENT_BLOCKS];    /* -offset * isum */
-    int32_t half[TOKENS_MAX][SEGMENT_BLOCKS][2];  /* Q6_K: -32 * sum of each half of a block */
-    float d_sum[TOKENS_MAX][SEGMENT_BLOCKS];      /* rn(d * isum) */
+    int32_t start[TOKENS_MAX][SEGMENT_BLOCKS];   /* -offset * isum */
+    int32_t half[TOKENS_MAX][SEGMENT_BLOCKS][2]; /* Q6_K: -32 * sum of each half of a block */
+    float d_sum[TOKENS_MAX][SEGMENT_BLOCKS];     /* rn(d * isum) */
 } act_tile;
 
-INLINE void act_tile_read(const matmul_args *a, dtype type, int n_token, int64_t token, int64_t block,
-                          int64_t n_block, act_tile *act)
+INLINE void act_tile_read(const matmul_args *a, dtype type, int n_token, int64_t token,
+                          int64_t block, int64_t n_block, act_tile *act)
 {
     for (int t = 0; t < n_token; t++) {
         const int8_t *row = (const int8_t *)a->x + (token + t) * a->x_stride;
@@ -55,19 +56,21 @@ INLINE __m512i broadcast4(const int8_t *code)
 }
 
 /* Adds groups [first, last) of a unit to the sums of T tokens. */
-INLINE void unit_dot(dtype type, int T, const unit_view *u, int first, int last, const act_tile *act,
-                     int64_t b, __m512i *idot)
+INLINE void unit_dot(dtype type, int T, const unit_view *u, int first, int last,
+                     const act_tile *act, int64_t b, __m512i *idot)
 {
     for (int g = first; g < last; g++) {
         __m512i codes = unit_group(type, u->codes, g);
         for (int t = 0; t < T; t++) {
-            idot[t] = _mm512_dpbusd_epi32(idot[t], codes, broadcast4(act->code[t] + 32 * b + 4 * g));
+            idot[t] =
+                _mm512_dpbusd_epi32(idot[t], codes, broadcast4(act->code[t] + 32 * b + 4 * g));
         }
     }
 }
 
 /* sum q * code of a block: two sub-scales for Q6_K. */
-INLINE void block_dot(dtype type, int T, const unit_view *u, const act_tile *act, int64_t b, __m512i *idot)
+INLINE void block_dot(dtype type, int T, const unit_view *u, const act_tile *act, int64_t b,
+                      __m512i *idot)
 {
     if (type != DTYPE_Q6_K) {
         for (int t = 0; t < T; t++) {
@@ -124,9 +127,11 @@ INLINE void tile_store(const matmul_args *a, int T, int64_t token, int64_t row, 
 }
 
 /* Rows [first, last) for T tokens from `token`; first is a multiple of 16. */
-INLINE void token_tile(const matmul_args *a, dtype type, int T, int64_t token, int64_t first, int64_t last)
+INLINE void token_tile(const matmul_args *a, dtype type, int T, int64_t token, int64_t first,
+                       int64_t last)
 {
-    int64_t tile_bytes = a->k / rows16_unit(type) * rows16_unit_bytes(type), n_block = a->k / ACT_BLOCK;
+    int64_t tile_bytes = a->k / rows16_unit(type) * rows16_unit_bytes(type),
+            n_block = a->k / ACT_BLOCK;
     for (int64_t block = 0; block < n_block; block += SEGMENT_BLOCKS) {
         int64_t n = n_block - block < SEGMENT_BLOCKS ? n_block - block : SEGMENT_BLOCKS;
         act_tile act;
@@ -187,14 +192,31 @@ TYPE_FUNCTION(q6_k, DTYPE_Q6_K)
 void avx512_matmul_q8(const matmul_args *a, int64_t first, int64_t last)
 {
     switch (a->type) {
-    case DTYPE_Q4_0: matmul_q4_0(a, first, last); break;
-    case DTYPE_Q4_1: matmul_q4_1(a, first, last); break;
-    case DTYPE_Q5_0: matmul_q5_0(a, first, last); break;
-    case DTYPE_Q5_1: matmul_q5_1(a, first, last); break;
-    case DTYPE_Q8_0: matmul_q8_0(a, first, last); break;
-    case DTYPE_Q4_K: matmul_q4_k(a, first, last); break;
-    case DTYPE_Q5_K: matmul_q5_k(a, first, last); break;
-    case DTYPE_Q6_K: matmul_q6_k(a, first, last); break;
-    default: break; /* avx512_matmul sends no other type here */
+    case DTYPE_Q4_0:
+        matmul_q4_0(a, first, last);
+        break;
+    case DTYPE_Q4_1:
+        matmul_q4_1(a, first, last);
+        break;
+    case DTYPE_Q5_0:
+        matmul_q5_0(a, first, last);
+        break;
+    case DTYPE_Q5_1:
+        matmul_q5_1(a, first, last);
+        break;
+    case DTYPE_Q8_0:
+        matmul_q8_0(a, first, last);
+        break;
+    case DTYPE_Q4_K:
+        matmul_q4_k(a, first, last);
+        break;
+    case DTYPE_Q5_K:
+        matmul_q5_k(a, first, last);
+        break;
+    case DTYPE_Q6_K:
+        matmul_q6_k(a, first, last);
+        break;
+    default:
+        break; /* avx512_matmul sends no other type here */
     }
 }

@@ -1,5 +1,5 @@
-/* table.c - the AVX-512 kernels as a table. Ops without a kernel of their own here are the definition's
- * AVX2 build, which the compiler vectorises well enough for what they cost. */
+/* table.c - the AVX-512 kernels as a table. Ops without a kernel of their own here are the
+ * definition's AVX2 build, which the compiler vectorises well enough for what they cost. */
 #include "kernel/x86/avx512/avx512.h"
 
 #define REF_AVX2

@@ -65,18 +65,22 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b)
     u.wm = _mm512_setzero_ps();
     u.scale[0] = u.scale[1] = _mm512_setzero_si512();
     if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
-        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type), *scale = super + 64 + 32 * (b % 8);
-        __m512 sc = _mm512_cvtepi32_ps(load_u8(scale)), mn = _mm512_cvtepi32_ps(load_u8(scale + 16));
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 64 + 32 * (b % 8);
+        __m512 sc = _mm512_cvtepi32_ps(load_u8(scale)),
+               mn = _mm512_cvtepi32_ps(load_u8(scale + 16));
         u.codes = super + 320 + (type == DTYPE_Q5_K ? 320 : 256) * (b % 8);
         u.ws = _mm512_mul_ps(load_halves(super), sc);
         u.wm = _mm512_mul_ps(load_halves(super + 32), mn);
         u.wm = _mm512_xor_ps(u.wm, _mm512_set1_ps(-0.0f));
     } else if (type == DTYPE_Q6_K) {
-        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type), *scale = super + 32 + 32 * (b % 8);
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 32 + 32 * (b % 8);
         u.codes = super + 288 + 384 * (b % 8);
         u.ws = load_halves(super);
         u.scale[0] = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)scale));
-        u.scale[1] = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16)));
+        u.scale[1] =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16)));
     } else {
         u.codes = tile + b * rows16_unit_bytes(type);
         int64_t at = rows16_unit_bytes(type) - (block_has_min(type) ? 64 : 32);
