@@ -1,8 +1,8 @@
 /* op.c - building, copying and searching op lists.
  *
  * Architectures append ops through op_add and op_add_matmul; the edge an op writes is made with it,
- * so an edge always has one producer, and edge 0 is the input tokens. A quantiser is one op per edge,
- * however many products read it.
+ * so an edge always has one producer, and edge 0 is the input tokens. A quantiser is one op per
+ * edge, however many products read it.
  */
 #include "model/op.h"
 

@@ -1,7 +1,7 @@
 /* rows16.c - file layout to rows16 (rows16.h says what it is), in plain C.
  *
- * Run once per matrix, at load, by all threads over tiles. It reads blocks through block_read, as the
- * definition does, so the two cannot disagree about the file's layout.
+ * Run once per matrix, at load, by all threads over tiles. It reads blocks through block_read, as
+ * the definition does, so the two cannot disagree about the file's layout.
  */
 #include "kernel/x86/rows16.h"
 
