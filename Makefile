@@ -29,9 +29,12 @@ TEST_LIBS = -lcmocka -lmpfr -lgmp
 
 # ---- Sources -------------------------------------------------------------------------------------
 # src/kernel/ref/ is compiled twice: for any CPU of the architecture, and with AVX2 and FMA.
+# src/kernel/x86/<isa>/ gets its instruction set; chosen at run time (src/kernel/cpu.c).
 
 REF_SRC := $(wildcard src/kernel/ref/*.c)
-LIB_SRC := $(wildcard src/*/*.c) $(REF_SRC)
+LIB_SRC := $(wildcard src/*/*.c) $(REF_SRC) $(wildcard src/kernel/x86/*.c src/kernel/x86/*/*.c)
+AVX2    := -mavx2 -mfma -mf16c
+AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 CLI_SRC := $(wildcard cli/*.c)
 MKMODEL_SRC := $(wildcard tools/mkmodel*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
@@ -73,7 +76,10 @@ O3 := $(if $(SAN),,-O3)
 $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
 $(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
-$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) -mavx2 -mfma -mf16c -DREF_AVX2
+$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) $(AVX2) -DREF_AVX2
+$(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
+$(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
+$(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)
 
 define compile
 $(dir)

@@ -35,8 +35,8 @@ extern "C" {
 /* The values are the exit codes of the command line. */
 typedef enum greta_status {
     GRETA_OK = 0,
-    GRETA_FAULT = 1,      /* a comparison found a fault, or a differing bit where bits are promised */
-    GRETA_USAGE = 2,      /* the caller asked for something impossible */
+    GRETA_FAULT = 1, /* a comparison found a fault, or a differing bit where bits are promised */
+    GRETA_USAGE = 2, /* the caller asked for something impossible */
     GRETA_BAD_INPUT = 3,  /* a model, prompt or trace is damaged or not supported */
     GRETA_IO = 4,         /* the system failed: file, disk, memory, threads */
     GRETA_BUG = 5,        /* a broken promise of ours */
@@ -64,11 +64,11 @@ GRETA_API const char *greta_error_line(const greta_error *err, char line[GRETA_E
 /* ---- Version ------------------------------------------------------------------------------ */
 
 typedef struct greta_versions {
-    const char *library;     /* "0.1.0" */
-    int api;                 /* changes when this header breaks */
-    int arithmetic;          /* docs/numerics.md; changes when any result bit changes */
-    int trace_format;        /* docs/trace-format.md */
-    int stage_list;          /* changes when a stage is added */
+    const char *library; /* "0.1.0" */
+    int api;             /* changes when this header breaks */
+    int arithmetic;      /* docs/numerics.md; changes when any result bit changes */
+    int trace_format;    /* docs/trace-format.md */
+    int stage_list;      /* changes when a stage is added */
 } greta_versions;
 
 GRETA_API greta_versions greta_version(void);
@@ -87,10 +87,10 @@ GRETA_API greta_model *greta_model_retain(greta_model *model);
 GRETA_API void greta_model_release(greta_model *model); /* NULL is fine */
 
 typedef struct greta_model_info {
-    const char *arch, *name;             /* owned by the model */
+    const char *arch, *name; /* owned by the model */
     int32_t n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
-    int32_t n_ctx_train;                 /* context length in the file */
-    int32_t bos_id, eos_id;              /* -1: the model has none */
+    int32_t n_ctx_train;    /* context length in the file */
+    int32_t bos_id, eos_id; /* -1: the model has none */
     uint64_t n_parameters, bytes_weights;
 } greta_model_info;
 
@@ -102,16 +102,16 @@ GRETA_API greta_status greta_inspect(const char *path, int json, char **text, gr
 /* ---- Tokens ------------------------------------------------------------------------------- */
 
 typedef struct greta_tokens {
-    int32_t *id;         /* malloc'd; free with greta_free */
+    int32_t *id; /* malloc'd; free with greta_free */
     size_t n;
-    size_t n_dropped;    /* bytes dropped under unknown_bytes_drop */
+    size_t n_dropped; /* bytes dropped under unknown_bytes_drop */
 } greta_tokens;
 
 typedef struct greta_tokenize_options {
-    size_t size;             /* sizeof(greta_tokenize_options) */
-    int no_bos;              /* do not add BOS/EOS although the model asks for it */
-    int special;             /* text like <|im_end|> becomes the control token, not characters */
-    int unknown_bytes_drop;  /* drop bytes the vocabulary lacks instead of refusing */
+    size_t size;            /* sizeof(greta_tokenize_options) */
+    int no_bos;             /* do not add BOS/EOS although the model asks for it */
+    int special;            /* text like <|im_end|> becomes the control token, not characters */
+    int unknown_bytes_drop; /* drop bytes the vocabulary lacks instead of refusing */
 } greta_tokenize_options;
 
 /* options may be NULL: all fields 0. `text` is bytes, not necessarily UTF-8, NUL allowed. */
@@ -141,16 +141,18 @@ typedef enum greta_act { GRETA_ACT_Q8, GRETA_ACT_F32 } greta_act; /* docs/numeri
 
 typedef struct greta_session_options {
     size_t size;
-    int32_t n_ctx;       /* positions per sequence; 0: the model's, at most 4096 */
-    int32_t n_sequence;  /* 0: 1 */
-    int32_t n_chunk;     /* most rows in one pass; 0: 512 */
-    int32_t n_thread;    /* 0: one per online CPU */
+    int32_t n_ctx;      /* positions per sequence; 0: the model's, at most 4096 */
+    int32_t n_sequence; /* 0: 1 */
+    int32_t n_chunk;    /* most rows in one pass; 0: 512 */
+    int32_t n_thread;   /* 0: one per online CPU */
     greta_kv kv;
     greta_act act;
-    const char *cpu;     /* kernel table: "ref", "ref-avx2"; NULL: the best this machine has */
+    const char *cpu; /* kernel table: "ref", "ref-avx2", "avx2", "avx512"; NULL: the best here */
+    int no_pack;     /* run from the mapped file: no second copy of the weights, slower */
 } greta_session_options;
 
-/* options may be NULL. Retains the model. All memory is allocated here: evaluation allocates none. */
+/* options may be NULL. Retains the model. All memory is allocated here: evaluation allocates none.
+ */
 GRETA_API greta_status greta_session_new(greta_model *model, const greta_session_options *options,
                                          greta_session **session, greta_error *err);
 GRETA_API void greta_session_free(greta_session *session);
@@ -165,9 +167,9 @@ typedef struct greta_row {
 } greta_row;
 
 typedef struct greta_batch {
-    const greta_row *row;  /* within a sequence: consecutive positions that extend what is cached */
-    size_t n;              /* 1 to n_chunk */
-    greta_phase phase;     /* recorded in traces; the numbers do not depend on it */
+    const greta_row *row; /* within a sequence: consecutive positions that extend what is cached */
+    size_t n;             /* 1 to n_chunk */
+    greta_phase phase;    /* recorded in traces; the numbers do not depend on it */
 } greta_batch;
 
 /* One pass over the op list. On failure the cache is as before. */
@@ -188,10 +190,10 @@ GRETA_API greta_status greta_session_fork(greta_session *session, int32_t source
 /* ---- Sampler: splitmix64-1 (named and versioned in docs/numerics.md) ------------------------- */
 
 typedef struct greta_sampler {
-    float temperature;   /* 0: greedy, lowest id among equals */
-    int32_t top_k;       /* 0: off */
-    float top_p, min_p;  /* 1 and 0: off */
-    uint64_t state;      /* the seed; advanced by each sample */
+    float temperature;  /* 0: greedy, lowest id among equals */
+    int32_t top_k;      /* 0: off */
+    float top_p, min_p; /* 1 and 0: off */
+    uint64_t state;     /* the seed; advanced by each sample */
 } greta_sampler;
 
 GRETA_API int32_t greta_sample(greta_sampler *sampler, const float *logits, int32_t n_vocab,
@@ -201,13 +203,13 @@ GRETA_API int32_t greta_sample(greta_sampler *sampler, const float *logits, int3
 
 typedef struct greta_trace_options {
     size_t size;
-    const char *path;      /* a .jsonl; the tensors lie beside it in <path>.blob */
-    const char *stages;    /* "q,k", "norms", "all"; NULL: all */
-    const char *layers;    /* "0,3-5", "all"; NULL: all */
-    const char *phases;    /* "prefill,decode"; NULL: both */
-    const char *tokens;    /* positions "0,5-9", "last" (of a pass), "all"; NULL: all */
-    int64_t sample;        /* values kept of each row: n first; -1 all; 0 none (statistics, hashes) */
-    uint64_t bytes_max;    /* stop cleanly before this size; 0: 4 GiB */
+    const char *path;   /* a .jsonl; the tensors lie beside it in <path>.blob */
+    const char *stages; /* "q,k", "norms", "all"; NULL: all */
+    const char *layers; /* "0,3-5", "all"; NULL: all */
+    const char *phases; /* "prefill,decode"; NULL: both */
+    const char *tokens; /* positions "0,5-9", "last" (of a pass), "all"; NULL: all */
+    int64_t sample;     /* values kept of each row: n first; -1 all; 0 none (statistics, hashes) */
+    uint64_t bytes_max; /* stop cleanly before this size; 0: 4 GiB */
     const char *prompt_id; /* recorded in the header; may be NULL */
     const char *notes;     /* likewise: what was done to the prompt ("dropped 3 unknown bytes") */
     int overwrite;         /* replace an existing trace */
@@ -241,12 +243,12 @@ typedef struct greta_isolate_options {
     size_t size;
     greta_session_options session;
     greta_e1 mode;
-    const char *layers;     /* of the table; NULL: "0" */
-    const char *fault;      /* NULL, or a name of greta_faults(): planted in decode only */
-    int32_t fault_layer;    /* -1: drawn from the seed */
+    const char *layers;  /* of the table; NULL: "0" */
+    const char *fault;   /* NULL, or a name of greta_faults(): planted in decode only */
+    int32_t fault_layer; /* -1: drawn from the seed */
     uint64_t seed;
-    const char *out;        /* folder for traces, analysis.tsv, analysis.json, report.md */
-    const char *from;       /* analyse the traces in this folder instead of running */
+    const char *out;  /* folder for traces, analysis.tsv, analysis.json, report.md */
+    const char *from; /* analyse the traces in this folder instead of running */
     uint64_t bytes_max;
     int overwrite;
     void (*progress)(void *user, const char *what, size_t done, size_t total); /* may be NULL */

@@ -1,8 +1,9 @@
 /* test_engine.c - one forward pass, however it is cut: the same bits.
  *
- * The reference of every case is one pass over all tokens with one thread. Chunks, decode steps, threads,
- * company in a batch, forks, kernel tables and tracing must not change a bit of any position's logits.
- * Models are tiny ones of every weight type, and SmolLM2 where GRETA_SMOLLM2 names it.
+ * The reference of every case is one pass over all tokens with one thread. Chunks, decode steps,
+ * threads, company in a batch, forks, kernel tables and tracing must not change a bit of any
+ * position's logits. Models are tiny ones of every weight type, and SmolLM2 where GRETA_SMOLLM2
+ * names it.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -16,7 +17,8 @@
 #include "greta.h"
 #include "tiny_model.h"
 
-/* ---- Counting allocations, where no sanitizer owns malloc ------------------------------------------ */
+/* ---- Counting allocations, where no sanitizer owns malloc
+ * ------------------------------------------ */
 
 static long n_allocation;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
@@ -77,8 +79,8 @@ static void same_logits(const world *w, const float *logits, int32_t position, c
     assert_non_null(logits);
     for (int32_t i = 0; i < w->n_vocab; i++) {
         if (hash_float_bits(logits[i]) != hash_float_bits(expected[i])) {
-            fail_msg("%s: position %d, token %d: %a, expected %a", what, position, i, (double)logits[i],
-                     (double)expected[i]);
+            fail_msg("%s: position %d, token %d: %a, expected %a", what, position, i,
+                     (double)logits[i], (double)expected[i]);
         }
     }
 }
@@ -94,7 +96,8 @@ static void feed(const world *w, greta_session *s, int32_t from, int32_t chunk, 
         for (int32_t i = 0; i < size; i++) {
             row[i] = (greta_row){w->id[start + i], start + i, sequence, 1};
         }
-        greta_batch batch = {row, (size_t)size, size == 1 ? GRETA_PHASE_DECODE : GRETA_PHASE_PREFILL};
+        greta_batch batch = {row, (size_t)size,
+                             size == 1 ? GRETA_PHASE_DECODE : GRETA_PHASE_PREFILL};
         check(greta_session_eval(s, &batch, &err), &err);
         for (int32_t i = 0; i < size; i++) {
             const float *logits = greta_session_logits(s, (size_t)i);
@@ -184,9 +187,12 @@ static void every_cut_of_tiny_models_gives_the_same_bits(void **state)
 {
     (void)state;
     const char *const model[] = {
-        "--type F32",          "--type F16 --embd-type F16",  "--type BF16 --untied", "--type Q8_0 --bias",
-        "--type Q4_0",         "--type Q4_1 --rope-factors",  "--type Q5_0",          "--type Q5_1 --untied",
-        "--type Q4_K",         "--type Q5_K --bias --untied", "--type Q6_K",
+        "--type F32",           "--type F16 --embd-type F16",
+        "--type BF16 --untied", "--type Q8_0 --bias",
+        "--type Q4_0",          "--type Q4_1 --rope-factors",
+        "--type Q5_0",          "--type Q5_1 --untied",
+        "--type Q4_K",          "--type Q5_K --bias --untied",
+        "--type Q6_K",
     };
     for (size_t i = 0; i < sizeof model / sizeof *model; i++) {
         char path[TINY_PATH];
@@ -321,9 +327,11 @@ static void bad_batches_are_refused(void **state)
     greta_error err = {0};
     check(greta_session_feed(s, w.id, 5, 0, &err), &err);
     const greta_row bad[][2] = {
-        {{w.n_vocab, 5, 0, 0}, {1, 6, 0, 0}},  {{-1, 5, 0, 0}, {1, 6, 0, 0}}, {{1, 6, 0, 0}, {1, 7, 0, 0}},
-        {{1, 4, 0, 0}, {1, 5, 0, 0}},          {{1, 5, 0, 0}, {1, 7, 0, 0}},  {{1, 5, 2, 0}, {1, 6, 0, 0}},
-        {{1, 5, 0, 0}, {1, 1, 1, 0}},          {{1, -1, 1, 0}, {1, 0, 1, 0}}, {{1, 5, 0, 0}, {1, 5, 0, 0}},
+        {{w.n_vocab, 5, 0, 0}, {1, 6, 0, 0}}, {{-1, 5, 0, 0}, {1, 6, 0, 0}},
+        {{1, 6, 0, 0}, {1, 7, 0, 0}},         {{1, 4, 0, 0}, {1, 5, 0, 0}},
+        {{1, 5, 0, 0}, {1, 7, 0, 0}},         {{1, 5, 2, 0}, {1, 6, 0, 0}},
+        {{1, 5, 0, 0}, {1, 1, 1, 0}},         {{1, -1, 1, 0}, {1, 0, 1, 0}},
+        {{1, 5, 0, 0}, {1, 5, 0, 0}},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         greta_batch batch = {bad[i], 2, GRETA_PHASE_PREFILL};
@@ -367,8 +375,8 @@ static void context_ends_where_it_says(void **state)
     greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
     assert_int_equal(greta_session_eval(s, &batch, NULL), GRETA_USAGE);
     greta_session_free(s);
-    const greta_session_options bad[] = {{.n_ctx = -1}, {.n_chunk = -1}, {.n_thread = 513}, {.n_sequence = -2},
-                                         {.cpu = "foo"}};
+    const greta_session_options bad[] = {
+        {.n_ctx = -1}, {.n_chunk = -1}, {.n_thread = 513}, {.n_sequence = -2}, {.cpu = "foo"}};
     for (size_t i = 0; i < 5; i++) {
         assert_int_equal(greta_session_new(w.model, &bad[i], &s, NULL), GRETA_USAGE);
         assert_null(s);

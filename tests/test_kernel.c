@@ -1,8 +1,9 @@
 /* test_kernel.c - the definition of the arithmetic, held against independent arithmetic.
  *
  * Every table this machine has is run on the same data and must give the same bits. What the bits
- * should be comes from elsewhere: scalar code below that follows docs/numerics.md line by line, binary64, or
- * MPFR. Shapes are odd on purpose; the seed is fixed and printed on failure by cmocka's messages.
+ * should be comes from elsewhere: scalar code below that follows docs/numerics.md line by line,
+ * binary64, or MPFR. Shapes are odd on purpose; the seed is fixed and printed on failure by
+ * cmocka's messages.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -52,7 +53,8 @@ static void assert_bits(const float *a, const float *b, int64_t n, const char *w
 #define FOR_TABLES(t)                                                                              \
     for (const kernel_table *const *t##_at = kernel_tables(), *t = *t##_at; t; t = *++t##_at)
 
-/* ---- Functions of one number ------------------------------------------------------------------------- */
+/* ---- Functions of one number
+ * ------------------------------------------------------------------------- */
 
 static double ulp_of(double exact)
 {
@@ -91,8 +93,9 @@ static void half_is_rounded_once(void **state)
     for (uint32_t h = 0; h < 65536; h++) {
         float f = half_to_float((uint16_t)h);
         int is_nan = (h & 0x7c00) == 0x7c00 && (h & 0x3ff) != 0;
-        double exact = (h & 0x7c00) == 0 ? ldexp((double)(h & 0x3ff), -24)
-                                         : ldexp((double)((h & 0x3ff) | 0x400), (int)(h >> 10 & 31) - 25);
+        double exact = (h & 0x7c00) == 0
+                           ? ldexp((double)(h & 0x3ff), -24)
+                           : ldexp((double)((h & 0x3ff) | 0x400), (int)(h >> 10 & 31) - 25);
         exact = (h & 0x7c00) == 0x7c00 ? (double)INFINITY : exact;
         assert_true(is_nan ? isnan(f) : (double)f == ((h & 0x8000) ? -exact : exact));
         assert_int_equal(half_from_float(f), is_nan ? 0x7e00 : h);
@@ -121,7 +124,11 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
         float base;
         int32_t dim;
         int64_t position;
-    } c[] = {{10000, 64, 0}, {10000, 128, 4095}, {100000, 64, 8191}, {500000, 128, 131071}, {1e6f, 6, 16777215}};
+    } c[] = {{10000, 64, 0},
+             {10000, 128, 4095},
+             {100000, 64, 8191},
+             {500000, 128, 131071},
+             {1e6f, 6, 16777215}};
     mpfr_t angle, value;
     mpfr_inits2(200, angle, value, (mpfr_ptr)0);
     float cos_sin[128];
@@ -145,7 +152,8 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
         }
     }
     float factors[3] = {1, 2, 8}, scaled[6], plain[6];
-    rope_table_args with = {10000, 4.0f, factors, 6, 100, 1}, without = {10000, 1.0f, NULL, 6, 25, 1};
+    rope_table_args with = {10000, 4.0f, factors, 6, 100, 1},
+                    without = {10000, 1.0f, NULL, 6, 25, 1};
     kernel_rope_table(&with, scaled);
     kernel_rope_table(&without, plain);
     assert_bits(scaled, plain, 2, "linear scaling divides the position");
@@ -153,7 +161,8 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
     mpfr_clears(angle, value, (mpfr_ptr)0);
 }
 
-/* ---- Row ops, against scalar code that follows the text ------------------------------------------------ */
+/* ---- Row ops, against scalar code that follows the text
+ * ------------------------------------------------ */
 
 static float sum_by_the_text(const float *terms, int64_t n)
 {
@@ -193,7 +202,8 @@ static void rms_norm_follows_the_text(void **state)
             f64 += (double)x[i] * (double)x[i];
         }
         double exact_inv = 1.0 / sqrt(f64 / (double)n + (double)1e-5f);
-        assert_true(fabs((double)inv - exact_inv) <= exact_inv * (6 + (double)n / 64 + 4) * 0x1p-24);
+        assert_true(fabs((double)inv - exact_inv) <=
+                    exact_inv * (6 + (double)n / 64 + 4) * 0x1p-24);
         FOR_TABLES(t)
         {
             norm_args a = {x, w, y, n, n, 1e-5f, 0};
@@ -319,10 +329,12 @@ static void statistics_are_those_of_the_row(void **state)
     }
 }
 
-/* ---- Matrix products ------------------------------------------------------------------------------------ */
+/* ---- Matrix products
+ * ------------------------------------------------------------------------------------ */
 
-static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1,
-                              DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
+static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
+                              DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
+                              DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
 
 /* Random blocks; f16 scales in the places each layout has them are kept small and finite. */
 static void random_row(dtype type, uint8_t *row, int64_t n)
@@ -333,7 +345,8 @@ static void random_row(dtype type, uint8_t *row, int64_t n)
         for (uint32_t i = 0; i < traits->bytes; i++) {
             block[i] = (uint8_t)random_bits();
         }
-        int n_scale = type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+        int n_scale =
+            type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
         uint8_t *scale = type == DTYPE_Q6_K ? block + 208 : block;
         for (int i = 0; i <= n_scale && traits->is_quantised; i++) {
             uint16_t half = half_from_float(random_float(0.05f));
@@ -394,10 +407,41 @@ static void product_free(product *p)
 
 static matmul_args product_args(const product *p, int x_is_q8, float *y)
 {
-    return (matmul_args){.type = p->type, .w = p->w, .row_bytes = p->row_bytes, .bias = p->bias,
+    return (matmul_args){.type = p->type,
+                         .w = p->w,
+                         .row_bytes = p->row_bytes,
+                         .bias = p->bias,
                          .x = x_is_q8 ? (const void *)p->q8 : p->x,
-                         .x_stride = x_is_q8 ? p->x_stride : p->k * 4, .y = y, .y_stride = p->n_out,
-                         .k = p->k, .n_token = p->n_token, .x_is_q8 = x_is_q8};
+                         .x_stride = x_is_q8 ? p->x_stride : p->k * 4,
+                         .y = y,
+                         .y_stride = p->n_out,
+                         .k = p->k,
+                         .n_token = p->n_token,
+                         .x_is_q8 = x_is_q8};
+}
+
+/* The product's arguments for a table, with the weights in its own layout where it has one. */
+static matmul_args table_args(const kernel_table *t, const product *p, int x_is_q8, float *y)
+{
+    matmul_args a = product_args(p, x_is_q8, y);
+    size_t bytes = t->packed_bytes ? t->packed_bytes(p->type, p->n_out, p->k) : 0;
+    void *packed = NULL;
+    if (bytes > 0) {
+        assert_int_equal(posix_memalign(&packed, 64, bytes), 0);
+        pack_args pack = {p->type, p->w, p->row_bytes, p->n_out, p->k, packed};
+        t->pack(&pack, 0, (p->n_out + PACK_ROWS - 1) / PACK_ROWS);
+        a.packed = packed;
+    }
+    return a;
+}
+
+static void table_args_free(const matmul_args *a)
+{
+    union {
+        const uint8_t *read;
+        void *owned;
+    } packed = {a->packed};
+    free(packed.owned);
 }
 
 /* One output by the text: chains over segments of 1024 in K order. */
@@ -415,7 +459,8 @@ static float float_output(const product *p, int64_t token)
 }
 
 /* What a quantised product means, in binary64: the values of weights times code * scale; *size gets
- * sum |x| (|ws q| + |wm|) up to the split of |w| into its two parts, which |w| and a slack replace. */
+ * sum |x| (|ws q| + |wm|) up to the split of |w| into its two parts, which |w| and a slack replace.
+ */
 static double q8_output(const product *p, int64_t token, double *size)
 {
     const int8_t *code = (const int8_t *)p->q8 + token * p->x_stride;
@@ -447,9 +492,10 @@ static void products_follow_the_text(void **state)
             }
             FOR_TABLES(t)
             {
-                matmul_args a = product_args(&p, 0, y);
+                matmul_args a = table_args(t, &p, 0, y);
                 t->matmul(&a, 0, p.n_out);
                 assert_bits(y, expected, p.n_out * p.n_token, traits->name);
+                table_args_free(&a);
             }
             free(y);
             free(expected);
@@ -468,14 +514,15 @@ static void quantised_products_are_within_their_bound(void **state)
         }
         product p = product_new(types[i], 2304, 37, 5);
         float *y = malloc(37 * 5 * 4), *first = malloc(37 * 5 * 4);
+        const kernel_table *ref = kernel_find("ref");
+        matmul_args by_ref = product_args(&p, 1, first);
+        ref->matmul(&by_ref, 0, p.n_out);
         FOR_TABLES(t)
         {
-            matmul_args a = product_args(&p, 1, y);
+            matmul_args a = table_args(t, &p, 1, y);
             t->matmul(&a, 0, p.n_out);
-            if (t == kernel_tables()[0]) {
-                memcpy(first, y, 37 * 5 * 4);
-            }
             assert_bits(y, first, p.n_out * p.n_token, traits->name);
+            table_args_free(&a);
         }
         for (int64_t o = 0; o < p.n_out; o++) {
             kernel_dequantize(p.type, p.w + o * p.row_bytes, p.values, p.k);
@@ -494,24 +541,37 @@ static void quantised_products_are_within_their_bound(void **state)
 static void products_do_not_depend_on_company(void **state)
 {
     (void)state;
-    for (int q8 = 0; q8 < 2; q8++) {
-        product p = product_new(DTYPE_Q4_K, 1280, 53, 9);
-        float *whole = malloc(53 * 9 * 4), *parts = malloc(53 * 9 * 4);
+    for (size_t i = 0; i < 2 * (sizeof types / sizeof *types); i++) {
+        int q8 = i % 2 == 0;
+        dtype type = types[i / 2];
+        if (q8 && !dtype_find((uint32_t)type)->is_quantised) {
+            continue;
+        }
+        product p = product_new(type, 1280, 53, 27);
+        float *whole = malloc(53 * 27 * 4), *parts = malloc(53 * 27 * 4);
+        matmul_args by_ref = product_args(&p, q8, whole);
+        kernel_find("ref")->matmul(&by_ref, 0, p.n_out);
         FOR_TABLES(t)
         {
-            matmul_args a = product_args(&p, q8, whole);
-            t->matmul(&a, 0, p.n_out);
-            for (int64_t token = 0; token < p.n_token; token++) {
-                matmul_args one = product_args(&p, q8, parts + token * p.n_out);
-                one.x = (const uint8_t *)one.x + token * one.x_stride;
-                one.n_token = 1;
+            matmul_args a = table_args(t, &p, q8, parts);
+            for (int64_t token = 0, n; token < p.n_token; token += n) {
+                matmul_args some = a;
+                n = 1 + (int64_t)(random_bits() % 15);
+                n = token + n < p.n_token ? n : p.n_token - token;
+                some.x = (const uint8_t *)a.x + token * a.x_stride;
+                some.y = parts + token * p.n_out;
+                some.n_token = n;
                 for (int64_t o = 0, end; o < p.n_out; o = end) {
-                    end = o + 1 + (int64_t)(random_bits() % 20);
+                    end = o + 1 + (int64_t)(random_bits() % 40);
                     end = end < p.n_out ? end : p.n_out;
-                    t->matmul(&one, o, end);
+                    t->matmul(&some, o, end);
                 }
             }
-            assert_bits(parts, whole, p.n_out * p.n_token, "company");
+            assert_bits(parts, whole, p.n_out * p.n_token, dtype_name(type));
+            memset(parts, 0xff, 53 * 27 * 4);
+            t->matmul(&a, 0, p.n_out);
+            assert_bits(parts, whole, p.n_out * p.n_token, dtype_name(type));
+            table_args_free(&a);
         }
         free(whole);
         free(parts);
@@ -519,7 +579,8 @@ static void products_do_not_depend_on_company(void **state)
     }
 }
 
-/* ---- Attention --------------------------------------------------------------------------------------------- */
+/* ---- Attention
+ * --------------------------------------------------------------------------------------------- */
 
 enum { HEADS = 6, KV_HEADS = 2, DIM = 20, POSITIONS = 150 };
 
@@ -528,7 +589,8 @@ typedef struct scene {
     uint16_t k_half[POSITIONS * KV_HEADS * DIM], v_half[POSITIONS * KV_HEADS * DIM];
 } scene;
 
-/* One head by the text: tiles of 64 positions, each with its maximum, sum and chain, then merged. */
+/* One head by the text: tiles of 64 positions, each with its maximum, sum and chain, then merged.
+ */
 static void attend_by_the_text(const scene *s, int h, int64_t n, float *y)
 {
     float most = 0, sum = 0, out[DIM] = {0};
@@ -538,7 +600,8 @@ static void attend_by_the_text(const scene *s, int h, int64_t n, float *y)
         for (int64_t p = 0; p < size; p++) {
             e[p] = 0;
             for (int d = 0; d < DIM; d++) {
-                e[p] = fmaf(s->q[0][h * DIM + d], s->k[((start + p) * KV_HEADS + h / 3) * DIM + d], e[p]);
+                e[p] = fmaf(s->q[0][h * DIM + d], s->k[((start + p) * KV_HEADS + h / 3) * DIM + d],
+                            e[p]);
             }
             e[p] *= 0.25f;
             m = fmaxf(m, e[p]);
@@ -575,9 +638,19 @@ static void attention_is_softmax_of_what_is_visible(void **state)
     {
         for (int64_t n = 1; n <= POSITIONS; n += n < 70 ? 1 : 13) {
             float y[HEADS * DIM];
-            attention_args a = {.q = s->q[0], .k = s->k, .v = s->v, .kv_type = DTYPE_F32, .n_position = n,
-                                .n_token = 1, .q_stride = HEADS * DIM, .y_stride = HEADS * DIM,
-                                .n_head = HEADS, .n_head_kv = KV_HEADS, .head_dim = DIM, .scale = 0.25f, .y = y};
+            attention_args a = {.q = s->q[0],
+                                .k = s->k,
+                                .v = s->v,
+                                .kv_type = DTYPE_F32,
+                                .n_position = n,
+                                .n_token = 1,
+                                .q_stride = HEADS * DIM,
+                                .y_stride = HEADS * DIM,
+                                .n_head = HEADS,
+                                .n_head_kv = KV_HEADS,
+                                .head_dim = DIM,
+                                .scale = 0.25f,
+                                .y = y};
             t->attention(&a, 0, KV_HEADS);
             for (int h = 0; h < HEADS; h++) {
                 float text[DIM];
@@ -624,11 +697,19 @@ static void attention_does_not_depend_on_company(void **state)
     float first[2][16][HEADS * DIM], y[16][HEADS * DIM];
     for (int half = 0; half < 2; half++) {
         for (int64_t start = 1; start < POSITIONS - 16; start += 11) {
-            attention_args a = {.q = s->q[0], .k = half ? (void *)s->k_half : (void *)s->k,
+            attention_args a = {.q = s->q[0],
+                                .k = half ? (void *)s->k_half : (void *)s->k,
                                 .v = half ? (void *)s->v_half : (void *)s->v,
-                                .kv_type = half ? DTYPE_F16 : DTYPE_F32, .n_position = start, .n_token = 16,
-                                .q_stride = HEADS * DIM, .y_stride = HEADS * DIM, .n_head = HEADS,
-                                .n_head_kv = KV_HEADS, .head_dim = DIM, .scale = 0.25f, .y = first[0][0]};
+                                .kv_type = half ? DTYPE_F16 : DTYPE_F32,
+                                .n_position = start,
+                                .n_token = 16,
+                                .q_stride = HEADS * DIM,
+                                .y_stride = HEADS * DIM,
+                                .n_head = HEADS,
+                                .n_head_kv = KV_HEADS,
+                                .head_dim = DIM,
+                                .scale = 0.25f,
+                                .y = first[0][0]};
             kernel_tables()[0]->attention(&a, 0, KV_HEADS);
             FOR_TABLES(t)
             {

@@ -282,10 +282,19 @@ def rule_goto_downward(tree):
                     yield file.path, last - len(body) + i + 1, f"goto upward to {match.group(1)}"
 
 
+# Headers of a folder with an instruction set of its own compile with it (Makefile: AVX2, AVX512).
+ISA_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma",
+               "-mf16c"],
+}
+
+
 def rule_headers_compile_alone(tree):
     def compile_alone(file):
         folders = [f"-I{tree.root / folder}" for folder in ("include", "src", file.folder)]
-        command = [tree.cc, "-std=c11", "-D_GNU_SOURCE", "-fsyntax-only", "-Wall", "-Wextra",
+        isa = [ISA_FLAGS[part] for part in file.path.split("/") if part in ISA_FLAGS]
+        command = [tree.cc, *sum(isa, []), "-std=c11", "-D_GNU_SOURCE", "-fsyntax-only", "-Wall", "-Wextra",
                    "-Wpedantic", "-Wundef", "-Werror", *folders, "-x", "c", "-"]
         source = f'#include "{file.name}"\ntypedef int not_empty;\n'
         done = subprocess.run(command, input=source, text=True, capture_output=True)

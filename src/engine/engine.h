@@ -12,7 +12,8 @@ typedef struct buffer {
 
 /* Where edges live. One plan serves the healthy list and an override: they have the same edges. */
 typedef struct plan {
-    int32_t *slot;     /* (n_edge, 2): buffer of an edge in even and in odd passes; -1: KV cache or tokens */
+    int32_t *
+        slot; /* (n_edge, 2): buffer of an edge in even and in odd passes; -1: KV cache or tokens */
     int32_t n_edge;
     buffer *buffer;
     int32_t n_buffer;
@@ -27,32 +28,33 @@ typedef struct observer observer; /* observe.c: the trace of a session */
 
 struct greta_session {
     struct greta_model *model;
-    greta_session_options options;    /* resolved */
+    greta_session_options options; /* resolved */
     const kernel_table *table, *alternate;
+    int is_packed; /* matmuls read the model's packed weights */
     thread_pool *pool;
-    op_list healthy, override;        /* override.op NULL: none */
+    op_list healthy, override; /* override.op NULL: none */
     uint32_t override_phases;
     plan plan;
     /* KV cache: slot = sequence * n_ctx + position; (n_slot, n_head_kv, head_dim) per layer. */
     dtype kv_type;
     size_t kv_row_bytes;
-    uint8_t **k, **v;                 /* (n_layer) */
+    uint8_t **k, **v; /* (n_layer) */
     uint8_t *kv_memory;
-    int32_t *n_cached;                /* (n_sequence) positions held */
-    uint64_t *prefix;                 /* (n_slot) hash of the ids up to this position */
-    uint64_t *generation;             /* (n_slot) times the slot was written */
-    float *cos_sin;                   /* (n_ctx, rope_dim / 2, 2) */
+    int32_t *n_cached;    /* (n_sequence) positions held */
+    uint64_t *prefix;     /* (n_slot) hash of the ids up to this position */
+    uint64_t *generation; /* (n_slot) times the slot was written */
+    float *cos_sin;       /* (n_ctx, rope_dim / 2, 2) */
     /* The pass. */
-    int64_t pass;                     /* number of the current one, from 0 */
+    int64_t pass; /* number of the current one, from 0 */
     greta_phase phase;
-    greta_row *row, *feed;            /* (n_chunk): of the pass; scratch of feed */
+    greta_row *row, *feed; /* (n_chunk): of the pass; scratch of feed */
     int64_t n_row, n_row_previous;
-    int32_t *want;                    /* rows whose logits are wanted, ascending */
+    int32_t *want; /* rows whose logits are wanted, ascending */
     int64_t n_want;
-    float *inv_rms;                   /* (n_chunk) what the last norm op reported per row */
-    const float *logits;              /* (n_want, n_vocab) of the last pass */
-    size_t logits_stride;             /* floats */
-    observer *trace;                  /* NULL: off */
+    float *inv_rms;       /* (n_chunk) what the last norm op reported per row */
+    const float *logits;  /* (n_want, n_vocab) of the last pass */
+    size_t logits_stride; /* floats */
+    observer *trace;      /* NULL: off */
 };
 
 const op_list *session_list(const greta_session *s, greta_phase phase);
@@ -79,7 +81,14 @@ int64_t op_tokens(const greta_session *s, const op *o);
 int64_t op_row(const greta_session *s, const op *o, int64_t t);
 int64_t row_slot(const greta_session *s, const greta_row *row);
 /* Contiguous share of [0, n) in multiples of `unit`. */
-void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first, int64_t *last);
+void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first,
+           int64_t *last);
+
+/* Packs what this session's table wants packed. */
+greta_status session_pack(greta_session *s, greta_error *err);
+/* The packed rows of a view; NULL: read the file's. */
+const uint8_t *packed_view(const greta_session *s, const kernel_table *table,
+                           const weight_view *view);
 
 void observe_op(greta_session *s, const op *o);
 void observer_free(observer *o);

@@ -1,32 +1,34 @@
 /* observe.c - the trace of a session: what each op was given, read and wrote, as records.
  *
- * After an op has run, its rows lie where it left them. Statistics and hashes of every row are taken there, split
- * over the session's threads; selected rows become records, all rows become one index of hashes, so that
- * provenance can be searched later. Looking changes nothing: the kernels, buffers and thread splits are
- * those of an untraced pass. A write error stops the trace, not the run; greta_trace_end returns it.
+ * After an op has run, its rows lie where it left them. Statistics and hashes of every row are
+ * taken there, split over the session's threads; selected rows become records, all rows become one
+ * index of hashes, so that provenance can be searched later. Looking changes nothing: the kernels,
+ * buffers and thread splits are those of an untraced pass. A write error stops the trace, not the
+ * run; greta_trace_end returns it.
  */
 #include "engine/engine.h"
 
 #include "base/fpenv.h"
 #include "kernel/half.h"
 
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct observer {
     trace_selector *selector;
     trace_writer *writer;
-    greta_status status;     /* of the first failed write */
+    greta_status status; /* of the first failed write */
     greta_error error;
-    row_stats *stats;        /* (n_chunk) of the op's output rows */
-    row_hash *hash;          /* (n_chunk) the same hashes, as an index record holds them */
-    float *wide;             /* (n_thread + 1, width): rows of other types as floats */
+    row_stats *stats; /* (n_chunk) of the op's output rows */
+    row_hash *hash;   /* (n_chunk) the same hashes, as an index record holds them */
+    float *wide;      /* (n_thread + 1, width): rows of other types as floats */
     int64_t width;
     trace_record record;
 };
 
-/* ---- Rows as numbers ------------------------------------------------------------------------------ */
+/* ---- Rows as numbers
+ * ------------------------------------------------------------------------------ */
 
 static const float *row_floats(dtype type, const void *row, int64_t n, float *wide)
 {
@@ -91,13 +93,14 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     int64_t first, last;
     share(op_tokens(s, job->op), 1, thread, n_thread, &first, &last);
     for (int64_t t = first; t < last; t++) {
-        stats_take(s, edge_type(s, e), written_row(s, job->op, t), e->width, o->wide + thread * o->width,
-                   &o->stats[t]);
+        stats_take(s, edge_type(s, e), written_row(s, job->op, t), e->width,
+                   o->wide + thread * o->width, &o->stats[t]);
         o->hash[t] = o->stats[t].hash;
     }
 }
 
-/* ---- Records --------------------------------------------------------------------------------------- */
+/* ---- Records
+ * --------------------------------------------------------------------------------------- */
 
 static void tensor_stats(trace_tensor *out, const row_stats *stats)
 {
@@ -116,7 +119,8 @@ static void tensor_keep(trace_tensor *out, const trace_selector *selector, const
 
 static void place_cache(const greta_session *s, const edge *e, int64_t slot, trace_tensor *out)
 {
-    snprintf(out->buffer, sizeof out->buffer, "kv.%c.%d", e->name == STAGE_K_CACHE ? 'k' : 'v', e->layer);
+    snprintf(out->buffer, sizeof out->buffer, "kv.%c.%d", e->name == STAGE_K_CACHE ? 'k' : 'v',
+             e->layer);
     out->row = out->slot = slot;
     out->stride = s->kv_row_bytes;
     out->offset = (uint64_t)slot * s->kv_row_bytes;
@@ -135,8 +139,8 @@ static void place_buffer(const greta_session *s, const rows *r, int64_t t, trace
 
 static trace_tensor tensor_of_edge(const greta_session *s, const edge *e)
 {
-    return (trace_tensor){.name = e->name, .layer = e->layer, .type = edge_type(s, e), .n = e->width,
-                          .slot = -1};
+    return (trace_tensor){
+        .name = e->name, .layer = e->layer, .type = edge_type(s, e), .n = e->width, .slot = -1};
 }
 
 /* What attention read: all visible rows of the sequence, from its first slot. */
@@ -216,8 +220,13 @@ static row_hash weight_hash(const greta_session *s, const weight_view *view)
 static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *view)
 {
     const weight *w = view->tensor;
-    trace_tensor out = {.name = STAGE_NONE, .layer = -1, .type = w->type, .n = view->n * w->n_col,
-                        .first_row = view->first, .row = view->first, .slot = -1,
+    trace_tensor out = {.name = STAGE_NONE,
+                        .layer = -1,
+                        .type = w->type,
+                        .n = view->n * w->n_col,
+                        .first_row = view->first,
+                        .row = view->first,
+                        .slot = -1,
                         .stride = (uint64_t)w->row_bytes};
     snprintf(out.tensor, sizeof out.tensor, "%s", w->name);
     const uint8_t *file = s->model->file->file.data;
@@ -254,10 +263,19 @@ static void record_row(greta_session *s, const op *o, int64_t t)
     const greta_row *r = &s->row[row];
     trace_record *rec = &obs->record;
     *rec = (trace_record){
-        .kind = TRACE_ROW, .prefix = s->prefix[row_slot(s, r)], .token = r->token,
-        .position = r->position, .layer = o->layer, .name = o->name, .phase = s->phase, .pass = s->pass,
-        .chunk_rows = s->n_row, .sequence = r->sequence, .row = (int32_t)row,
-        .first_position = s->row[0].position, .op = op_kind_name(o->kind),
+        .kind = TRACE_ROW,
+        .prefix = s->prefix[row_slot(s, r)],
+        .token = r->token,
+        .position = r->position,
+        .layer = o->layer,
+        .name = o->name,
+        .phase = s->phase,
+        .pass = s->pass,
+        .chunk_rows = s->n_row,
+        .sequence = r->sequence,
+        .row = (int32_t)row,
+        .first_position = s->row[0].position,
+        .op = op_kind_name(o->kind),
         .kernel = session_table(s, o)->name,
     };
     if (o->kind == OP_RMS_NORM) {
@@ -268,7 +286,7 @@ static void record_row(greta_session *s, const op *o, int64_t t)
     }
     for (int i = 0; i < OP_IN_MAX && o->in[i].edge >= 0; i++) {
         const edge *e = &list->edge[o->in[i].edge];
-        rec->in[rec->n_in++] = e->is_cache              ? input_cache(s, e, r)
+        rec->in[rec->n_in++] = e->is_cache               ? input_cache(s, e, r)
                                : e->name == STAGE_TOKENS ? input_token(s, e, row)
                                                          : input_buffer(s, o, i, t);
     }
@@ -302,11 +320,21 @@ static void record_index(greta_session *s, const op *o)
         }
         trace_record *rec = &obs->record;
         *rec = (trace_record){
-            .kind = TRACE_INDEX, .prefix = s->prefix[row_slot(s, r)], .token = r->token,
-            .position = r->position, .layer = o->layer, .name = o->name, .phase = s->phase,
-            .pass = s->pass, .chunk_rows = next - first, .sequence = r->sequence, .row = (int32_t)first,
-            .first_position = r->position, .op = op_kind_name(o->kind),
-            .kernel = session_table(s, o)->name, .n_out = 1,
+            .kind = TRACE_INDEX,
+            .prefix = s->prefix[row_slot(s, r)],
+            .token = r->token,
+            .position = r->position,
+            .layer = o->layer,
+            .name = o->name,
+            .phase = s->phase,
+            .pass = s->pass,
+            .chunk_rows = next - first,
+            .sequence = r->sequence,
+            .row = (int32_t)first,
+            .first_position = r->position,
+            .op = op_kind_name(o->kind),
+            .kernel = session_table(s, o)->name,
+            .n_out = 1,
         };
         rec->out[0] = tensor_of_edge(s, e);
         rec->out[0].data = obs->hash + first;
@@ -348,7 +376,8 @@ void observe_op(greta_session *s, const op *o)
     record_index(s, o);
 }
 
-/* ---- Begin and end --------------------------------------------------------------------------------- */
+/* ---- Begin and end
+ * --------------------------------------------------------------------------------- */
 
 void observer_free(observer *o)
 {
@@ -365,9 +394,11 @@ void observer_free(observer *o)
     free(o);
 }
 
-static greta_status buffers_list(const greta_session *s, trace_buffer **out, size_t *n, greta_error *err)
+static greta_status buffers_list(const greta_session *s, trace_buffer **out, size_t *n,
+                                 greta_error *err)
 {
-    size_t n_layer = (size_t)s->model->cfg.n_layer, count = (size_t)s->plan.n_buffer + 2 * n_layer + 2;
+    size_t n_layer = (size_t)s->model->cfg.n_layer,
+           count = (size_t)s->plan.n_buffer + 2 * n_layer + 2;
     uint64_t slab = (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence * s->kv_row_bytes;
     trace_buffer *b = calloc(count, sizeof *b);
     if (!b) {
@@ -404,11 +435,20 @@ static void header_fill(greta_session *s, const greta_trace_options *o, trace_he
 {
     const config *c = &s->model->cfg;
     *h = (trace_header){
-        .format = TRACE_FORMAT_VERSION, .arithmetic = ARITHMETIC_VERSION, .stage_list = STAGE_LIST_VERSION,
-        .model_hash = model_file_hash(s->model), .tokenizer_hash = model_tokenizer_hash(s->model),
-        .n_layer = c->n_layer, .n_embd = c->n_embd, .n_vocab = c->n_vocab, .n_ctx = s->options.n_ctx,
-        .n_sequence = s->options.n_sequence, .n_chunk = s->options.n_chunk,
-        .n_thread = thread_pool_size(s->pool), .sample = o->sample, .bytes_max = o->bytes_max,
+        .format = TRACE_FORMAT_VERSION,
+        .arithmetic = ARITHMETIC_VERSION,
+        .stage_list = STAGE_LIST_VERSION,
+        .model_hash = model_file_hash(s->model),
+        .tokenizer_hash = model_tokenizer_hash(s->model),
+        .n_layer = c->n_layer,
+        .n_embd = c->n_embd,
+        .n_vocab = c->n_vocab,
+        .n_ctx = s->options.n_ctx,
+        .n_sequence = s->options.n_sequence,
+        .n_chunk = s->options.n_chunk,
+        .n_thread = thread_pool_size(s->pool),
+        .sample = o->sample,
+        .bytes_max = o->bytes_max,
     };
     uint32_t saved = fpenv_enter();
     h->mxcsr = fpenv_enter();
@@ -451,8 +491,12 @@ static void record_weights(greta_session *s)
                           trace_selects_op(obs->selector, o->name, o->layer, GRETA_PHASE_DECODE);
         for (int w = 0; w < OP_WEIGHT_MAX && o->w[w].tensor && is_selected; w++) {
             trace_record *rec = &obs->record;
-            *rec = (trace_record){.kind = TRACE_WEIGHT, .name = o->name, .layer = o->layer,
-                                  .op = op_kind_name(o->kind), .kernel = s->table->name, .n_weight = 1};
+            *rec = (trace_record){.kind = TRACE_WEIGHT,
+                                  .name = o->name,
+                                  .layer = o->layer,
+                                  .op = op_kind_name(o->kind),
+                                  .kernel = s->table->name,
+                                  .n_weight = 1};
             rec->weight[0] = tensor_of_weight(s, &o->w[w]);
             observer_add(obs, rec);
         }
@@ -481,7 +525,8 @@ static greta_status observer_fill(greta_session *s, const greta_trace_options *o
     return status;
 }
 
-greta_status greta_trace_begin(greta_session *s, const greta_trace_options *options, greta_error *err)
+greta_status greta_trace_begin(greta_session *s, const greta_trace_options *options,
+                               greta_error *err)
 {
     if (s->trace) {
         return error_set(err, GRETA_USAGE, "the session is being traced already");
@@ -517,11 +562,12 @@ greta_status greta_trace_end(greta_session *s, const char *why, greta_error *err
     return status != GRETA_OK ? status : ended;
 }
 
-/* ---- Size said before the run ---------------------------------------------------------------------- */
+/* ---- Size said before the run
+ * ---------------------------------------------------------------------- */
 
-#define LINE_BYTES 640        /* of a record without its tensors, at most */
+#define LINE_BYTES        640 /* of a record without its tensors, at most */
 #define LINE_TENSOR_BYTES 640 /* of one tensor in it */
-#define BLOB_ALIGNMENT 64
+#define BLOB_ALIGNMENT    64
 
 static uint64_t kept_bytes(const trace_selector *selector, dtype type, int64_t n)
 {
@@ -565,7 +611,8 @@ static uint64_t phase_bytes(const greta_session *s, const trace_selector *select
         const op *o = &s->healthy.op[i];
         if (trace_selects_op(selector, o->name, o->layer, p.phase)) {
             total += n_selected * op_bytes(s, selector, o);
-            total += n_pass * (LINE_BYTES + LINE_TENSOR_BYTES + BLOB_ALIGNMENT) + p.n * sizeof(row_hash);
+            total +=
+                n_pass * (LINE_BYTES + LINE_TENSOR_BYTES + BLOB_ALIGNMENT) + p.n * sizeof(row_hash);
         }
     }
     return total;

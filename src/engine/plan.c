@@ -1,9 +1,9 @@
 /* plan.c - gives every edge a buffer by liveness.
  *
- * An edge lives from the op that writes it to the last op that reads it, in either list. Going through the
- * ops in order, a written edge takes the smallest free buffer that is wide enough, or a new one, and gives it back after
- * its last reader. Edges that are read with a delay must outlive the pass: they own two buffers,
- * used in turn. The logits outlive the pass too, for the caller.
+ * An edge lives from the op that writes it to the last op that reads it, in either list. Going
+ * through the ops in order, a written edge takes the smallest free buffer that is wide enough, or a
+ * new one, and gives it back after its last reader. Edges that are read with a delay must outlive
+ * the pass: they own two buffers, used in turn. The logits outlive the pass too, for the caller.
  */
 #include "base/checked.h"
 #include "engine/engine.h"
@@ -14,7 +14,7 @@
 #define ALIGNMENT 64
 
 typedef struct life {
-    int32_t last;   /* index of the last op that reads the edge; INT32_MAX: outlives the pass */
+    int32_t last; /* index of the last op that reads the edge; INT32_MAX: outlives the pass */
     int is_delayed;
 } life;
 
@@ -81,8 +81,10 @@ static void plan_assign(const op_list *list, const life *lives, plan *p, uint8_t
             }
             size_t stride = edge_stride(&list->edge[e]);
             int outlives = lives[e].is_delayed || lives[e].last == INT32_MAX;
-            p->slot[2 * e] = outlives ? buffer_new(p, is_free, stride) : buffer_take(p, is_free, stride);
-            p->slot[2 * e + 1] = lives[e].is_delayed ? buffer_new(p, is_free, stride) : p->slot[2 * e];
+            p->slot[2 * e] =
+                outlives ? buffer_new(p, is_free, stride) : buffer_take(p, is_free, stride);
+            p->slot[2 * e + 1] =
+                lives[e].is_delayed ? buffer_new(p, is_free, stride) : p->slot[2 * e];
         }
         for (int32_t e = 0; e < list->n_edge; e++) {
             int never_read = list->edge[e].producer == i && lives[e].last < i;
@@ -121,7 +123,8 @@ greta_status plan_build(const greta_session *session, const op_list *a, const op
                         greta_error *err)
 {
     size_t n = (size_t)a->n_edge;
-    *out = (plan){.slot = malloc(2 * n * sizeof *out->slot), .n_edge = a->n_edge,
+    *out = (plan){.slot = malloc(2 * n * sizeof *out->slot),
+                  .n_edge = a->n_edge,
                   .buffer = calloc(2 * n + 1, sizeof *out->buffer)};
     life *lives = calloc(n, sizeof *lives);
     uint8_t *is_free = calloc(2 * n + 1, 1);

@@ -1,10 +1,10 @@
 /* sampler.c - the next token from logits: splitmix64-1.
  *
- * Greedy takes the highest logit, the lowest id among equals; NaN never wins. Otherwise tokens are sorted by
- * logit (ids ascending among equals), cut to top_k, turned into probabilities at the temperature in
- * binary64 with the kernel's own exponential in binary32 (no libm: the same draw everywhere), cut to
- * the smallest set reaching top_p and to those of at least min_p times the best, and drawn by one
- * splitmix64 number (Steele et al. 2014, figure 7), 53 bits.
+ * Greedy takes the highest logit, the lowest id among equals; NaN never wins. Otherwise tokens are
+ * sorted by logit (ids ascending among equals), cut to top_k, turned into probabilities at the
+ * temperature in binary64 with the kernel's own exponential in binary32 (no libm: the same draw
+ * everywhere), cut to the smallest set reaching top_p and to those of at least min_p times the
+ * best, and drawn by one splitmix64 number (Steele et al. 2014, figure 7), 53 bits.
  */
 #include "engine/session.h"
 

@@ -1,7 +1,8 @@
 /* session.c - what a session owns: op lists, plan, KV cache, rotary table, threads.
  *
- * Everything is allocated by greta_session_new (and replanned by session_override_set), so evaluation
- * allocates nothing. The cache is addressed by (sequence, position): slot = sequence * n_ctx + position.
+ * Everything is allocated by greta_session_new (and replanned by session_override_set), so
+ * evaluation allocates nothing. The cache is addressed by (sequence, position): slot = sequence *
+ * n_ctx + position.
  */
 #include "engine/engine.h"
 
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CTX_DEFAULT 4096
+#define CTX_DEFAULT   4096
 #define CHUNK_DEFAULT 512
 
 const op_list *session_list(const greta_session *s, greta_phase phase)
@@ -81,7 +82,8 @@ static greta_status cache_new(greta_session *s, greta_error *err)
     const config *c = &s->model->cfg;
     uint64_t n_slot = (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence, total = 0;
     s->kv_type = s->options.kv == GRETA_KV_F32 ? DTYPE_F32 : DTYPE_F16;
-    s->kv_row_bytes = (size_t)c->n_head_kv * (size_t)c->head_dim * (s->kv_type == DTYPE_F32 ? 4 : 2);
+    s->kv_row_bytes =
+        (size_t)c->n_head_kv * (size_t)c->head_dim * (s->kv_type == DTYPE_F32 ? 4 : 2);
     uint64_t slab = 0;
     if (!checked_mul(n_slot, s->kv_row_bytes, &slab) ||
         !checked_mul(slab, 2 * (uint64_t)c->n_layer, &total)) {
@@ -116,8 +118,8 @@ static greta_status pass_new(greta_session *s, greta_error *err)
     if (!s->row || !s->feed || !s->want || !s->inv_rms || !s->cos_sin) {
         return error_memory(err, "the session", angles * sizeof *s->cos_sin);
     }
-    rope_table_args rope = {c->rope_freq_base, c->rope_scale, s->model->rope_factors, c->rope_dim, 0,
-                            s->options.n_ctx};
+    rope_table_args rope = {
+        c->rope_freq_base, c->rope_scale, s->model->rope_factors, c->rope_dim, 0, s->options.n_ctx};
     uint32_t saved = fpenv_enter();
     kernel_rope_table(&rope, s->cos_sin);
     fpenv_leave(saved);
@@ -133,7 +135,8 @@ static greta_status session_fill(greta_session *s, const greta_session_options *
     GRETA_TRY(plan_build(s, &s->healthy, &s->override, &s->plan, err));
     GRETA_TRY(cache_new(s, err));
     GRETA_TRY(pass_new(s, err));
-    return thread_pool_new(s->options.n_thread, &s->pool, err);
+    GRETA_TRY(thread_pool_new(s->options.n_thread, &s->pool, err));
+    return session_pack(s, err);
 }
 
 greta_status greta_session_new(greta_model *model, const greta_session_options *options,
@@ -214,8 +217,10 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
     size_t n_ctx = (size_t)s->options.n_ctx, n = (size_t)s->n_cached[source];
     size_t from = (size_t)source * n_ctx, to = (size_t)target * n_ctx;
     for (int32_t l = 0; l < s->model->cfg.n_layer; l++) {
-        memcpy(s->k[l] + to * s->kv_row_bytes, s->k[l] + from * s->kv_row_bytes, n * s->kv_row_bytes);
-        memcpy(s->v[l] + to * s->kv_row_bytes, s->v[l] + from * s->kv_row_bytes, n * s->kv_row_bytes);
+        memcpy(s->k[l] + to * s->kv_row_bytes, s->k[l] + from * s->kv_row_bytes,
+               n * s->kv_row_bytes);
+        memcpy(s->v[l] + to * s->kv_row_bytes, s->v[l] + from * s->kv_row_bytes,
+               n * s->kv_row_bytes);
     }
     memcpy(s->prefix + to, s->prefix + from, n * sizeof *s->prefix);
     for (size_t p = 0; p < n; p++) {
@@ -225,7 +230,8 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
     return GRETA_OK;
 }
 
-greta_status session_override_set(greta_session *s, const session_override *override, greta_error *err)
+greta_status session_override_set(greta_session *s, const session_override *override,
+                                  greta_error *err)
 {
     op_list copy = {0};
     plan replanned;

@@ -1,7 +1,8 @@
 /* session.h - a walk over the op list: buffers, KV cache, threads, the one edge callback.
  *
  * The plan gives every edge a buffer by liveness (edges that are never alive together share one);
- * edges read with a delay get two buffers that alternate from pass to pass. Evaluation allocates nothing.
+ * edges read with a delay get two buffers that alternate from pass to pass. Evaluation allocates
+ * nothing.
  */
 #ifndef GRETA_ENGINE_SESSION_H
 #define GRETA_ENGINE_SESSION_H
@@ -13,9 +14,9 @@
 
 /* Where the rows of an edge are in this pass. */
 typedef struct edge_rows {
-    uint8_t *base;           /* row 0 of the buffer */
-    size_t stride;           /* bytes between rows */
-    int32_t buffer;          /* index into session buffers; -1: KV cache */
+    uint8_t *base;  /* row 0 of the buffer */
+    size_t stride;  /* bytes between rows */
+    int32_t buffer; /* index into session buffers; -1: KV cache */
 } edge_rows;
 
 /* What a session runs instead of the healthy list in the phases of `phases` (bit 1 << phase).

@@ -48,9 +48,10 @@ const char *greta_cpu_describe(char *text, size_t bytes)
     char brand[64];
     cpu_brand(brand);
     int used = snprintf(text, bytes, "%s; kernels:", brand);
-    for (const kernel_table *const *t = kernel_tables(); *t && used > 0 && (size_t)used < bytes; t++) {
-        used += snprintf(text + used, bytes - (size_t)used, "%s %s", t == kernel_tables() ? "" : ",",
-                         (*t)->name);
+    for (const kernel_table *const *t = kernel_tables(); *t && used > 0 && (size_t)used < bytes;
+         t++) {
+        used += snprintf(text + used, bytes - (size_t)used, "%s %s",
+                         t == kernel_tables() ? "" : ",", (*t)->name);
     }
     return text;
 }

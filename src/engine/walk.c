@@ -1,9 +1,10 @@
 /* walk.c - the forward pass: one walk over the op list.
  *
- * A pass takes the rows of a batch (tokens of any sequences) through every op in order; after each op
- * the trace may look at its edges. Prefill, chunked prefill, decode and batches are the same walk
- * with other rows. Every op is split over threads by its outputs, and kernels compute each output in
- * one fixed order, so neither the rows that happen to share a pass nor the threads change a bit.
+ * A pass takes the rows of a batch (tokens of any sequences) through every op in order; after each
+ * op the trace may look at its edges. Prefill, chunked prefill, decode and batches are the same
+ * walk with other rows. Every op is split over threads by its outputs, and kernels compute each
+ * output in one fixed order, so neither the rows that happen to share a pass nor the threads change
+ * a bit.
  */
 #include "base/fpenv.h"
 #include "base/limits.h"
@@ -75,7 +76,8 @@ static const float *weight_floats(const weight_view *view)
     return w ? (const float *)(const void *)(w->data + view->first * w->row_bytes) : NULL;
 }
 
-/* ---- One op, one thread's share ------------------------------------------------------------------ */
+/* ---- One op, one thread's share
+ * ------------------------------------------------------------------ */
 
 static void walk_embed(const op_job *job, span rows_of)
 {
@@ -114,7 +116,8 @@ static void walk_quantize(const op_job *job, span rows_of)
     rows x = rows_read(s, job->op, 0), y = rows_written(s, job->op, 0);
     int64_t k = session_list(s, s->phase)->edge[job->op->out[0]].width;
     for (int64_t t = rows_of.first; t < rows_of.last; t++) {
-        session_table(s, job->op)->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k);
+        session_table(s, job->op)
+            ->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k);
     }
 }
 
@@ -136,6 +139,7 @@ static void walk_matmul(const op_job *job, span outputs)
         .k = w->n_col,
         .n_token = op_tokens(s, o),
         .x_is_q8 = session_list(s, s->phase)->edge[o->in[0].edge].type == DTYPE_ACT_Q8,
+        .packed = packed_view(s, session_table(s, o), &o->w[0]),
     };
     session_table(s, o)->matmul(&a, outputs.first, outputs.last);
 }
@@ -167,7 +171,8 @@ static void walk_kv_store(const op_job *job, span rows_of)
     rows x = rows_read(s, o, 0);
     for (int64_t t = rows_of.first; t < rows_of.last; t++) {
         uint8_t *row = base + (size_t)row_slot(s, &s->row[t]) * s->kv_row_bytes;
-        session_table(s, o)->kv_store((const float *)(void *)rows_at(&x, t), row, s->kv_type, cache->width);
+        session_table(s, o)->kv_store((const float *)(void *)rows_at(&x, t), row, s->kv_type,
+                                      cache->width);
     }
 }
 
@@ -235,10 +240,14 @@ typedef struct walker {
 } walker;
 
 static const walker walkers[OP_KIND_COUNT] = {
-    [OP_EMBED] = {walk_embed, BY_ROW},         [OP_RMS_NORM] = {walk_rms_norm, BY_ROW},
-    [OP_QUANTIZE] = {walk_quantize, BY_ROW},   [OP_MATMUL] = {walk_matmul, BY_OUTPUT},
-    [OP_ROPE] = {walk_rope, BY_ROW},           [OP_KV_STORE] = {walk_kv_store, BY_ROW},
-    [OP_ATTENTION] = {walk_attention, BY_HEAD}, [OP_ADD] = {walk_pairwise, BY_ROW},
+    [OP_EMBED] = {walk_embed, BY_ROW},
+    [OP_RMS_NORM] = {walk_rms_norm, BY_ROW},
+    [OP_QUANTIZE] = {walk_quantize, BY_ROW},
+    [OP_MATMUL] = {walk_matmul, BY_OUTPUT},
+    [OP_ROPE] = {walk_rope, BY_ROW},
+    [OP_KV_STORE] = {walk_kv_store, BY_ROW},
+    [OP_ATTENTION] = {walk_attention, BY_HEAD},
+    [OP_ADD] = {walk_pairwise, BY_ROW},
     [OP_SWIGLU] = {walk_pairwise, BY_ROW},
 };
 
@@ -266,7 +275,8 @@ static void op_run(void *user, int32_t thread, int32_t n_thread)
     }
 }
 
-/* ---- The pass ------------------------------------------------------------------------------------ */
+/* ---- The pass
+ * ------------------------------------------------------------------------------------ */
 
 static void walk_list(greta_session *s)
 {
@@ -278,7 +288,8 @@ static void walk_list(greta_session *s)
             continue;
         }
         if (n == 1 && walkers[job.op->kind].split == BY_ROW) {
-            op_run(&job, 0, 1); /* one row is one thread's work: waking the others would only cost */
+            op_run(&job, 0,
+                   1); /* one row is one thread's work: waking the others would only cost */
         } else {
             thread_pool_run(s->pool, op_run, &job);
         }
@@ -293,7 +304,8 @@ static greta_status batch_check_row(const greta_session *s, const greta_batch *b
 {
     const greta_row *row = &batch->row[i];
     if (row->token < 0 || row->token >= s->model->cfg.n_vocab) {
-        return error_set(err, GRETA_USAGE, "token %" PRId32 " of row %zu is outside the vocabulary of %" PRId32,
+        return error_set(err, GRETA_USAGE,
+                         "token %" PRId32 " of row %zu is outside the vocabulary of %" PRId32,
                          row->token, i, s->model->cfg.n_vocab);
     }
     if (row->sequence < 0 || row->sequence >= s->options.n_sequence) {
@@ -308,13 +320,16 @@ static greta_status batch_check_row(const greta_session *s, const greta_batch *b
         }
     }
     if (row->position != expected) {
-        return error_set(err, GRETA_USAGE, "row %zu has position %" PRId32 ", sequence %" PRId32
-                         " continues at %" PRId32, i, row->position, row->sequence, expected);
+        return error_set(err, GRETA_USAGE,
+                         "row %zu has position %" PRId32 ", sequence %" PRId32
+                         " continues at %" PRId32,
+                         i, row->position, row->sequence, expected);
     }
     if (row->position >= s->options.n_ctx) {
         error_hint(err, "raise the context or shorten the prompt");
-        return error_set(err, GRETA_USAGE, "position %" PRId32 " is outside the context of %" PRId32,
-                         row->position, s->options.n_ctx);
+        return error_set(err, GRETA_USAGE,
+                         "position %" PRId32 " is outside the context of %" PRId32, row->position,
+                         s->options.n_ctx);
     }
     return GRETA_OK;
 }
@@ -383,14 +398,16 @@ greta_status greta_session_feed(greta_session *s, const int32_t *id, size_t n, i
 {
     GRETA_TRY(greta_session_drop(s, 0, from, err));
     if (n > (size_t)(s->options.n_ctx - from)) {
-        return error_set(err, GRETA_USAGE, "%zu tokens from position %" PRId32 " exceed the context of %" PRId32,
-                         n, from, s->options.n_ctx);
+        return error_set(err, GRETA_USAGE,
+                         "%zu tokens from position %" PRId32 " exceed the context of %" PRId32, n,
+                         from, s->options.n_ctx);
     }
     greta_row *row = s->feed;
     for (size_t done = 0; done < n;) {
         size_t size = n - done < (size_t)s->options.n_chunk ? n - done : (size_t)s->options.n_chunk;
         for (size_t i = 0; i < size; i++) {
-            row[i] = (greta_row){.token = id[done + i], .position = from + (int32_t)(done + i),
+            row[i] = (greta_row){.token = id[done + i],
+                                 .position = from + (int32_t)(done + i),
                                  .want_logits = done + i + 1 == n};
         }
         greta_batch batch = {row, size, GRETA_PHASE_PREFILL};

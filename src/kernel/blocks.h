@@ -3,8 +3,9 @@
  * Every quantised type is read in units of 32 consecutive values of a row:
  *     value[i] = ws * q[i]        or        value[i] = ws * q[i] + wm      (has_min)
  * where ws * q[i] is exact in binary32 for every type, so a value is rounded once, by the addition.
- * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; Q6_K, with
- * two per 32, has ws = d and q[i] = sc * code. Layouts: ggml-common.h (block_q4_0 ... block_q6_K).
+ * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; Q6_K,
+ * with two per 32, has ws = d and q[i] = sc * code. Layouts: ggml-common.h (block_q4_0 ...
+ * block_q6_K).
  */
 #ifndef GRETA_KERNEL_BLOCKS_H
 #define GRETA_KERNEL_BLOCKS_H
@@ -144,15 +145,33 @@ static inline void block_read(dtype type, const uint8_t *row, int64_t index, blo
     int unit = (int)(index & 7);
     int64_t super = index >> 3;
     switch (type) {
-    case DTYPE_Q4_0: block_q4_0(row + 18 * index, v); break;
-    case DTYPE_Q4_1: block_q4_1(row + 20 * index, v); break;
-    case DTYPE_Q5_0: block_q5_0(row + 22 * index, v); break;
-    case DTYPE_Q5_1: block_q5_1(row + 24 * index, v); break;
-    case DTYPE_Q8_0: block_q8_0(row + 34 * index, v); break;
-    case DTYPE_Q4_K: block_q4_k(row + 144 * super, unit, v); break;
-    case DTYPE_Q5_K: block_q5_k(row + 176 * super, unit, v); break;
-    case DTYPE_Q6_K: block_q6_k(row + 210 * super, unit, v); break;
-    default: memset(v, 0, sizeof *v); break; /* float types have no blocks: callers dispatch before */
+    case DTYPE_Q4_0:
+        block_q4_0(row + 18 * index, v);
+        break;
+    case DTYPE_Q4_1:
+        block_q4_1(row + 20 * index, v);
+        break;
+    case DTYPE_Q5_0:
+        block_q5_0(row + 22 * index, v);
+        break;
+    case DTYPE_Q5_1:
+        block_q5_1(row + 24 * index, v);
+        break;
+    case DTYPE_Q8_0:
+        block_q8_0(row + 34 * index, v);
+        break;
+    case DTYPE_Q4_K:
+        block_q4_k(row + 144 * super, unit, v);
+        break;
+    case DTYPE_Q5_K:
+        block_q5_k(row + 176 * super, unit, v);
+        break;
+    case DTYPE_Q6_K:
+        block_q6_k(row + 210 * super, unit, v);
+        break;
+    default:
+        memset(v, 0, sizeof *v);
+        break; /* float types have no blocks: callers dispatch before */
     }
 }
 

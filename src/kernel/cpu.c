@@ -10,20 +10,28 @@
 
 extern const kernel_table ref_base_table;
 #if defined(__x86_64__)
-extern const kernel_table ref_avx2_table;
+extern const kernel_table ref_avx2_table, avx512_table;
 #endif
 
+/* __builtin_cpu_supports answers from CPUID and XCR0, read once by the compiler's start-up code. */
 const kernel_table *const *kernel_tables(void)
 {
     static const kernel_table *const base[] = {&ref_base_table, NULL};
 #if defined(__x86_64__)
     static const kernel_table *const avx2[] = {&ref_avx2_table, &ref_base_table, NULL};
+    static const kernel_table *const avx512[] = {&avx512_table, &ref_avx2_table, &ref_base_table,
+                                                 NULL};
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return avx2;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+        return base;
     }
-#endif
+    int has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512vnni");
+    return has_avx512 ? avx512 : avx2;
+#else
     return base;
+#endif
 }
 
 const kernel_table *kernel_find(const char *name)

@@ -1,8 +1,8 @@
 /* exp.h - e^x in binary32, the one exponential of the arithmetic.
  *
- * The same sequence of operations on every backend. Error against the exact value: see docs/numerics.md,
- * measured by test_kernel. exp(0) = 1, exp(-inf) = +0, exp(NaN) = NaN; results below half of the
- * smallest subnormal are +0, above the largest float inf.
+ * The same sequence of operations on every backend. Error against the exact value: see
+ * docs/numerics.md, measured by test_kernel. exp(0) = 1, exp(-inf) = +0, exp(NaN) = NaN; results
+ * below half of the smallest subnormal are +0, above the largest float inf.
  */
 #ifndef GRETA_KERNEL_EXP_H
 #define GRETA_KERNEL_EXP_H
@@ -10,7 +10,8 @@
 #include <math.h>
 #include <stdint.h>
 
-/* e^x: reduction to |r| <= ln2/2, degree 6. Nearest-even rint by adding 1.5 * 2^23. See numerics.md. */
+/* e^x: reduction to |r| <= ln2/2, degree 6. Nearest-even rint by adding 1.5 * 2^23. See
+ * numerics.md. */
 static inline float kernel_exp(float x)
 {
     if (x > 0x1.62e430p+6f) { /* above 88.722839: beyond the largest float */
@@ -33,7 +34,8 @@ static inline float kernel_exp(float x)
     union {
         uint32_t u;
         float f;
-    } first = {.u = (uint32_t)(half + 127) << 23}, second = {.u = (uint32_t)(whole - half + 127) << 23};
+    } first = {.u = (uint32_t)(half + 127) << 23},
+      second = {.u = (uint32_t)(whole - half + 127) << 23};
     return p * first.f * second.f;
 }
 

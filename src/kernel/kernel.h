@@ -1,8 +1,8 @@
 /* kernel.h - the table of kernels: one function per op, the boundary between engine and arithmetic.
  *
- * docs/numerics.md is the text of the arithmetic, kernel/ref/ its definition; every table obeys it to
- * the last bit. A kernel computes outputs [first, last) of its op (output rows, heads, values), so
- * threads split work by outputs and never change a bit. Operands never overlap unless said.
+ * docs/numerics.md is the text of the arithmetic, kernel/ref/ its definition; every table obeys it
+ * to the last bit. A kernel computes outputs [first, last) of its op (output rows, heads, values),
+ * so threads split work by outputs and never change a bit. Operands never overlap unless said.
  */
 #ifndef GRETA_KERNEL_KERNEL_H
 #define GRETA_KERNEL_KERNEL_H
@@ -14,10 +14,10 @@
 #include <stdint.h>
 
 #define ARITHMETIC_VERSION 1
-#define ACT_BLOCK 32        /* values per activation block */
-#define SEGMENT 1024        /* values of K per accumulation chain */
-#define ATTENTION_TILE 64   /* absolute positions per attention tile */
-#define ROW_SUM_GROUP 64    /* terms per group of a row sum */
+#define ACT_BLOCK          32   /* values per activation block */
+#define SEGMENT            1024 /* values of K per accumulation chain */
+#define ATTENTION_TILE     64   /* absolute positions per attention tile */
+#define ROW_SUM_GROUP      64   /* terms per group of a row sum */
 
 /* A quantised activation row of K values (K a multiple of 32), laid out in one buffer:
  * codes int8[K] | d float[K/32] | isum int32[K/32], the sum of each block's codes. */
@@ -28,58 +28,69 @@ static inline size_t act_q8_bytes(int64_t k)
 
 typedef struct embed_args {
     dtype type;
-    const uint8_t *row;      /* of the embedding tensor */
-    float *y;                /* (n) */
+    const uint8_t *row; /* of the embedding tensor */
+    float *y;           /* (n) */
     int64_t n;
 } embed_args;
 
 typedef struct norm_args {
-    const float *x;          /* (n) */
-    const float *weight;     /* (n) */
-    float *y;                /* (n) */
+    const float *x;      /* (n) */
+    const float *weight; /* (n) */
+    float *y;            /* (n) */
     int64_t n;
-    int64_t count;           /* divisor of the mean */
+    int64_t count; /* divisor of the mean */
     float eps;
-    float inv_rms;           /* out */
+    float inv_rms; /* out */
 } norm_args;
 
 typedef struct matmul_args {
-    dtype type;              /* of w */
-    const uint8_t *w;        /* (n_out, k), rows row_bytes apart */
+    dtype type;       /* of w */
+    const uint8_t *w; /* (n_out, k), rows row_bytes apart */
     int64_t row_bytes;
-    const float *bias;       /* (n_out) or NULL */
-    const void *x;           /* (n_token, k): act_q8 rows if x_is_q8, else float rows */
-    int64_t x_stride;        /* bytes between rows of x */
-    float *y;                /* (n_token, n_out) */
-    int64_t y_stride;        /* floats between rows of y */
+    const float *bias; /* (n_out) or NULL */
+    const void *x;     /* (n_token, k): act_q8 rows if x_is_q8, else float rows */
+    int64_t x_stride;  /* bytes between rows of x */
+    float *y;          /* (n_token, n_out) */
+    int64_t y_stride;  /* floats between rows of y */
     int64_t k, n_token;
     int x_is_q8;
+    const uint8_t *packed; /* the same rows in the table's layout; NULL: read w */
 } matmul_args;
 
+/* Weights of one matrix in a table's own layout: tiles of PACK_ROWS output rows. */
+typedef struct pack_args {
+    dtype type;
+    const uint8_t *w; /* (n_row, k), rows row_bytes apart */
+    int64_t row_bytes, n_row, k;
+    uint8_t *packed; /* 64-byte aligned */
+} pack_args;
+
+#define PACK_ROWS 16
+
 typedef struct rope_args {
-    const float *x;          /* (n_head, head_dim) */
+    const float *x; /* (n_head, head_dim) */
     float *y;
-    const float *cos_sin;    /* (rope_dim / 2, 2) of this position */
+    const float *cos_sin; /* (rope_dim / 2, 2) of this position */
     int32_t n_head, head_dim, rope_dim;
 } rope_args;
 
 /* n_token consecutive tokens of one sequence; token t sees positions 0 .. n_position + t - 1. */
 typedef struct attention_args {
-    const float *q;          /* (n_token, n_head, head_dim), rows q_stride floats apart */
-    const void *k, *v;       /* row of position 0; (position, n_head_kv, head_dim) in kv_type */
-    dtype kv_type;           /* DTYPE_F16 or DTYPE_F32 */
+    const float *q;    /* (n_token, n_head, head_dim), rows q_stride floats apart */
+    const void *k, *v; /* row of position 0; (position, n_head_kv, head_dim) in kv_type */
+    dtype kv_type;     /* DTYPE_F16 or DTYPE_F32 */
     int64_t n_position, n_token;
     int64_t q_stride, y_stride;
     int32_t n_head, n_head_kv, head_dim;
     float scale;
-    float *y;                /* (n_token, n_head, head_dim), rows y_stride floats apart */
+    float *y; /* (n_token, n_head, head_dim), rows y_stride floats apart */
 } attention_args;
 
 #define ATTENTION_TOKENS 16 /* tokens that may share a call; any number gives the same bits */
 
 typedef struct row_stats {
-    float min, max;          /* of the finite values; 0 if none */
-    float sumsq;             /* canonical row sum of squares */
+    float min, max; /* of the finite values; 0 if none */
+    float sumsq;    /* canonical row sum of squares */
     uint64_t n_nonfinite;
     row_hash hash;
 } row_stats;
@@ -90,6 +101,12 @@ typedef struct kernel_table {
     void (*rms_norm)(norm_args *a);
     void (*quantize)(const float *x, void *act_q8, int64_t k);
     void (*matmul)(const matmul_args *a, int64_t first, int64_t last);
+    /* Layout of packed weights; tables that share it have the same number. 0: they read the file's
+     * layout, and the two functions are NULL. packed_bytes 0: a matrix of this kind is not packed.
+     */
+    int layout;
+    size_t (*packed_bytes)(dtype type, int64_t n_row, int64_t k);
+    void (*pack)(const pack_args *a, int64_t tile_first, int64_t tile_last);
     void (*rope)(const rope_args *a);
     void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
     void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
@@ -103,9 +120,11 @@ const kernel_table *const *kernel_tables(void);
 /* By name; NULL name: the best. NULL: no such table here. */
 const kernel_table *kernel_find(const char *name);
 
-/* ---- Operands as the ops see them, for replay, trace and tests --------------------------------- */
+/* ---- Operands as the ops see them, for replay, trace and tests ---------------------------------
+ */
 
-/* Row values rounded once to f32, as --act f32 and the embedding use them. n: multiple of the block. */
+/* Row values rounded once to f32, as --act f32 and the embedding use them. n: multiple of the
+ * block. */
 void kernel_dequantize(dtype type, const uint8_t *row, float *y, int64_t n);
 float kernel_f32_from_f16(uint16_t half);
 uint16_t kernel_f16_from_f32(float value); /* nearest even, overflow to Inf, NaN to 7e00 */

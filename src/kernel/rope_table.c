@@ -1,10 +1,10 @@
 /* rope_table.c - cos and sin of rotary angles, in binary64 with our own functions, rounded once.
  *
  * angle = (position / scale) * inv_freq[i], inv_freq[i] = base^(-2i / rope_dim) / factor[i]
- * (Su et al. 2021, section 3.2.2). libm is not used, because its results differ between systems; these
- * functions are plain binary64 operations without contraction, hence the same everywhere. Against MPFR
- * (test_kernel): pow within 4e-15 relative on the bases and exponents in use, sin and cos within
- * 2^-52 absolute up to |angle| = 2^23.
+ * (Su et al. 2021, section 3.2.2). libm is not used, because its results differ between systems;
+ * these functions are plain binary64 operations without contraction, hence the same everywhere.
+ * Against MPFR (test_kernel): pow within 4e-15 relative on the bases and exponents in use, sin and
+ * cos within 2^-52 absolute up to |angle| = 2^23.
  */
 #include "kernel/kernel.h"
 
@@ -49,7 +49,8 @@ static double power_of_e(double x) /* |x| < 700 */
     return sum * scale;
 }
 
-/* sin and cos of |x| < 2^23: Cody-Waite reduction; two parts of pi/2 have 30 bits, so n * part is exact. */
+/* sin and cos of |x| < 2^23: Cody-Waite reduction; two parts of pi/2 have 30 bits, so n * part is
+ * exact. */
 static void sine_cosine(double x, double *sine, double *cosine)
 {
     double n = (x * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;

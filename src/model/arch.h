@@ -23,21 +23,22 @@ typedef struct op_builder {
     act_contract act;
     int32_t capacity_op, capacity_edge;
     int32_t layer;
-    int is_packed;  /* edges from here on: rows for wanted logits only */
+    int is_packed; /* edges from here on: rows for wanted logits only */
     greta_status status;
     greta_error *err;
 } op_builder;
 
-/* What op_add needs beside the builder; zero means none. Reads and weights end at the first absent. */
+/* What op_add needs beside the builder; zero means none. Reads and weights end at the first absent.
+ */
 typedef struct op_spec {
     op_kind kind;
     stage name;
-    int32_t in[OP_IN_MAX];        /* edge + 1; 0: absent */
+    int32_t in[OP_IN_MAX]; /* edge + 1; 0: absent */
     const weight *w[OP_WEIGHT_MAX];
     int32_t width;
     dtype type;
     int is_cache;
-    int32_t n_head;               /* ROPE, KV_STORE */
+    int32_t n_head; /* ROPE, KV_STORE */
 } op_spec;
 
 /* Returns the edge written. */

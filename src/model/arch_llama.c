@@ -1,9 +1,9 @@
 /* arch_llama.c - Llama as data: the tensors it has and its list of ops.
  *
- * Touvron et al. 2023, section 2.2, with grouped-query attention (Ainslie et al. 2023). In GGUF files of this
- * architecture the rows of attn_q and attn_k are ordered so that rotary pairs are neighbours (2i, 2i+1).
- * The head is `output.weight`, or the embedding when the file has none. `rope_freqs.weight` holds the divisors of
- * Llama 3.1's rotary frequencies.
+ * Touvron et al. 2023, section 2.2, with grouped-query attention (Ainslie et al. 2023). In GGUF
+ * files of this architecture the rows of attn_q and attn_k are ordered so that rotary pairs are
+ * neighbours (2i, 2i+1). The head is `output.weight`, or the embedding when the file has none.
+ * `rope_freqs.weight` holds the divisors of Llama 3.1's rotary frequencies.
  */
 #include "model/arch.h"
 
@@ -39,7 +39,8 @@ static greta_status bind_layer(struct greta_model *m, int32_t l, greta_error *er
     for (size_t i = 0; i < sizeof tensor / sizeof *tensor; i++) {
         char name[64];
         snprintf(name, sizeof name, "blk.%d.%s", (int)l, tensor[i].suffix);
-        weight_spec spec = {name, tensor[i].n_row, tensor[i].n_col, tensor[i].needed, tensor[i].is_f32};
+        weight_spec spec = {name, tensor[i].n_row, tensor[i].n_col, tensor[i].needed,
+                            tensor[i].is_f32};
         GRETA_TRY(model_bind(m, &spec, tensor[i].out, err));
     }
     return GRETA_OK;
@@ -77,20 +78,24 @@ greta_status arch_llama_bind(struct greta_model *m, greta_error *err)
 
 static int32_t norm(op_builder *b, stage name, int32_t x, const weight *w)
 {
-    op_spec spec = {.kind = OP_RMS_NORM, .name = name, .in = {x + 1}, .w = {w},
-                    .width = b->model->cfg.n_embd};
+    op_spec spec = {
+        .kind = OP_RMS_NORM, .name = name, .in = {x + 1}, .w = {w}, .width = b->model->cfg.n_embd};
     return op_add(b, &spec);
 }
 
 static int32_t add(op_builder *b, stage name, int32_t x, int32_t y)
 {
-    op_spec spec = {.kind = OP_ADD, .name = name, .in = {x + 1, y + 1}, .width = b->model->cfg.n_embd};
+    op_spec spec = {
+        .kind = OP_ADD, .name = name, .in = {x + 1, y + 1}, .width = b->model->cfg.n_embd};
     return op_add(b, &spec);
 }
 
 static int32_t rope(op_builder *b, stage name, int32_t x, int32_t n_head)
 {
-    op_spec spec = {.kind = OP_ROPE, .name = name, .in = {x + 1}, .n_head = n_head,
+    op_spec spec = {.kind = OP_ROPE,
+                    .name = name,
+                    .in = {x + 1},
+                    .n_head = n_head,
                     .width = n_head * b->model->cfg.head_dim};
     return op_add(b, &spec);
 }
@@ -98,8 +103,12 @@ static int32_t rope(op_builder *b, stage name, int32_t x, int32_t n_head)
 static int32_t store(op_builder *b, stage name, int32_t x)
 {
     const config *c = &b->model->cfg;
-    op_spec spec = {.kind = OP_KV_STORE, .name = name, .in = {x + 1}, .n_head = c->n_head_kv,
-                    .width = c->n_head_kv * c->head_dim, .is_cache = 1};
+    op_spec spec = {.kind = OP_KV_STORE,
+                    .name = name,
+                    .in = {x + 1},
+                    .n_head = c->n_head_kv,
+                    .width = c->n_head_kv * c->head_dim,
+                    .is_cache = 1};
     return op_add(b, &spec);
 }
 
@@ -115,8 +124,10 @@ static int32_t attention_block(op_builder *b, const layer_weights *w, int32_t x)
     int32_t q_rope = rope(b, STAGE_Q_ROPE, q, c->n_head);
     int32_t k_rope = rope(b, STAGE_K_ROPE, k, c->n_head_kv);
     int32_t k_cache = store(b, STAGE_K_CACHE, k_rope), v_cache = store(b, STAGE_V_CACHE, v);
-    op_spec attention = {.kind = OP_ATTENTION, .name = STAGE_ATTN_OUT,
-                         .in = {q_rope + 1, k_cache + 1, v_cache + 1}, .n_head = c->n_head,
+    op_spec attention = {.kind = OP_ATTENTION,
+                         .name = STAGE_ATTN_OUT,
+                         .in = {q_rope + 1, k_cache + 1, v_cache + 1},
+                         .n_head = c->n_head,
                          .width = c->n_head * c->head_dim};
     int32_t out = op_add(b, &attention);
     matmul_spec mo = {STAGE_WO_OUT, STAGE_ATTN_OUT_Q8, out, &out_q8, w->o, NULL};
@@ -130,7 +141,9 @@ static int32_t ffn_block(op_builder *b, const layer_weights *w, int32_t x)
     matmul_spec mg = {STAGE_GATE, STAGE_FFN_NORM_Q8, h, &x_q8, w->gate, NULL};
     matmul_spec mu = {STAGE_UP, STAGE_FFN_NORM_Q8, h, &x_q8, w->up, NULL};
     int32_t gate = op_add_matmul(b, &mg), up = op_add_matmul(b, &mu);
-    op_spec swiglu = {.kind = OP_SWIGLU, .name = STAGE_ACT, .in = {gate + 1, up + 1},
+    op_spec swiglu = {.kind = OP_SWIGLU,
+                      .name = STAGE_ACT,
+                      .in = {gate + 1, up + 1},
                       .width = b->model->cfg.n_ff};
     int32_t act = op_add(b, &swiglu);
     matmul_spec md = {STAGE_MLP_OUT, STAGE_ACT_Q8, act, &act_q8, w->down, NULL};
@@ -141,7 +154,10 @@ void arch_llama_ops(op_builder *b)
 {
     const struct greta_model *m = b->model;
     b->layer = -1;
-    op_spec embed = {.kind = OP_EMBED, .name = STAGE_EMBED, .in = {1}, .w = {m->token_embd},
+    op_spec embed = {.kind = OP_EMBED,
+                     .name = STAGE_EMBED,
+                     .in = {1},
+                     .w = {m->token_embd},
                      .width = m->cfg.n_embd};
     int32_t x = op_add(b, &embed), x_q8 = -1;
     for (int32_t l = 0; l < m->cfg.n_layer; l++) {

@@ -33,8 +33,9 @@ static greta_status read_int(const gguf *g, const config *cfg, const int_field *
     uint64_t value = (uint64_t)*f->value;
     GRETA_TRY(gguf_get_u64(g, key_name(cfg, f->suffix, key), f->needed, &value, err));
     if (value < (uint64_t)f->low || value > (uint64_t)f->high) {
-        return error_about(err, GRETA_BAD_INPUT, key, "%s is %" PRIu64 " (%" PRId32 " to %" PRId32 ")",
-                           key, value, f->low, f->high);
+        return error_about(err, GRETA_BAD_INPUT, key,
+                           "%s is %" PRIu64 " (%" PRId32 " to %" PRId32 ")", key, value, f->low,
+                           f->high);
     }
     *f->value = (int32_t)value;
     return GRETA_OK;
@@ -46,7 +47,10 @@ static greta_status read_positive(const gguf *g, const config *cfg, const char *
     char key[KEY_MAX], shown[32];
     GRETA_TRY(gguf_get_f32(g, key_name(cfg, suffix, key), needed, value, err));
     if (!(*value > 0.0f) || isinf(*value)) {
-        snprintf(shown, sizeof shown, "%s", isnan(*value) ? "nan" : isinf(*value) ? "inf" : "not positive");
+        snprintf(shown, sizeof shown, "%s",
+                 isnan(*value)   ? "nan"
+                 : isinf(*value) ? "inf"
+                                 : "not positive");
         return error_about(err, GRETA_BAD_INPUT, key, "%s is %s (finite, > 0)", key, shown);
     }
     return GRETA_OK;
@@ -94,13 +98,15 @@ static greta_status read_rope(const gguf *g, config *cfg, greta_error *err)
     }
     GRETA_TRY(read_positive(g, cfg, "rope.freq_base", 0, &cfg->rope_freq_base, err));
     if (cfg->rope_freq_base < 0x1p-100f) {
-        return error_set(err, GRETA_BAD_INPUT, "%s is too small", key_name(cfg, "rope.freq_base", key));
+        return error_set(err, GRETA_BAD_INPUT, "%s is too small",
+                         key_name(cfg, "rope.freq_base", key));
     }
     gguf_string type = {"none", 4};
     GRETA_TRY(gguf_get_string(g, key_name(cfg, "rope.scaling.type", key), 0, &type, err));
     int is_linear = type.length == 6 && memcmp(type.data, "linear", 6) == 0;
     if (!is_linear && !(type.length == 4 && memcmp(type.data, "none", 4) == 0)) {
-        return error_about(err, GRETA_BAD_INPUT, key, "rope scaling \"%s\" is not supported (none, linear)",
+        return error_about(err, GRETA_BAD_INPUT, key,
+                           "rope scaling \"%s\" is not supported (none, linear)",
                            escape(type.data, type.length, shown));
     }
     if (is_linear) {
@@ -136,8 +142,10 @@ static greta_status read_heads(const gguf *g, config *cfg, greta_error *err)
     int_field value = {"attention.value_length", &value_dim, 0, 1, LIMIT_HEAD_DIM};
     GRETA_TRY(read_int(g, cfg, &value, err));
     if (value_dim != cfg->head_dim) {
-        return error_set(err, GRETA_BAD_INPUT, "value heads of %" PRId32 " beside key heads of %" PRId32
-                         " are not supported", value_dim, cfg->head_dim);
+        return error_set(err, GRETA_BAD_INPUT,
+                         "value heads of %" PRId32 " beside key heads of %" PRId32
+                         " are not supported",
+                         value_dim, cfg->head_dim);
     }
     return GRETA_OK;
 }
@@ -165,8 +173,8 @@ greta_status config_read(const gguf *g, config *cfg, greta_error *err)
     const gguf_tensor *embd = gguf_find_tensor(g, "token_embd.weight");
     uint64_t n_vocab = embd ? embd->dim[1] : tokens ? tokens->n : 0;
     if (n_vocab < 1 || n_vocab > LIMIT_VOCAB) {
-        return error_set(err, GRETA_BAD_INPUT, "the vocabulary has %" PRIu64 " tokens (1 to %d)", n_vocab,
-                         LIMIT_VOCAB);
+        return error_set(err, GRETA_BAD_INPUT, "the vocabulary has %" PRIu64 " tokens (1 to %d)",
+                         n_vocab, LIMIT_VOCAB);
     }
     cfg->n_vocab = (int32_t)n_vocab;
     return GRETA_OK;

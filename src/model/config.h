@@ -5,13 +5,14 @@
 #include "format/gguf.h"
 
 typedef struct config {
-    char arch[32];           /* "llama" */
-    char name[128];          /* general.name, cut; "" if absent */
+    char arch[32];  /* "llama" */
+    char name[128]; /* general.name, cut; "" if absent */
     int32_t n_layer, n_embd, n_ff, n_vocab;
     int32_t n_head, n_head_kv, head_dim;
     int32_t n_ctx_train;
-    int32_t rope_dim;        /* even, <= head_dim; the first rope_dim values of a head turn */
-    float rope_freq_base, rope_scale; /* position is divided by rope_scale (linear scaling); 1: none */
+    int32_t rope_dim; /* even, <= head_dim; the first rope_dim values of a head turn */
+    float rope_freq_base,
+        rope_scale; /* position is divided by rope_scale (linear scaling); 1: none */
     float rms_eps;
 } config;
 

@@ -1,9 +1,9 @@
 /* inspect.c - what is in a file and what running it takes.
  *
- * The directory describes itself (gguf_describe); for an architecture we know, the memory of a session
- * is added: weights stay in the mapped file, the KV cache costs bytes per position, activations bytes per
- * row of a pass. In JSON this is the object "memory"; "model" holds the configuration, or says why there
- * is none in "not_runnable".
+ * The directory describes itself (gguf_describe); for an architecture we know, the memory of a
+ * session is added: weights stay in the mapped file, the KV cache costs bytes per position,
+ * activations bytes per row of a pass. In JSON this is the object "memory"; "model" holds the
+ * configuration, or says why there is none in "not_runnable".
  */
 #include "model/config.h"
 
@@ -15,29 +15,33 @@
 #include <string.h>
 
 #define CHUNK_SHOWN 512
-#define CTX_SHOWN 4096
+#define CTX_SHOWN   4096
 
 typedef struct memory_need {
     uint64_t weights, kv_position_f16, activation_row, rope_position;
 } memory_need;
 
-/* Buffers of a row: about four of n_embd, two of q, two of n_ff, each 64-byte aligned, and the logits. */
+/* Buffers of a row: about four of n_embd, two of q, two of n_ff, each 64-byte aligned, and the
+ * logits. */
 static memory_need need_of(const gguf *g, const config *c)
 {
     memory_need need = {0};
     for (size_t i = 0; i < g->n_tensor; i++) {
         need.weights += g->tensor[i].bytes;
     }
-    need.kv_position_f16 = 2 * 2 * (uint64_t)c->n_layer * (uint64_t)c->n_head_kv * (uint64_t)c->head_dim;
+    need.kv_position_f16 =
+        2 * 2 * (uint64_t)c->n_layer * (uint64_t)c->n_head_kv * (uint64_t)c->head_dim;
     need.rope_position = 4 * (uint64_t)c->rope_dim;
-    need.activation_row = 4 * (4 * (uint64_t)c->n_embd + 2 * (uint64_t)c->n_head * (uint64_t)c->head_dim +
-                               3 * (uint64_t)c->n_ff + (uint64_t)c->n_vocab);
+    need.activation_row =
+        4 * (4 * (uint64_t)c->n_embd + 2 * (uint64_t)c->n_head * (uint64_t)c->head_dim +
+             3 * (uint64_t)c->n_ff + (uint64_t)c->n_vocab);
     return need;
 }
 
 static uint64_t need_total(const memory_need *n, uint64_t n_ctx, uint64_t n_chunk)
 {
-    return n->weights + n_ctx * (n->kv_position_f16 + n->rope_position) + n_chunk * n->activation_row;
+    return n->weights + n_ctx * (n->kv_position_f16 + n->rope_position) +
+           n_chunk * n->activation_row;
 }
 
 static uint64_t ctx_shown(const config *c)
@@ -55,17 +59,20 @@ static void human_add(const gguf *g, const config *c, const greta_error *why, te
     memory_need need = need_of(g, c);
     text_format(out,
                 "\nmodel: %s, %" PRId32 " layers x %" PRId32 ", %" PRId32 " heads on %" PRId32
-                " kv heads of %" PRId32 ", ffn %" PRId32 ", vocabulary %" PRId32 ", context %" PRId32 "\n",
-                c->arch, c->n_layer, c->n_embd, c->n_head, c->n_head_kv, c->head_dim, c->n_ff, c->n_vocab,
-                c->n_ctx_train);
-    text_format(out,
-                "memory: %s of weights (mapped), %s per position (f16 KV), %s per row of a pass (logits\n"
-                "        included, touched when used); %s with a context of %" PRIu64 " and passes of 1 row, "
-                "at most %s with passes of %d\n",
-                number_bytes(need.weights, number[0]), number_bytes(need.kv_position_f16, number[1]),
-                number_bytes(need.activation_row, number[2]),
-                number_bytes(need_total(&need, ctx_shown(c), 1), number[3]), ctx_shown(c),
-                number_bytes(need_total(&need, ctx_shown(c), CHUNK_SHOWN), number[4]), CHUNK_SHOWN);
+                " kv heads of %" PRId32 ", ffn %" PRId32 ", vocabulary %" PRId32
+                ", context %" PRId32 "\n",
+                c->arch, c->n_layer, c->n_embd, c->n_head, c->n_head_kv, c->head_dim, c->n_ff,
+                c->n_vocab, c->n_ctx_train);
+    text_format(
+        out,
+        "memory: %s of weights (mapped), %s per position (f16 KV), %s per row of a pass (logits\n"
+        "        included, touched when used); %s with a context of %" PRIu64
+        " and passes of 1 row, "
+        "at most %s with passes of %d\n",
+        number_bytes(need.weights, number[0]), number_bytes(need.kv_position_f16, number[1]),
+        number_bytes(need.activation_row, number[2]),
+        number_bytes(need_total(&need, ctx_shown(c), 1), number[3]), ctx_shown(c),
+        number_bytes(need_total(&need, ctx_shown(c), CHUNK_SHOWN), number[4]), CHUNK_SHOWN);
 }
 
 static void json_add(const gguf *g, const config *c, const greta_error *why, json_t *root)
@@ -76,10 +83,10 @@ static void json_add(const gguf *g, const config *c, const greta_error *why, jso
     }
     memory_need need = need_of(g, c);
     json_object_set_new(root, "model",
-                        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "arch", c->arch, "n_layer",
-                                  c->n_layer, "n_embd", c->n_embd, "n_head", c->n_head, "n_head_kv",
-                                  c->n_head_kv, "head_dim", c->head_dim, "n_ff", c->n_ff, "n_vocab",
-                                  c->n_vocab, "n_ctx_train", c->n_ctx_train));
+                        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "arch", c->arch,
+                                  "n_layer", c->n_layer, "n_embd", c->n_embd, "n_head", c->n_head,
+                                  "n_head_kv", c->n_head_kv, "head_dim", c->head_dim, "n_ff",
+                                  c->n_ff, "n_vocab", c->n_vocab, "n_ctx_train", c->n_ctx_train));
     json_object_set_new(
         root, "memory",
         json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes_weights", (json_int_t)need.weights,

@@ -1,7 +1,8 @@
 /* model.c - opens a model: directory, configuration, weights with their shapes checked, tokenizer.
  *
- * Which tensors an architecture has, and their shapes, is one table of the architecture (arch_llama.c);
- * this file binds them. A tensor that no table asks for is left alone, `inspect` lists it.
+ * Which tensors an architecture has, and their shapes, is one table of the architecture
+ * (arch_llama.c); this file binds them. A tensor that no table asks for is left alone, `inspect`
+ * lists it.
  */
 #include "model/model.h"
 
@@ -45,19 +46,20 @@ greta_status model_bind(const struct greta_model *m, const weight_spec *spec, co
     *out = NULL;
     const gguf_tensor *t = gguf_find_tensor(m->file, spec->name);
     if (!t) {
-        return spec->needed
-                   ? error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is missing", spec->name)
-                   : GRETA_OK;
+        return spec->needed ? error_about(err, GRETA_BAD_INPUT, spec->name,
+                                          "tensor \"%s\" is missing", spec->name)
+                            : GRETA_OK;
     }
     const weight *w = &m->weight[t - m->file->tensor];
     if (w->n_col != spec->n_col || w->n_row != spec->n_row) {
         return error_about(err, GRETA_BAD_INPUT, spec->name,
-                           "tensor \"%s\" is %" PRId64 "x%" PRId64 ", expected %" PRId64 "x%" PRId64,
+                           "tensor \"%s\" is %" PRId64 "x%" PRId64 ", expected %" PRId64
+                           "x%" PRId64,
                            spec->name, w->n_row, w->n_col, spec->n_row, spec->n_col);
     }
     if (spec->is_f32 && w->type != DTYPE_F32) {
-        return error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is %s (F32)", spec->name,
-                           dtype_name(w->type));
+        return error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is %s (F32)",
+                           spec->name, dtype_name(w->type));
     }
     *out = w;
     return GRETA_OK;
@@ -112,6 +114,10 @@ void greta_model_release(greta_model *model)
     free(model->weight);
     free(model->weight_hash);
     free(model->has_weight_hash);
+    for (size_t i = 0; model->packed && i < model->n_weight; i++) {
+        free(model->packed[i]);
+    }
+    free(model->packed);
     pthread_mutex_destroy(&model->weight_lock);
     gguf_close(model->file);
     free(model);

@@ -1,4 +1,9 @@
-/* op.c - building, copying and searching op lists. */
+/* op.c - building, copying and searching op lists.
+ *
+ * Architectures append ops through op_add and op_add_matmul; the edge an op writes is made with it,
+ * so an edge always has one producer, and edge 0 is the input tokens. A quantiser is one op per
+ * edge, however many products read it.
+ */
 #include "model/op.h"
 
 #include "model/arch.h"
@@ -10,8 +15,8 @@
 const char *op_kind_name(op_kind kind)
 {
     static const char *const name[OP_KIND_COUNT] = {
-        [OP_EMBED] = "embed",       [OP_RMS_NORM] = "rms_norm",   [OP_QUANTIZE] = "quantize",
-        [OP_MATMUL] = "matmul",     [OP_ROPE] = "rope",           [OP_KV_STORE] = "kv_store",
+        [OP_EMBED] = "embed",         [OP_RMS_NORM] = "rms_norm", [OP_QUANTIZE] = "quantize",
+        [OP_MATMUL] = "matmul",       [OP_ROPE] = "rope",         [OP_KV_STORE] = "kv_store",
         [OP_ATTENTION] = "attention", [OP_ADD] = "add",           [OP_SWIGLU] = "swiglu",
     };
     return (unsigned)kind < OP_KIND_COUNT ? name[kind] : "?";
@@ -98,14 +103,20 @@ int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
     int32_t x = spec->x;
     if (b->act == ACT_CONTRACT_Q8 && dtype_find((uint32_t)spec->w->type)->is_quantised) {
         if (*spec->x_q8 < 0) {
-            op_spec quantize = {.kind = OP_QUANTIZE, .name = spec->q8, .in = {x + 1},
-                                .width = (int32_t)spec->w->n_col, .type = DTYPE_ACT_Q8};
+            op_spec quantize = {.kind = OP_QUANTIZE,
+                                .name = spec->q8,
+                                .in = {x + 1},
+                                .width = (int32_t)spec->w->n_col,
+                                .type = DTYPE_ACT_Q8};
             *spec->x_q8 = op_add(b, &quantize);
         }
         x = *spec->x_q8;
     }
-    op_spec matmul = {.kind = OP_MATMUL, .name = spec->name, .in = {x + 1},
-                      .w = {spec->w, spec->bias}, .width = (int32_t)spec->w->n_row};
+    op_spec matmul = {.kind = OP_MATMUL,
+                      .name = spec->name,
+                      .in = {x + 1},
+                      .w = {spec->w, spec->bias},
+                      .width = (int32_t)spec->w->n_row};
     return op_add(b, &matmul);
 }
 

@@ -1,10 +1,11 @@
 /* op.h - a model as data: the list of ops that is run, traced, replayed, faulted and patched.
  *
- * An op reads up to 4 edges and up to 3 weight views and writes up to 3 edges. An edge is the output
- * of one op: a row of `width` values per token. The list is in execution order, and an edge is written
- * once per pass. It is built once from the metadata (arch_*.c) and never changes; faults and fusion
- * work on copies. A read may be delayed: it then takes the rows that the previous pass of the session left on
- * the edge (row -1 counts from its last row). The healthy list has no delayed read.
+ * An op reads up to 4 edges and up to 3 weight views and writes up to 3 edges. An edge is the
+ * output of one op: a row of `width` values per token. The list is in execution order, and an edge
+ * is written once per pass. It is built once from the metadata (arch_*.c) and never changes; faults
+ * and fusion work on copies. A read may be delayed: it then takes the rows that the previous pass
+ * of the session left on the edge (row -1 counts from its last row). The healthy list has no
+ * delayed read.
  */
 #ifndef GRETA_MODEL_OP_H
 #define GRETA_MODEL_OP_H
@@ -14,16 +15,16 @@
 #include "base/stage.h"
 #include "model/config.h"
 
-#define OP_IN_MAX 4
-#define OP_OUT_MAX 3
+#define OP_IN_MAX     4
+#define OP_OUT_MAX    3
 #define OP_WEIGHT_MAX 3
 
 typedef enum op_kind {
-    OP_EMBED,     /* tokens -> x                      weight 0: (n_vocab, n_embd) */
-    OP_RMS_NORM,  /* x -> y                           weight 0: (n_embd) f32; eps, count */
-    OP_QUANTIZE,  /* x -> codes and scales, DTYPE_ACT_Q8 */
-    OP_MATMUL,    /* x or x_q8 -> y                   weight 0: (rows, K); weight 1: bias, optional */
-    OP_ROPE,      /* x -> x turned                    n_head heads of head_dim */
+    OP_EMBED,    /* tokens -> x                      weight 0: (n_vocab, n_embd) */
+    OP_RMS_NORM, /* x -> y                           weight 0: (n_embd) f32; eps, count */
+    OP_QUANTIZE, /* x -> codes and scales, DTYPE_ACT_Q8 */
+    OP_MATMUL, /* x or x_q8 -> y                   weight 0: (rows, K); weight 1: bias, optional */
+    OP_ROPE,   /* x -> x turned                    n_head heads of head_dim */
     OP_KV_STORE,  /* k -> cache rows (or v)           rounds to the cache type */
     OP_ATTENTION, /* q_rope, k_cache, v_cache -> out */
     OP_ADD,       /* a, b -> a + b */
@@ -35,51 +36,51 @@ const char *op_kind_name(op_kind kind); /* "rms_norm" */
 
 /* A tensor of the model, in place. */
 typedef struct weight {
-    const char *name;        /* "blk.0.attn_q.weight", owned by the model */
+    const char *name; /* "blk.0.attn_q.weight", owned by the model */
     dtype type;
-    int64_t n_row, n_col;    /* (n_row, n_col): rows of K values; norms are (1, n) */
+    int64_t n_row, n_col; /* (n_row, n_col): rows of K values; norms are (1, n) */
     int64_t row_bytes;
     const uint8_t *data;
 } weight;
 
 /* Rows [first, first + n) of a weight. */
 typedef struct weight_view {
-    const weight *tensor;    /* NULL: absent */
+    const weight *tensor; /* NULL: absent */
     int64_t first, n;
 } weight_view;
 
 typedef enum op_delay { READ_THIS_PASS, READ_PREVIOUS_PASS } op_delay;
 
 typedef struct op_read {
-    int32_t edge;            /* index into op_list.edge; -1: absent */
+    int32_t edge; /* index into op_list.edge; -1: absent */
     op_delay delay;
-    int32_t row;             /* with READ_PREVIOUS_PASS: the row read for every token of this pass;
-                                negative counts from the end. Otherwise unused: row t for token t. */
+    int32_t row; /* with READ_PREVIOUS_PASS: the row read for every token of this pass;
+                    negative counts from the end. Otherwise unused: row t for token t. */
 } op_read;
 
 typedef struct op {
     op_kind kind;
-    stage name;              /* of output 0 */
-    int32_t layer;           /* -1: not in a layer */
+    stage name;    /* of output 0 */
+    int32_t layer; /* -1: not in a layer */
     op_read in[OP_IN_MAX];
     int32_t out[OP_OUT_MAX]; /* edge; -1: absent */
     weight_view w[OP_WEIGHT_MAX];
-    float eps;               /* RMS_NORM */
-    int32_t count;           /* RMS_NORM: divisor of the mean, the width */
+    float eps;                           /* RMS_NORM */
+    int32_t count;                       /* RMS_NORM: divisor of the mean, the width */
     int32_t n_head, n_head_kv, head_dim; /* ROPE, KV_STORE, ATTENTION */
     int32_t rope_dim;
-    float scale;             /* ATTENTION: of q.k */
-    int32_t table;           /* 0: the session's kernels; 1: its alternate table (see fault/) */
+    float scale;   /* ATTENTION: of q.k */
+    int32_t table; /* 0: the session's kernels; 1: its alternate table (see fault/) */
 } op;
 
 typedef struct edge {
     stage name;
     int32_t layer;
-    int32_t width;           /* values per token */
-    dtype type;              /* F32, ACT_Q8, I32; k_cache and v_cache: the session's cache type */
-    int32_t producer;        /* index of the op; -1: the input tokens */
-    int is_cache;            /* lives in the KV cache, not in a buffer */
-    int is_packed;           /* has rows only for the tokens whose logits are wanted, in order */
+    int32_t width;    /* values per token */
+    dtype type;       /* F32, ACT_Q8, I32; k_cache and v_cache: the session's cache type */
+    int32_t producer; /* index of the op; -1: the input tokens */
+    int is_cache;     /* lives in the KV cache, not in a buffer */
+    int is_packed;    /* has rows only for the tokens whose logits are wanted, in order */
 } edge;
 
 typedef struct op_list {

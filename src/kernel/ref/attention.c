@@ -1,14 +1,13 @@
 /* attention.c - softmax(q k^T * scale) v of one token against the positions of its sequence.
  *
- * Positions are cut into tiles of 64 absolute positions, so one query against the same keys gives the same
- * bits in prefill, in any chunking and in decode. In a tile of visible positions p:
- *     s[p] = rn(dot(q, k[p]) * scale)          one FMA chain over head_dim from +0
- *     m = max s;  e[p] = exp(rn(s[p] - m));    l = row sum of e, invisible positions as +0
- *     o[d] = FMA chain over p of e[p] * v[p][d] from +0
- * Tiles are merged in index order (Milakov & Gimelshein 2018 for the formula): the first tile starts
- * (M, L, O); then N = max(M, m), a = exp(rn(M - N)), b = exp(rn(m - N)),
- *     L = fma(L, a, rn(l * b)),  O[d] = fma(O[d], a, rn(o[d] * b)),  M = N;
- * the result is rn(O[d] / L). Invisible keys take no part in maximum, sum or chain.
+ * Positions are cut into tiles of 64 absolute positions, so one query against the same keys gives
+ * the same bits in prefill, in any chunking and in decode. In a tile of visible positions p: s[p] =
+ * rn(dot(q, k[p]) * scale)          one FMA chain over head_dim from +0 m = max s;  e[p] =
+ * exp(rn(s[p] - m));    l = row sum of e, invisible positions as +0 o[d] = FMA chain over p of e[p]
+ * * v[p][d] from +0 Tiles are merged in index order (Milakov & Gimelshein 2018 for the formula):
+ * the first tile starts (M, L, O); then N = max(M, m), a = exp(rn(M - N)), b = exp(rn(m - N)), L =
+ * fma(L, a, rn(l * b)),  O[d] = fma(O[d], a, rn(o[d] * b)),  M = N; the result is rn(O[d] / L).
+ * Invisible keys take no part in maximum, sum or chain.
  */
 #include "kernel/ref/ref.h"
 
@@ -17,8 +16,8 @@
 
 #include <string.h>
 
-#define STRIP 16 /* positions whose dot products run as lanes */
-#define STRIPS (ATTENTION_TILE / STRIP)
+#define STRIP        16 /* positions whose dot products run as lanes */
+#define STRIPS       (ATTENTION_TILE / STRIP)
 #define HEAD_DIM_MAX LIMIT_HEAD_DIM
 
 /* A strip of keys turned to (head_dim, STRIP), and of values (STRIP, head_dim), widened exactly. */
@@ -128,8 +127,8 @@ static void tile_compute(const attention_args *a, const float *q, const kv_strip
     tile->sum = REF(row_sum)(score, n);
 }
 
-/* All queries that read this kv head: the heads of its group, for each token. A tile is widened once
- * for all of them; the running result of a query lies in its row of y. */
+/* All queries that read this kv head: the heads of its group, for each token. A tile is widened
+ * once for all of them; the running result of a query lies in its row of y. */
 static void kv_head_attend(const attention_args *a, int32_t kv_head)
 {
     kv_strip strip[STRIPS];

@@ -8,22 +8,23 @@
  *
  * A float chain is acc = fma(w[k], x[k], acc). A quantised chain steps by blocks of 32:
  *     acc = fma(rn(ws * d), idot, acc); with minima then acc = fma(wm, rn(d * isum), acc)
- * where d and isum belong to the activation block and idot = sum q * code is exact. Lanes are output rows:
- * a tile of rows is unpacked once per segment and used for all tokens, so prefill and decode share the code.
- * Bounds: float |err| <= gamma(min(K, 1024) + K / 1024 + 1) * sum |w x|; quantised
- * gamma(2 * min(K, 1024) / 32 + K / 1024 + 3) * sum |x| (|ws q| + |wm|), x the quantised activations.
+ * where d and isum belong to the activation block and idot = sum q * code is exact. Lanes are
+ * output rows: a tile of rows is unpacked once per segment and used for all tokens, so prefill and
+ * decode share the code. Bounds: float |err| <= gamma(min(K, 1024) + K / 1024 + 1) * sum |w x|;
+ * quantised gamma(2 * min(K, 1024) / 32 + K / 1024 + 3) * sum |x| (|ws q| + |wm|), x the quantised
+ * activations.
  */
 #include "kernel/ref/ref.h"
 
 #include "kernel/blocks.h"
 
-#define LANES 16  /* output rows of a tile */
-#define TOKENS 4  /* tokens that share a pass over the tile */
+#define LANES          16 /* output rows of a tile */
+#define TOKENS         4  /* tokens that share a pass over the tile */
 #define SEGMENT_BLOCKS (SEGMENT / ACT_BLOCK)
 
 /* The first segment starts the total, the others are added in index order; the bias comes last. */
-static void segment_join(const matmul_args *a, int64_t token, int64_t first, int64_t n, int is_first,
-                         const float *chain)
+static void segment_join(const matmul_args *a, int64_t token, int64_t first, int64_t n,
+                         int is_first, const float *chain)
 {
     float *y = a->y + token * a->y_stride + first;
     for (int64_t r = 0; r < n; r++) {
@@ -41,7 +42,8 @@ static void add_bias(const matmul_args *a, int64_t first, int64_t last)
     }
 }
 
-/* ---- Quantised weights, quantised activations ------------------------------------------------- */
+/* ---- Quantised weights, quantised activations -------------------------------------------------
+ */
 
 typedef struct q8_tile {
     int16_t q[LANES][SEGMENT];
@@ -122,7 +124,8 @@ void REF(matmul_q8)(const matmul_args *a, int64_t first, int64_t last)
     add_bias(a, first, last);
 }
 
-/* ---- Float activations ------------------------------------------------------------------------- */
+/* ---- Float activations -------------------------------------------------------------------------
+ */
 
 /* Values k0 .. k0+n of a row, n <= SEGMENT; K is a multiple of 32 for quantised types. */
 static void row_values(dtype type, const uint8_t *row, int64_t k0, int64_t n, float *y)

@@ -1,9 +1,10 @@
 /* ref.h - what the files of kernel/ref/ share.
  *
- * This folder is the definition of the arithmetic (docs/numerics.md) in plain C. It is compiled twice,
- * for the baseline machine and with AVX2, FMA and F16C (-DREF_AVX2); REF() keeps the two apart. Both must
- * give the same bits, because no result depends on the compiler: contraction is off, fmaf stands exactly
- * where the text says, and loops that a compiler may vectorise have independent lanes.
+ * This folder is the definition of the arithmetic (docs/numerics.md) in plain C. It is compiled
+ * twice, for the baseline machine and with AVX2, FMA and F16C (-DREF_AVX2); REF() keeps the two
+ * apart. Both must give the same bits, because no result depends on the compiler: contraction is
+ * off, fmaf stands exactly where the text says, and loops that a compiler may vectorise have
+ * independent lanes.
  */
 #ifndef GRETA_KERNEL_REF_REF_H
 #define GRETA_KERNEL_REF_REF_H

@@ -1,9 +1,11 @@
-/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, gated activation, statistics.
+/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, gated activation,
+ * statistics.
  *
- * Each function is the definition of its op; docs/numerics.md says the same in words. Row sums have one
- * order for every machine: terms are rounded first, a group of 64 is folded by stride 32, 16, 8, 4, 2, 1,
- * group totals are added in index order. The fold suits SIMD lanes and GPU warps alike, and any split of a row
- * at a multiple of 64 can be joined later. Error bound of a sum of n terms: (6 + n/64) u * sum |term|.
+ * Each function is the definition of its op; docs/numerics.md says the same in words. Row sums have
+ * one order for every machine: terms are rounded first, a group of 64 is folded by stride 32, 16,
+ * 8, 4, 2, 1, group totals are added in index order. The fold suits SIMD lanes and GPU warps alike,
+ * and any split of a row at a multiple of 64 can be joined later. Error bound of a sum of n terms:
+ * (6 + n/64) u * sum |term|.
  */
 #include "kernel/ref/ref.h"
 

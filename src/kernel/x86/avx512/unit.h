@@ -1,0 +1,95 @@
+/* unit.h - a unit of 32 values of 16 packed rows (rows16.h) in AVX-512 registers. */
+#ifndef GRETA_KERNEL_X86_AVX512_UNIT_H
+#define GRETA_KERNEL_X86_AVX512_UNIT_H
+
+#include "kernel/blocks.h"
+#include "kernel/x86/rows16.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Types and tile heights are constants of the caller: everything folds. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* What packing added to a code to make it unsigned (Q6_K: applied by halves). */
+INLINE int unit_offset(dtype type)
+{
+    return type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : type == DTYPE_Q5_0 ? 16 : 0;
+}
+
+/* Group g (0..7) of a unit of 32: 16 rows x 4 unsigned codes. */
+INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
+{
+    const __m512i low4 = _mm512_set1_epi8(15);
+    if (type == DTYPE_Q8_0) {
+        return _mm512_loadu_si512(unit + 64 * g);
+    }
+    __m512i packed = _mm512_loadu_si512(unit + 64 * (g / 2));
+    __m512i codes = _mm512_and_si512(g % 2 ? _mm512_srli_epi16(packed, 4) : packed, low4);
+    if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K) {
+        uint64_t fifth;
+        memcpy(&fifth, unit + 256 + 8 * g, sizeof fifth);
+        return _mm512_mask_add_epi8(codes, fifth, codes, _mm512_set1_epi8(16));
+    }
+    if (type == DTYPE_Q6_K) {
+        __m512i top = _mm512_loadu_si512(unit + 256 + 64 * (g / 4));
+        top = g % 4 == 0   ? _mm512_slli_epi16(top, 4) /* bits 2j, 2j+1 to bits 4, 5 */
+              : g % 4 == 1 ? _mm512_slli_epi16(top, 2)
+              : g % 4 == 3 ? _mm512_srli_epi16(top, 2)
+                           : top;
+        return _mm512_or_si512(codes, _mm512_and_si512(top, _mm512_set1_epi8(48)));
+    }
+    return codes;
+}
+
+INLINE __m512 load_halves(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+INLINE __m512i load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Where the scales and codes of unit `b` (of 32) of a tile lie. */
+typedef struct unit_view {
+    const uint8_t *codes;
+    __m512 ws, wm;
+    __m512i scale[2]; /* Q6_K: of the halves */
+} unit_view;
+
+INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b)
+{
+    unit_view u;
+    u.wm = _mm512_setzero_ps();
+    u.scale[0] = u.scale[1] = _mm512_setzero_si512();
+    if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 64 + 32 * (b % 8);
+        __m512 sc = _mm512_cvtepi32_ps(load_u8(scale)),
+               mn = _mm512_cvtepi32_ps(load_u8(scale + 16));
+        u.codes = super + 320 + (type == DTYPE_Q5_K ? 320 : 256) * (b % 8);
+        u.ws = _mm512_mul_ps(load_halves(super), sc);
+        u.wm = _mm512_mul_ps(load_halves(super + 32), mn);
+        u.wm = _mm512_xor_ps(u.wm, _mm512_set1_ps(-0.0f));
+    } else if (type == DTYPE_Q6_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 32 + 32 * (b % 8);
+        u.codes = super + 288 + 384 * (b % 8);
+        u.ws = load_halves(super);
+        u.scale[0] = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)scale));
+        u.scale[1] =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16)));
+    } else {
+        u.codes = tile + b * rows16_unit_bytes(type);
+        int64_t at = rows16_unit_bytes(type) - (block_has_min(type) ? 64 : 32);
+        u.ws = load_halves(u.codes + at);
+        if (block_has_min(type)) {
+            u.wm = load_halves(u.codes + at + 32);
+        }
+    }
+    return u;
+}
+
+#endif

@@ -1,0 +1,209 @@
+/* rows16.c - file layout to rows16 (rows16.h says what it is), in plain C.
+ *
+ * Run once per matrix, at load, by all threads over tiles. It reads blocks through block_read, as
+ * the definition does, so the two cannot disagree about the file's layout.
+ */
+#include "kernel/x86/rows16.h"
+
+#include "kernel/blocks.h"
+
+#include <string.h>
+
+#define ROWS PACK_ROWS
+
+size_t rows16_bytes(dtype type, int64_t n_row, int64_t k)
+{
+    int64_t n_tile = (n_row + ROWS - 1) / ROWS;
+    return (size_t)(n_tile * (k / rows16_unit(type)) * rows16_unit_bytes(type));
+}
+
+/* Codes of 32 values of 16 rows, as unsigned numbers below 256. */
+typedef uint8_t codes[ROWS][BLOCK];
+
+static void put_codes(uint8_t *out, codes c)
+{
+    for (int g = 0; g < 8; g++) {
+        for (int r = 0; r < ROWS; r++) {
+            memcpy(out + 64 * g + 4 * r, &c[r][4 * g], 4);
+        }
+    }
+}
+
+static void put_nibbles(uint8_t *out, codes c)
+{
+    for (int v = 0; v < 4; v++) {
+        for (int r = 0; r < ROWS; r++) {
+            for (int i = 0; i < 4; i++) {
+                uint8_t low = c[r][8 * v + i] & 15, high = c[r][8 * v + 4 + i] & 15;
+                out[64 * v + 4 * r + i] = (uint8_t)(low | high << 4);
+            }
+        }
+    }
+}
+
+static void put_fifth_bits(uint8_t *out, codes c)
+{
+    for (int g = 0; g < 8; g++) {
+        uint64_t word = 0;
+        for (int r = 0; r < ROWS; r++) {
+            for (int i = 0; i < 4; i++) {
+                word |= (uint64_t)(c[r][4 * g + i] >> 4 & 1) << (4 * r + i);
+            }
+        }
+        memcpy(out + 8 * g, &word, 8);
+    }
+}
+
+static void put_top_bits(uint8_t *out, codes c)
+{
+    memset(out, 0, 128);
+    for (int g = 0; g < 8; g++) {
+        for (int r = 0; r < ROWS; r++) {
+            for (int i = 0; i < 4; i++) {
+                uint8_t *byte = &out[64 * (g / 4) + 4 * r + i];
+                *byte = (uint8_t)(*byte | (c[r][4 * g + i] >> 4) << (2 * (g % 4)));
+            }
+        }
+    }
+}
+
+/* The unsigned codes of a unit of 32: what block_read gives plus the offset; scales apart. */
+static void read_codes(const pack_args *a, int64_t tile, int64_t block, int offset, codes c)
+{
+    for (int r = 0; r < ROWS; r++) {
+        int64_t row = tile * ROWS + r;
+        if (row >= a->n_row) {
+            memset(c[r], offset, BLOCK);
+            continue;
+        }
+        block_values v;
+        block_read(a->type, a->w + row * a->row_bytes, block, &v);
+        for (int i = 0; i < BLOCK; i++) {
+            c[r][i] = (uint8_t)(v.q[i] + offset);
+        }
+    }
+}
+
+/* Half-precision number at byte `at` of a block of every row; zero for rows past the end. */
+static void put_halves(const pack_args *a, int64_t tile, int64_t block_at, uint8_t *out)
+{
+    for (int r = 0; r < ROWS; r++) {
+        int64_t row = tile * ROWS + r;
+        uint16_t half = row < a->n_row ? load_u16(a->w + row * a->row_bytes + block_at) : 0;
+        memcpy(out + 2 * r, &half, 2);
+    }
+}
+
+static void pack_small(const pack_args *a, int64_t tile, int64_t block, uint8_t *out)
+{
+    codes c;
+    dtype t = a->type;
+    int64_t at = block * dtype_find((uint32_t)t)->bytes;
+    int offset = t == DTYPE_Q8_0 ? 128 : t == DTYPE_Q4_0 ? 8 : t == DTYPE_Q5_0 ? 16 : 0;
+    read_codes(a, tile, block, offset, c);
+    if (t == DTYPE_Q8_0) {
+        put_codes(out, c);
+        out += 512;
+    } else {
+        put_nibbles(out, c);
+        out += 256;
+    }
+    if (t == DTYPE_Q5_0 || t == DTYPE_Q5_1) {
+        put_fifth_bits(out, c);
+        out += 64;
+    }
+    put_halves(a, tile, at, out);
+    if (block_has_min(t)) {
+        put_halves(a, tile, at + 2, out + 32);
+    }
+}
+
+static void pack_k_super(const pack_args *a, int64_t tile, int64_t super, uint8_t *out)
+{
+    int64_t at = super * dtype_find((uint32_t)a->type)->bytes;
+    put_halves(a, tile, at, out);
+    put_halves(a, tile, at + 2, out + 32);
+    for (int j = 0; j < 8; j++) {
+        for (int r = 0; r < ROWS; r++) {
+            int64_t row = tile * ROWS + r;
+            int scale = 0, minimum = 0;
+            if (row < a->n_row) {
+                block_k_scale(a->w + row * a->row_bytes + at + 4, j, &scale, &minimum);
+            }
+            out[64 + 32 * j + r] = (uint8_t)scale;
+            out[64 + 32 * j + 16 + r] = (uint8_t)minimum;
+        }
+        codes c;
+        read_codes(a, tile, 8 * super + j, 0, c);
+        int64_t unit = a->type == DTYPE_Q5_K ? 320 : 256;
+        put_nibbles(out + 320 + unit * j, c);
+        if (a->type == DTYPE_Q5_K) {
+            put_fifth_bits(out + 320 + unit * j + 256, c);
+        }
+    }
+}
+
+static void q6_k_codes(const uint8_t *block, int j, uint8_t *code)
+{
+    const uint8_t *low = block + 64 * (j / 4) + 32 * (j % 2), *high = block + 128 + 32 * (j / 4);
+    for (int i = 0; i < BLOCK; i++) {
+        int nibble = low[i] >> (j % 4 < 2 ? 0 : 4) & 15;
+        code[i] = (uint8_t)(nibble | (high[i] >> (2 * (j % 4)) & 3) << 4);
+    }
+}
+
+static void pack_q6_k(const pack_args *a, int64_t tile, int64_t super, uint8_t *out)
+{
+    int64_t at = super * 210;
+    put_halves(a, tile, at + 208, out);
+    for (int j = 0; j < 8; j++) {
+        codes c;
+        for (int r = 0; r < ROWS; r++) {
+            int64_t row = tile * ROWS + r;
+            const uint8_t *block = a->w + row * a->row_bytes + at;
+            int is_row = row < a->n_row;
+            out[32 + 32 * j + r] = is_row ? block[192 + 2 * j] : 0;
+            out[32 + 32 * j + 16 + r] = is_row ? block[192 + 2 * j + 1] : 0;
+            memset(c[r], 32, BLOCK);
+            if (is_row) {
+                q6_k_codes(block, j, c[r]);
+            }
+        }
+        put_nibbles(out + 288 + 384 * j, c);
+        put_top_bits(out + 288 + 384 * j + 256, c);
+    }
+}
+
+static void pack_float(const pack_args *a, int64_t tile, uint8_t *out)
+{
+    int64_t size = a->type == DTYPE_F32 ? 4 : 2;
+    memset(out, 0, (size_t)(ROWS * size * a->k));
+    for (int64_t r = 0; r < ROWS && tile * ROWS + r < a->n_row; r++) {
+        const uint8_t *row = a->w + (tile * ROWS + r) * a->row_bytes;
+        for (int64_t k = 0; k < a->k; k++) {
+            memcpy(out + (k * ROWS + r) * size, row + k * size, (size_t)size);
+        }
+    }
+}
+
+void rows16_pack(const pack_args *a, int64_t tile_first, int64_t tile_last)
+{
+    int64_t n_unit = a->k / rows16_unit(a->type), unit_bytes = rows16_unit_bytes(a->type);
+    for (int64_t tile = tile_first; tile < tile_last; tile++) {
+        uint8_t *out = a->packed + tile * n_unit * unit_bytes;
+        if (rows16_unit(a->type) == 1) {
+            pack_float(a, tile, out);
+            continue;
+        }
+        for (int64_t u = 0; u < n_unit; u++) {
+            uint8_t *unit = out + u * unit_bytes;
+            if (rows16_unit(a->type) == 32) {
+                pack_small(a, tile, u, unit);
+            } else if (a->type == DTYPE_Q6_K) {
+                pack_q6_k(a, tile, u, unit);
+            } else {
+                pack_k_super(a, tile, u, unit);
+            }
+        }
+    }
+}

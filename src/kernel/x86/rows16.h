@@ -1,0 +1,69 @@
+/* rows16.h - packed weights: 16 output rows interleaved, so that lanes of a vector are rows.
+ *
+ * A matrix is a sequence of tiles of 16 rows (the last padded with zero rows); a tile is a sequence
+ * of units along K, so a matrix-vector product reads memory once, front to back. Bytes of a unit:
+ *
+ *   F32          1 value:   16 x f32
+ *   F16, BF16    1 value:   16 x u16
+ *   Q8_0         32 values: codes 512, d 16 x f16
+ *   Q4_0         32 values: nibbles 256, d
+ *   Q4_1         32 values: nibbles 256, d, m
+ *   Q5_0         32 values: nibbles 256, fifth bits 64, d
+ *   Q5_1         32 values: nibbles 256, fifth bits 64, d, m
+ *   Q4_K         256 values: d, dmin; 8 x {sc 16 x u8, mn 16 x u8}; 8 x nibbles 256
+ *   Q5_K         256 values: the same; 8 x {nibbles 256, fifth bits 64}
+ *   Q6_K         256 values: d; 8 x {sc 2 x 16 x i8}; 8 x {nibbles 256, top bits 128}
+ *
+ * Codes are unsigned (code + offset: 128 for Q8_0, 8, 16, 32; 0 with minima), four consecutive
+ * values of a row to a 32-bit lane: group g of a unit of 32 is values 4g .. 4g+3. codes vector g,
+ * byte 4r + i:   value 4g + i of row r nibbles      vector v, byte 4r + i:   low nibble value 8v +
+ * i, high nibble value 8v + 4 + i fifth bits   word g, bit 4r + i:      bit 4 of value 4g + i top
+ * bits     vector h, byte 4r + i:   bits 2j, 2j+1: bits 4, 5 of value 16h + 4j + i
+ */
+#ifndef GRETA_KERNEL_X86_ROWS16_H
+#define GRETA_KERNEL_X86_ROWS16_H
+
+#include "kernel/kernel.h"
+
+#define ROWS16_LAYOUT 1
+
+size_t rows16_bytes(dtype type, int64_t n_row, int64_t k);
+void rows16_pack(const pack_args *a, int64_t tile_first, int64_t tile_last);
+
+/* Values and bytes of a unit. */
+static inline int64_t rows16_unit(dtype type)
+{
+    int is_float = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
+    return is_float ? 1 : type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K ? 256 : 32;
+}
+
+static inline int64_t rows16_unit_bytes(dtype type)
+{
+    switch (type) {
+    case DTYPE_F32:
+        return 64;
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        return 32;
+    case DTYPE_Q8_0:
+        return 512 + 32;
+    case DTYPE_Q4_0:
+        return 256 + 32;
+    case DTYPE_Q4_1:
+        return 256 + 64;
+    case DTYPE_Q5_0:
+        return 256 + 64 + 32;
+    case DTYPE_Q5_1:
+        return 256 + 64 + 64;
+    case DTYPE_Q4_K:
+        return 64 + 256 + 8 * 256;
+    case DTYPE_Q5_K:
+        return 64 + 256 + 8 * (256 + 64);
+    case DTYPE_Q6_K:
+        return 32 + 256 + 8 * (256 + 128);
+    default:
+        return 0;
+    }
+}
+
+#endif
