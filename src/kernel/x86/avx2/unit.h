@@ -1,0 +1,146 @@
+/* unit.h - a unit of 32 values of 16 packed rows (rows16.h) in AVX2 registers: half 0 is rows 0 to
+ * 7, half 1 rows 8 to 15. */
+#ifndef GRETA_KERNEL_X86_AVX2_UNIT_H
+#define GRETA_KERNEL_X86_AVX2_UNIT_H
+
+#include "kernel/blocks.h"
+#include "kernel/x86/rows16.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Types and tile heights are constants of the caller: everything folds. */
+#define INLINE static inline __attribute__((always_inline))
+
+#define HALF_ROWS (PACK_ROWS / 2)
+
+/* What packing added to a code to make it unsigned (Q6_K: applied by halves of a block). */
+INLINE int unit_offset(dtype type)
+{
+    return type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : type == DTYPE_Q5_0 ? 16 : 0;
+}
+
+INLINE __m256i load_bytes(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+/* 16 in every byte whose bit is set in the 32 bits at p. */
+INLINE __m256i fifth_bits(const uint8_t *p)
+{
+    const __m256i spread =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word), spread);
+    bytes = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+    return _mm256_and_si256(bytes, _mm256_set1_epi8(16));
+}
+
+/* Group g (0..7) of a unit of 32: 8 rows x 4 unsigned codes. */
+INLINE __m256i unit_group(dtype type, const uint8_t *unit, int g, int half)
+{
+    const __m256i low4 = _mm256_set1_epi8(15);
+    unit += 32 * half;
+    if (type == DTYPE_Q8_0) {
+        return load_bytes(unit + 64 * g);
+    }
+    __m256i packed = load_bytes(unit + 64 * (g / 2));
+    __m256i codes = _mm256_and_si256(g % 2 ? _mm256_srli_epi16(packed, 4) : packed, low4);
+    if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K) {
+        return _mm256_or_si256(codes, fifth_bits(unit - 32 * half + 256 + 8 * g + 4 * half));
+    }
+    if (type == DTYPE_Q6_K) {
+        __m256i top = load_bytes(unit + 256 + 64 * (g / 4));
+        top = g % 4 == 0   ? _mm256_slli_epi16(top, 4) /* bits 2j, 2j+1 to bits 4, 5 */
+              : g % 4 == 1 ? _mm256_slli_epi16(top, 2)
+              : g % 4 == 3 ? _mm256_srli_epi16(top, 2)
+                           : top;
+        return _mm256_or_si256(codes, _mm256_and_si256(top, _mm256_set1_epi8(48)));
+    }
+    return codes;
+}
+
+/* Numbers of one half at p, where those of 16 rows stand. */
+INLINE __m256 load_halves(const uint8_t *p, int half)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * half)));
+}
+
+INLINE __m256 load_u8(const uint8_t *p, int half)
+{
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * half));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+}
+
+INLINE __m256i load_i8(const uint8_t *p, int half)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * half)));
+}
+
+/* Scales of 8 rows of unit `b` (of 32) of a tile, and where the unit's codes lie. */
+typedef struct unit_view {
+    const uint8_t *codes;
+    __m256 ws, wm;
+    __m256i scale[2]; /* Q6_K: of the halves of the block */
+} unit_view;
+
+INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b, int half)
+{
+    unit_view u;
+    u.wm = _mm256_setzero_ps();
+    u.scale[0] = u.scale[1] = _mm256_setzero_si256();
+    if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 64 + 32 * (b % 8);
+        u.codes = super + 320 + (type == DTYPE_Q5_K ? 320 : 256) * (b % 8);
+        u.ws = _mm256_mul_ps(load_halves(super, half), load_u8(scale, half));
+        u.wm = _mm256_mul_ps(load_halves(super + 32, half), load_u8(scale + 16, half));
+        u.wm = _mm256_xor_ps(u.wm, _mm256_set1_ps(-0.0f));
+    } else if (type == DTYPE_Q6_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
+                      *scale = super + 32 + 32 * (b % 8);
+        u.codes = super + 288 + 384 * (b % 8);
+        u.ws = load_halves(super, half);
+        u.scale[0] = load_i8(scale, half);
+        u.scale[1] = load_i8(scale + 16, half);
+    } else {
+        u.codes = tile + b * rows16_unit_bytes(type);
+        int64_t at = rows16_unit_bytes(type) - (block_has_min(type) ? 64 : 32);
+        u.ws = load_halves(u.codes + at, half);
+        if (block_has_min(type)) {
+            u.wm = load_halves(u.codes + at + 32, half);
+        }
+    }
+    return u;
+}
+
+/* Rows of this half below `last`, as lanes of ones: `row` is the tile's first. */
+INLINE __m256i rows_mask(int64_t row, int half, int64_t last)
+{
+    int64_t left = last - row - HALF_ROWS * half;
+    __m256i count = _mm256_set1_epi32((int32_t)(left > HALF_ROWS ? HALF_ROWS
+                                                : left < 0       ? 0
+                                                                 : left));
+    return _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* y = total so far + chain, and the bias where the last segment ends. */
+typedef struct unit_place {
+    int64_t row, last; /* the tile's first row; rows end at `last` */
+    int is_first, is_last;
+} unit_place;
+
+INLINE void chain_store(const unit_place *p, int half, const float *bias, __m256 chain, float *y)
+{
+    __m256i rows = rows_mask(p->row, half, p->last);
+    int64_t at = p->row + HALF_ROWS * half;
+    __m256 total = p->is_first ? chain : _mm256_add_ps(_mm256_maskload_ps(y + at, rows), chain);
+    if (p->is_last && bias) {
+        total = _mm256_add_ps(total, _mm256_maskload_ps(bias + at, rows));
+    }
+    _mm256_maskstore_ps(y + at, rows, total);
+}
+
+#endif
