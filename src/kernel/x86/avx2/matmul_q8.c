@@ -73,9 +73,11 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
                      const int8_t *const *code, __m256i *idot)
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    int step = groups_together(type);
+    const int step = groups_together(type);
+#pragma GCC unroll 8
     for (int from = group[0]; from < group[1]; from += step) {
         __m256i pairs[TOKENS_MAX];
+#pragma GCC unroll 8
         for (int g = from; g < from + step; g++) {
             __m256i w = unit_group(type, u->codes, g, half), size = w;
             if (type == DTYPE_Q8_0) {
