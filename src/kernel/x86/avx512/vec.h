@@ -225,7 +225,10 @@ INLINE ivec ivec_products(ivec a, ivec b)
 
 INLINE uint64_t ivec_sum64(ivec x)
 {
-    return (uint64_t)_mm512_reduce_add_epi64(x);
+    /* Not _mm512_reduce_add_epi64, which adds as signed numbers: overflow is meant here. */
+    __m256i s4 = _mm256_add_epi64(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    __m128i s2 = _mm_add_epi64(_mm256_castsi256_si128(s4), _mm256_extracti128_si256(s4, 1));
+    return (uint64_t)_mm_cvtsi128_si64(_mm_add_epi64(s2, _mm_unpackhi_epi64(s2, s2)));
 }
 
 /* 32 values to the nearest whole numbers, at most 127 in size; returns their sum. */
