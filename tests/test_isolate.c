@@ -259,6 +259,27 @@ static void every_plant_is_named(void **state)
                   count[PLANT_NAMED], count[PLANT_NO_BIT], count[PLANT_ROUNDING]);
 }
 
+/* An instrument that changes what it measures gives no verdict, whatever it measured. */
+static void tracing_that_changes_logits_is_suspect(void **state)
+{
+    greta_error err = {0};
+    greta_isolate_options o = options_for("suspect");
+    plant_bench bench;
+    analysis_prompt judged;
+    (void)state;
+    check(folder_make(o.out, &err), &err);
+    check(bench_open(&bench, model, &prompts[1], &o, &err), &err);
+    check(bench_run(&bench, fault_find("ffn_norm-no-root"), 1, &judged, &err), &err);
+    assert_int_equal(judged.verdict, GRETA_FAULT);
+    analysis_prompt_free(&judged);
+    judged.tracing = TRACING_OTHER_LOGITS;
+    check(bench_judge(&bench, &judged, &err), &err);
+    assert_int_equal(judged.verdict, GRETA_NO_VERDICT);
+    assert_int_equal(judged.state, VERDICT_INSTRUMENT_SUSPECT);
+    analysis_prompt_free(&judged);
+    bench_close(&bench);
+}
+
 /* The same through the command, in both modes of E1, with the source read from the JSON. */
 static void plants_through_the_command(void **state)
 {
@@ -563,6 +584,22 @@ static void from_hashes_alone(void **state)
     }
 }
 
+/* An E1 pair and an E0 run of one prompt in one folder: the decode row of the lowest position
+ * pairs. */
+static void from_a_folder_of_both_modes(void **state)
+{
+    greta_isolate_options o = options_for("modes");
+    (void)state;
+    json_decref(run(&o, prompts, 1, GRETA_OK));
+    o.mode = GRETA_E0;
+    json_decref(run(&o, prompts, 1, GRETA_NO_VERDICT));
+    o.from = o.out;
+    json_t *root = run(&o, NULL, 0, GRETA_OK);
+    json_t *sides = json_object_get(prompt_at(root, 0), "sides");
+    assert_int_equal(whole_at(json_object_get(sides, "decode0"), "position"), 5);
+    json_decref(root);
+}
+
 /* A trace cut by --max-bytes never makes equal what it does not hold. */
 static void a_cut_trace_is_no_proof(void **state)
 {
@@ -753,6 +790,7 @@ int main(void)
         cmocka_unit_test(clean_runs_are_aligned),
         cmocka_unit_test(tracing_changes_no_bit),
         cmocka_unit_test(every_plant_is_named),
+        cmocka_unit_test(tracing_that_changes_logits_is_suspect),
         cmocka_unit_test(plants_through_the_command),
         cmocka_unit_test(the_seed_draws_the_layer),
         cmocka_unit_test(e0_is_not_comparable),
@@ -762,6 +800,7 @@ int main(void)
         cmocka_unit_test(from_traces_as_from_the_run),
         cmocka_unit_test(from_the_switches),
         cmocka_unit_test(from_hashes_alone),
+        cmocka_unit_test(from_a_folder_of_both_modes),
         cmocka_unit_test(a_cut_trace_is_no_proof),
         cmocka_unit_test(damaged_traces_are_refused),
         cmocka_unit_test(usage_is_checked_before_the_run),
