@@ -427,6 +427,20 @@ def test_broken_pipe_ends_the_trace(cli, model, tmp_path):
     assert trace_of(tmp_path / "t.jsonl")[2]["end"] == "interrupted"
 
 
+def test_model_shrinks(model, tmp_path):
+    """A model that is cut while it runs: pages of the mapping are gone, and that is told."""
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes())
+    command = [os.environ["GRETA_BIN"], "run", "-m", str(cut), "-p", PROMPT, "-n", "1000000",
+               "--ctx", "60000", "--ignore-eos"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running.stdout.read(1)
+    os.truncate(cut, 0)
+    _, told = running.communicate(timeout=100)
+    assert running.returncode == 4
+    assert told == b"greta: a file became shorter while it was read (the model?)\n"
+
+
 def test_one_interrupt_ends_waiting(model, tmp_path):
     """Before there is anything to finish, a signal simply ends the program."""
     command = [os.environ["GRETA_BIN"], "eval", "-m", str(model), "-f", "-"]
