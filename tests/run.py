@@ -13,6 +13,7 @@ lets a test skip for want of a download.
 import argparse
 import collections
 import concurrent.futures
+import fcntl
 import fnmatch
 import json
 import os
@@ -32,6 +33,8 @@ MODEL = "smollm2-135m"
 SANITIZERS = "address,undefined"
 WARNINGS = "-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
 SECONDS_BUILD, SECONDS_C, SECONDS_PY = 600, 240, 480
+# What takes longest starts first, so that nothing long is left for the end.
+SLOW = ["san", "py/test_isolate", "py/test_oracle", "san/test_engine", "c/test_engine"]
 
 Job = collections.namedtuple("Job", "name needs run")
 running = set()  # process groups, to be ended when the runner is
@@ -150,9 +153,12 @@ class Run:
         self.env.update(LC_ALL="C.UTF-8", PYTHONDONTWRITEBYTECODE="1",
                         CMOCKA_MESSAGE_OUTPUT="TAP", UBSAN_OPTIONS="print_stacktrace=1",
                         GRETA_BIN=str(self.build / "greta"), GRETA_TOOLS=str(self.build / "tools"))
+        self.build.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.build / "check.lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)  # a second run in the same folder waits
         for folder in ("log", "tmp"):
             shutil.rmtree(self.build / folder, ignore_errors=True)
-            (self.build / folder).mkdir(parents=True)
+            (self.build / folder).mkdir()
 
     def log(self, name):
         return self.build / "log" / (name.replace("/", "-") + ".log")
@@ -348,32 +354,30 @@ def runner_job(run, name):
 # ---- Jobs ----------------------------------------------------------------------------------------
 
 def jobs_of(run):
-    """All jobs in the order in which they should start: what takes longest first."""
+    """All jobs, in the order in which they should start."""
     options, build = run.options, run.build
     tests = sorted(path.stem for path in (ROOT / "tests").glob("test_*.c"))
     python = sorted((ROOT / "tests/py").glob("test_*.py"))
     san, other = build / "san", "gcc" if options.cc == "clang" else "clang"
     tidy = [sys.executable, ROOT / "tools/tidy.py", "--cc", options.cc]
-    jobs = []
-    if not options.san:
-        jobs.append(Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)))
-    jobs += [Job(f"py/{path.stem}", [], py_job(run, f"py/{path.stem}", path)) for path in python]
-    if not options.san:
-        jobs.append(Job("second-compiler", [], builder(run, "second-compiler", cc=other,
-                                                       folder=build / other)))
+    jobs = [Job(f"py/{path.stem}", [], py_job(run, f"py/{path.stem}", path)) for path in python]
     jobs += [Job(f"c/{test}", [], tap_job(run, f"c/{test}", [build / "tests" / test]))
              for test in tests]
-    if not options.san:
-        jobs += [Job(f"san/{test}", ["san"],
-                     tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
-                 for test in tests]
-        jobs += [Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san)),
-                 Job("install", [], install_job(run, "install")),
-                 Job("tidy", [], tap_job(run, "tidy", [*tidy, "--library", build / "libgreta.so"]))]
     jobs += [Job("tidy/self-test", [], tap_job(run, "tidy/self-test", [*tidy, "--self-test"])),
              Job("header", [], header_job(run, "header")),
              Job("runner", [], runner_job(run, "runner"))]
-    return jobs
+    if not options.san:  # what concerns the default build, and the builds beside it
+        tidy += ["--library", build / "libgreta.so"]
+        jobs += [Job("tidy", [], tap_job(run, "tidy", tidy)),
+                 Job("install", [], install_job(run, "install")),
+                 Job("second-compiler", [],
+                     builder(run, "second-compiler", cc=other, folder=build / other)),
+                 Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)),
+                 Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san))]
+        jobs += [Job(f"san/{test}", ["san"],
+                     tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
+                 for test in tests]
+    return sorted(jobs, key=lambda job: SLOW.index(job.name) if job.name in SLOW else len(SLOW))
 
 
 def selected(job, words):
