@@ -331,8 +331,12 @@ static void usage_is_checked_before_the_run(void **state)
 {
     greta_isolate_options good = options_for("usage"), o = good;
     greta_prompt twice[2] = {prompts[0], prompts[0]};
-    static const char *const bad_id[] = {"", "x/../a", ".hidden", "tab\there", "\xff"};
+    static const char *const bad_id[] = {"", "sub/a", ".hidden", "tab\there", "\xff"};
     (void)state;
+    char path[TINY_PATH];
+    greta_error err = {0};
+    snprintf(path, sizeof path, "%s/sub", o.out);
+    check(folder_make(path, &err), &err);
     assert_refused(&o, NULL, 0, GRETA_USAGE);
     assert_refused(&o, twice, 2, GRETA_USAGE);
     for (size_t i = 0; i < sizeof bad_id / sizeof *bad_id; i++) {
@@ -346,6 +350,8 @@ static void usage_is_checked_before_the_run(void **state)
     o = good;
     o.layers = "0,3";
     assert_refused(&o, prompts, 1, GRETA_USAGE);
+    snprintf(path, sizeof path, "%s/short.prefill.jsonl", o.out);
+    assert_int_not_equal(access(path, F_OK), 0); /* before anything ran */
     o = good;
     o.fault = "no-such-fault";
     assert_refused(&o, prompts, 1, GRETA_USAGE);

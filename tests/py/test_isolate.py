@@ -1,6 +1,8 @@
-"""`greta isolate` on the real model, through the command line, and its files against docs/isolate.md.
+"""`greta isolate` on the real model, through the command line, and its files against
+docs/isolate.md.
 
-The matrix of plants runs in tests/plants_tool.c, one process a prompt; what it found is counted here.
+The matrix of plants runs in tests/plants_tool.c, one process a prompt; what it found is counted
+here.
 """
 import csv
 import json
