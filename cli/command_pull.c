@@ -109,7 +109,7 @@ static greta_status folders_make(const char *path, greta_error *err)
 static greta_status pull_places(pull *p, greta_error *err)
 {
     const char *name = p->what->name;
-    greta_status status = cache_path(name, ".gguf", &p->path, err);
+    greta_status status = cache_path(name, &p->path, err);
     if (status) {
         return status;
     }
@@ -402,7 +402,7 @@ static greta_status sources_say(bool json, greta_error *err)
     for (size_t i = 0; i < COUNT_OF(sources); i++) {
         const source *s = &sources[i];
         char *path;
-        greta_status status = cache_path(s->name, ".gguf", &path, err);
+        greta_status status = cache_path(s->name, &path, err);
         if (status) {
             json_decref(list);
             return status;

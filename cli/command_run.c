@@ -166,6 +166,10 @@ static greta_status run_generate(run *self, greta_error *err)
         feed_args feed = {.id = &id, .n = 1, .from = position, .phase = GRETA_PHASE_DECODE,
                           .sink = logits_keep, .user = &self->keeper};
         status = runner_feed(&self->r, &feed, &n_fed, err);
+        if (!status && n_fed == 0) { /* a signal came first: there are no new logits to draw from */
+            self->stop = "interrupted";
+            break;
+        }
     }
     return status;
 }

@@ -40,7 +40,7 @@ flag_group model_group(model_args *args)
     return (flag_group){"Model", table, COUNT_OF(table), args};
 }
 
-greta_status cache_path(const char *name, const char *suffix, char **path, greta_error *err)
+greta_status cache_path(const char *name, char **path, greta_error *err)
 {
     const char *cache = getenv("GRETA_CACHE");
     const char *xdg = getenv("XDG_CACHE_HOME");
@@ -50,11 +50,11 @@ greta_status cache_path(const char *name, const char *suffix, char **path, greta
         return fail(err, GRETA_USAGE, "GRETA_CACHE \"\" is not the name of a folder");
     }
     if (cache) {
-        *path = text_new("%s/%s%s", cache, name, suffix);
+        *path = text_new("%s/%s.gguf", cache, name);
     } else if (xdg && *xdg == '/') { /* a relative one is to be ignored, says its specification */
-        *path = text_new("%s/greta/%s%s", xdg, name, suffix);
+        *path = text_new("%s/greta/%s.gguf", xdg, name);
     } else if (home && *home) {
-        *path = text_new("%s/.cache/greta/%s%s", home, name, suffix);
+        *path = text_new("%s/.cache/greta/%s.gguf", home, name);
     } else {
         fail(err, GRETA_USAGE, "no cache folder: HOME is not set");
         fail_hint(err, "set GRETA_CACHE to a folder");
@@ -77,12 +77,16 @@ greta_status model_path(const char *name, char **path, greta_error *err)
         *path = text_new("%s", name);
         return *path ? GRETA_OK : fail_memory(err);
     }
-    greta_status status = cache_path(name, ".gguf", path, err);
+    greta_status status = cache_path(name, path, err);
     if (!status && access(*path, F_OK) != 0) {
-        quoted(name, strlen(name), q);
-        status = is_pullable ? fail(err, GRETA_IO, "model %s has not been pulled", q)
-                             : fail(err, GRETA_IO, "%s: no such file or model", q);
-        fail_hint(err, is_pullable ? "run: greta pull %s" : "greta pull lists the models", name);
+        if (is_pullable) {
+            status = fail(err, GRETA_IO, "model %s has not been pulled", name);
+            fail_hint(err, "run: greta pull %s", name);
+        } else {
+            status = fail(err, GRETA_IO, "%s: no such file or model",
+                          quoted(name, strlen(name), q));
+            fail_hint(err, "greta pull lists the models");
+        }
         free(*path);
         *path = NULL;
     }

@@ -21,8 +21,8 @@ flag_group model_group(model_args *args);
 /* The file of NAME|FILE: a pulled model or a file. *path is malloc'd. */
 greta_status model_path(const char *name, char **path, greta_error *err);
 greta_status model_load(const model_args *args, greta_model **model, char **path, greta_error *err);
-/* <cache>/<name><suffix>, malloc'd. The cache is $GRETA_CACHE, else under $XDG_CACHE_HOME or ~. */
-greta_status cache_path(const char *name, const char *suffix, char **path, greta_error *err);
+/* <cache>/<name>.gguf, malloc'd. The cache is $GRETA_CACHE, else under $XDG_CACHE_HOME or ~. */
+greta_status cache_path(const char *name, char **path, greta_error *err);
 /* Whether `greta pull` knows the name (pull.c). */
 bool pull_knows(const char *name);
 /* printf into malloc'd memory; NULL: out of memory. */

@@ -45,7 +45,8 @@ void fail_hint(greta_error *err, const char *format, ...)
     }
 }
 
-const char *reason(int error_number, char out[96])
+/* In lower case: "no space left on device". */
+static const char *reason(int error_number, char out[96])
 {
     snprintf(out, 96, "%s", strerror(error_number));
     out[0] = (char)tolower((unsigned char)out[0]);
@@ -89,6 +90,13 @@ const char *quoted(const char *bytes, size_t n, char out[QUOTED_MAX])
 
 /* ---- stdout ---------------------------------------------------------------------------------- */
 
+static void signal_bus(int number)
+{
+    static const char line[] = "greta: a file became shorter while it was read (the model?)\n";
+    (void)number;
+    _exit(write(STDERR_FILENO, line, sizeof line - 1) < 0 ? GRETA_BUG : GRETA_IO);
+}
+
 void output_start(void)
 {
     for (int fd = 0; fd <= 2; fd++) {
@@ -101,6 +109,7 @@ void output_start(void)
             }
         }
     }
+    signal(SIGBUS, signal_bus);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an error of write, with its reason */
 }

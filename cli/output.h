@@ -22,15 +22,14 @@ void fail_hint(greta_error *err, const char *format, ...) __attribute__((format(
 greta_status fail_errno(greta_error *err, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 greta_status fail_memory(greta_error *err);
-/* The reason in lower case: "no space left on device". */
-const char *reason(int error_number, char out[96]);
 /* Printable ASCII copy, others as \xNN, cut at 120 characters with "...". */
 #define QUOTED_MAX 128
 const char *quoted(const char *bytes, size_t n, char out[QUOTED_MAX]);
 
 /* ---- stdout --------------------------------------------------------------------------------- */
 
-/* Gives closed standard streams a descriptor that fails or swallows, and ignores SIGPIPE. */
+/* Gives closed standard streams a descriptor that fails or swallows, ignores SIGPIPE, and turns
+ * SIGBUS (a mapped file that shrank) into an error line and exit code 4. */
 void output_start(void);
 greta_status output_bytes(const void *bytes, size_t n, greta_error *err);
 greta_status output_text(const char *text, greta_error *err);

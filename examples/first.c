@@ -1,20 +1,20 @@
-/* first.c - prints the best next token: first MODEL TEXT; cc first.c $(pkg-config --libs greta) */
+/* first.c - how a model goes on after "The sky is": first MODEL */
 #include <greta.h>
 #include <stdio.h>
-#include <string.h>
 int main(int argc, char **argv)
 {
-    const char *path = argc > 1 ? argv[1] : "model.gguf", *text = argc > 2 ? argv[2] : "The sky is";
+    size_t n = 0;
     greta_error err = {0};
-    greta_model *model = NULL;
-    greta_session *session = NULL;
+    greta_model *llm = NULL;
+    greta_session *run = NULL;
     greta_tokens ids = {0};
-    if (greta_model_open(path, &model, &err) || greta_session_new(model, NULL, &session, &err) ||
-        greta_tokenize(model, text, strlen(text), NULL, &ids, &err) ||
-        greta_session_feed(session, ids.id, ids.n, 0, &err)) {
+    if (greta_model_open(argv[argc - 1], &llm, &err) || greta_session_new(llm, NULL, &run, &err) ||
+        greta_tokenize(llm, "The sky is", 10, NULL, &ids, &err) ||
+        greta_session_feed(run, ids.id, ids.n, 0, &err)) {
         return fprintf(stderr, "first: %s\n", err.message) > 0;
     }
-    int32_t best = greta_sample(&(greta_sampler){0}, greta_session_logits(session, 0),
-                                greta_model_describe(model).n_vocab, &err);
-    puts(greta_token_bytes(model, best, NULL));
+    int32_t best = greta_sample(&(greta_sampler){0}, greta_session_logits(run, 0),
+                                greta_model_describe(llm).n_vocab, &err);
+    const char *word = greta_token_bytes(llm, best, &n);
+    printf("The sky is%.*s\n", (int)n, word);
 }

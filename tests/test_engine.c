@@ -43,6 +43,13 @@ void *realloc(void *old, size_t n)
 }
 #endif
 
+/* Sanitizers look for other mistakes than wrong bits: a few models show them. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { MODEL_STEP = 5 };
+#else
+enum { MODEL_STEP = 1 };
+#endif
+
 enum { N_TOKEN = 75 };
 
 typedef struct world {
@@ -162,7 +169,6 @@ static void batches_agree(world *w)
     int32_t at[3] = {0, 0, 0};
     for (int round = 0; at[0] < w->n; round++) {
         size_t n = 0;
-        int32_t first[3] = {at[0], at[1], at[2]};
         for (int32_t q = 0; q < (round < 6 ? 2 : 3); q++) {
             for (int32_t i = 0; i <= (round + q) % 4 && at[q] < w->n; i++) {
                 row[n++] = (greta_row){w->id[at[q]], at[q], q, 1};
@@ -178,7 +184,6 @@ static void batches_agree(world *w)
             check(greta_session_fork(s, 1, 2, &err), &err);
             at[2] = at[1];
         }
-        (void)first;
     }
     greta_session_free(s);
 }
@@ -194,7 +199,7 @@ static void every_cut_of_tiny_models_gives_the_same_bits(void **state)
         "--type Q4_K",          "--type Q5_K --bias --untied",
         "--type Q6_K",
     };
-    for (size_t i = 0; i < sizeof model / sizeof *model; i++) {
+    for (size_t i = 0; i < sizeof model / sizeof *model; i += MODEL_STEP) {
         char path[TINY_PATH];
         world w;
         assert_true(tiny_model("engine", model[i], path));

@@ -5,141 +5,9 @@
  * through the steps of verdict/isolate.h (plant_bench.h). What a plant must be called comes from
  * the catalogue, what it must be seen to read from the description of the plant.
  */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include "base/file.h"
-#include "plant_bench.h"
+#include "isolate_rig.h"
 #include "replay/norm_variant.h"
 #include "report/report.h"
-#include "tiny_model.h"
-
-#include <jansson.h>
-
-#define N_PROMPT 3
-#define N_TOKEN  42
-#define N_LAYER  3
-
-static greta_model *model;
-static int32_t tokens[N_PROMPT][N_TOKEN];
-static greta_prompt prompts[N_PROMPT];
-static const size_t lengths[N_PROMPT] = {6, 18, N_TOKEN}; /* no chunk of 2, 3, 4 ends on one row */
-
-static void check(greta_status status, const greta_error *err)
-{
-    char line[GRETA_ERROR_LINE];
-    if (status != GRETA_OK) {
-        fail_msg("%s", greta_error_line(err, line));
-    }
-}
-
-/* A folder of this process in the scratch folder. */
-static const char *folder(const char *name)
-{
-    static char path[8][TINY_PATH];
-    static int next;
-    const char *tmp = getenv("GRETA_TMP");
-    char *out = path[next++ % 8];
-    snprintf(out, TINY_PATH, "%s/isolate-%d-%s", tmp ? tmp : "/tmp", (int)getpid(), name);
-    return out;
-}
-
-static int setup(void **state)
-{
-    char path[TINY_PATH];
-    greta_error err = {0};
-    (void)state;
-    if (!tiny_model("isolate", "--layers 3 --vocab 500 --ff 128", path)) {
-        return -1;
-    }
-    check(greta_model_open(path, &model, &err), &err);
-    int32_t n_vocab = greta_model_describe(model).n_vocab;
-    static const char *const id[N_PROMPT] = {"short", "middle", "long"};
-    uint32_t random = 1;
-    for (int i = 0; i < N_PROMPT; i++) {
-        for (size_t k = 0; k < lengths[i]; k++) {
-            random = random * 1664525u + 1013904223u;
-            tokens[i][k] = (int32_t)((random >> 8) % (uint32_t)n_vocab);
-        }
-        prompts[i] = (greta_prompt){id[i], tokens[i], lengths[i]};
-    }
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    greta_model_release(model);
-    return 0;
-}
-
-static greta_isolate_options options_for(const char *name)
-{
-    return (greta_isolate_options){
-        .size = sizeof(greta_isolate_options),
-        .session = {.size = sizeof(greta_session_options), .n_thread = 1},
-        .layers = "all",
-        .fault_layer = -1,
-        .out = folder(name),
-        .overwrite = 1};
-}
-
-/* Runs, and checks that the JSON agrees with the verdict. Free with json_decref. */
-static json_t *run(const greta_isolate_options *options, const greta_prompt *p, size_t n,
-                   greta_status expected)
-{
-    greta_error err = {0};
-    greta_status verdict;
-    char *printed;
-    json_error_t parse;
-    greta_model *m = options->from ? NULL : model;
-    check(greta_isolate(m, p, n, options, 1, &printed, &verdict, &err), &err);
-    json_t *root = json_loads(printed, JSON_REJECT_DUPLICATES, &parse);
-    assert_non_null(root);
-    if (verdict != expected) {
-        fail_msg("verdict %d, expected %d: %s", (int)verdict, (int)expected,
-                 json_string_value(json_object_get(json_object_get(root, "headline"), "en")));
-    }
-    assert_int_equal(json_integer_value(json_object_get(root, "exit_code")), expected);
-    greta_free(printed);
-    return root;
-}
-
-static json_t *prompt_at(json_t *root, size_t i)
-{
-    json_t *p = json_array_get(json_object_get(root, "prompts"), i);
-    assert_non_null(p);
-    return p;
-}
-
-static const char *text_at(json_t *object, const char *key)
-{
-    const char *value = json_string_value(json_object_get(object, key));
-    return value ? value : "(null)";
-}
-
-static int64_t whole_at(json_t *object, const char *key)
-{
-    json_t *value = json_object_get(object, key);
-    return json_is_integer(value) ? json_integer_value(value) : -1;
-}
-
-/* The norm that the verdict of a prompt stands on; NULL: none. */
-static json_t *decisive(json_t *prompt)
-{
-    json_t *norms = json_object_get(prompt, "norms");
-    for (size_t i = 0; i < json_array_size(norms); i++) {
-        if (json_is_true(json_object_get(json_array_get(norms, i), "is_decisive"))) {
-            return json_array_get(norms, i);
-        }
-    }
-    return NULL;
-}
 
 /* ---- Clean runs ------------------------------------------------------------------------------ */
 
@@ -257,6 +125,27 @@ static void every_plant_is_named(void **state)
     }
     print_message("plants: %zu named; apart: %zu change no bit, %zu are another order of a sum\n",
                   count[PLANT_NAMED], count[PLANT_NO_BIT], count[PLANT_ROUNDING]);
+}
+
+/* An instrument that changes what it measures gives no verdict, whatever it measured. */
+static void tracing_that_changes_logits_is_suspect(void **state)
+{
+    greta_error err = {0};
+    greta_isolate_options o = options_for("suspect");
+    plant_bench bench;
+    analysis_prompt judged;
+    (void)state;
+    check(folder_make(o.out, &err), &err);
+    check(bench_open(&bench, model, &prompts[1], &o, &err), &err);
+    check(bench_run(&bench, fault_find("ffn_norm-no-root"), 1, &judged, &err), &err);
+    assert_int_equal(judged.verdict, GRETA_FAULT);
+    analysis_prompt_free(&judged);
+    judged.tracing = TRACING_OTHER_LOGITS;
+    check(bench_judge(&bench, &judged, &err), &err);
+    assert_int_equal(judged.verdict, GRETA_NO_VERDICT);
+    assert_int_equal(judged.state, VERDICT_INSTRUMENT_SUSPECT);
+    analysis_prompt_free(&judged);
+    bench_close(&bench);
 }
 
 /* The same through the command, in both modes of E1, with the source read from the JSON. */
@@ -422,187 +311,6 @@ static void the_worst_prompt_decides(void **state)
     json_decref(root);
 }
 
-/* ---- From traces ----------------------------------------------------------------------------- */
-
-static void drop_run_fields(json_t *root)
-{
-    for (size_t i = 0; i < json_array_size(json_object_get(root, "prompts")); i++) {
-        json_object_del(prompt_at(root, i), "tracing_keeps_logits");
-        json_object_del(prompt_at(root, i), "n_token");
-    }
-}
-
-/* The analysis of traces is that of the run which wrote them. */
-static void from_traces_as_from_the_run(void **state)
-{
-    static const char *const faults[] = {NULL, "ffn_norm-reads-previous-position",
-                                         "ffn_norm-eps-times-10-hidden"};
-    (void)state;
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
-        greta_isolate_options o = options_for(i == 0 ? "from-0" : i == 1 ? "from-1" : "from-2");
-        greta_status expected = faults[i] ? GRETA_FAULT : GRETA_OK;
-        o.fault = faults[i];
-        o.fault_layer = faults[i] ? 1 : -1;
-        json_t *ran = run(&o, prompts, N_PROMPT, expected);
-        o.from = o.out;
-        o.out = NULL;
-        o.fault = NULL;
-        json_t *read = run(&o, NULL, 0, expected);
-        /* Files are read in the order of their names. */
-        static const size_t place[N_PROMPT] = {2, 1, 0};
-        drop_run_fields(ran);
-        drop_run_fields(read);
-        for (size_t k = 0; k < N_PROMPT; k++) {
-            assert_true(json_equal(prompt_at(ran, k), prompt_at(read, place[k])));
-        }
-        json_decref(ran);
-        json_decref(read);
-    }
-}
-
-/* One session's run, traced as the switches of the environment do: prefill and the next token. */
-static void trace_of_a_run(const char *name, const greta_trace_options *given, int32_t decoded)
-{
-    greta_error err = {0};
-    greta_session *session;
-    char path[TINY_PATH];
-    greta_trace_options t = *given;
-    check(folder_make(folder(name), &err), &err);
-    snprintf(path, sizeof path, "%s/%s.jsonl", folder(name), given->prompt_id ? "named" : "plain");
-    t.size = sizeof t;
-    t.path = path;
-    t.overwrite = 1;
-    check(greta_session_new(model, NULL, &session, &err), &err);
-    check(greta_trace_begin(session, &t, &err), &err);
-    int32_t n = decoded < 0 ? 6 : decoded;
-    check(greta_session_feed(session, tokens[0], (size_t)n, 0, &err), &err);
-    if (decoded >= 0) {
-        greta_row row = {.token = tokens[0][decoded], .position = decoded, .want_logits = 1};
-        greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
-        check(greta_session_eval(session, &batch, &err), &err);
-    }
-    check(greta_trace_end(session, "complete", &err), &err);
-    greta_session_free(session);
-}
-
-static json_t *run_from(const char *name, greta_status expected)
-{
-    greta_isolate_options o = options_for(name);
-    o.from = folder(name);
-    o.layers = "0";
-    return run(&o, NULL, 0, expected);
-}
-
-static void from_the_switches(void **state)
-{
-    greta_trace_options norms = {.stages = "norms", .layers = "0", .sample = 1024};
-    (void)state;
-    trace_of_a_run("switches", &norms, 6);
-    json_t *root = run_from("switches", GRETA_NO_VERDICT);
-    assert_string_equal(text_at(prompt_at(root, 0), "state"), "NOT_COMPARABLE");
-    assert_string_equal(text_at(prompt_at(root, 0), "id"), "plain.jsonl");
-    json_decref(root);
-    norms.prompt_id = "named";
-    trace_of_a_run("switches", &norms, -1); /* another prompt, without a decode row */
-    root = run_from("switches", GRETA_NO_VERDICT);
-    assert_int_equal(json_array_size(json_object_get(root, "prompts")), 2);
-    assert_string_equal(text_at(prompt_at(root, 0), "id"), "named");
-    assert_string_equal(text_at(prompt_at(root, 0), "reason"), "no decode");
-    assert_string_equal(text_at(prompt_at(root, 0), "state"), "UNMEASURED");
-    json_decref(root);
-}
-
-/* Two single traces with one prompt id make a pair; without values the difference is found, and its
- * cause is not. */
-static void from_hashes_alone(void **state)
-{
-    greta_error err = {0};
-    greta_trace_options none = {.tokens = "last", .sample = 0, .prompt_id = "p"};
-    greta_isolate_options o = options_for("hashes");
-    (void)state;
-    trace_of_a_run("hashes", &none, -1);
-    none.prompt_id = NULL;
-    json_decref(run_from("hashes", GRETA_NO_VERDICT)); /* one side only */
-    for (int faulty = 0; faulty < 2; faulty++) {
-        greta_session *session;
-        char path[TINY_PATH];
-        greta_trace_options t = {.size = sizeof t,
-                                 .path = path,
-                                 .tokens = "last",
-                                 .sample = 0,
-                                 .prompt_id = "p",
-                                 .overwrite = 1};
-        snprintf(path, sizeof path, "%s/decode.jsonl", o.out);
-        isolate_run planted = {.model = model,
-                               .options = &o,
-                               .fault = faulty ? fault_find("ffn_norm-no-root") : NULL,
-                               .fault_layer = 1};
-        fault_planted *plant;
-        check(greta_session_new(model, &o.session, &session, &err), &err);
-        check(isolate_plant(&planted, session, -1, &plant, &err), &err);
-        if (plant) {
-            session_override override = {&plant->list, &plant->table, 1u << GRETA_PHASE_DECODE};
-            check(session_override_set(session, &override, &err), &err);
-        }
-        greta_row row = {.token = tokens[0][5], .position = 5, .want_logits = 1};
-        greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
-        check(greta_session_feed(session, tokens[0], 5, 0, &err), &err);
-        check(greta_trace_begin(session, &t, &err), &err);
-        check(greta_session_eval(session, &batch, &err), &err);
-        check(greta_trace_end(session, "complete", &err), &err);
-        greta_session_free(session);
-        fault_planted_free(plant);
-        json_t *root = run_from("hashes", faulty ? GRETA_FAULT : GRETA_OK);
-        if (faulty) {
-            json_t *norm = decisive(prompt_at(root, 0));
-            assert_int_equal(whole_at(norm, "layer"), 1);
-            assert_string_equal(text_at(prompt_at(root, 0), "bucket"), text_at(norm, "bucket"));
-            assert_string_not_equal(text_at(norm, "state"), "CONFIRMED");
-        }
-        json_decref(root);
-    }
-}
-
-/* A trace cut by --max-bytes never makes equal what it does not hold. */
-static void a_cut_trace_is_no_proof(void **state)
-{
-    greta_isolate_options o = options_for("cut");
-    (void)state;
-    o.bytes_max = 100000;
-    json_t *root = run(&o, &prompts[1], 1, GRETA_NO_VERDICT);
-    assert_string_equal(text_at(prompt_at(root, 0), "state"), "UNMEASURED");
-    json_decref(root);
-}
-
-static void damaged_traces_are_refused(void **state)
-{
-    greta_error err = {0};
-    greta_isolate_options o = options_for("damaged");
-    char path[TINY_PATH], *printed;
-    greta_status verdict;
-    (void)state;
-    check(greta_trace_pair(model, &prompts[0], &o, &err), &err);
-    snprintf(path, sizeof path, "%s/short.decode.jsonl", o.out);
-    FILE *file = fopen(path, "r+b");
-    assert_non_null(file);
-    fseek(file, 20000, SEEK_SET);
-    fputs("zzz", file);
-    fclose(file);
-    greta_isolate_options from = {.size = sizeof from, .from = o.out};
-    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err),
-                     GRETA_BAD_INPUT);
-    assert_null(printed);
-    assert_int_equal(verdict, GRETA_NO_VERDICT);
-    err = (greta_error){0};
-    from.from = folder("empty");
-    check(folder_make(from.from, &err), &err);
-    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err),
-                     GRETA_BAD_INPUT);
-    err = (greta_error){0};
-    from.from = folder("absent");
-    assert_int_equal(greta_isolate(NULL, NULL, 0, &from, 0, &printed, &verdict, &err), GRETA_IO);
-}
-
 /* ---- Usage ----------------------------------------------------------------------------------- */
 
 static void assert_refused(const greta_isolate_options *o, const greta_prompt *p, size_t n,
@@ -623,8 +331,12 @@ static void usage_is_checked_before_the_run(void **state)
 {
     greta_isolate_options good = options_for("usage"), o = good;
     greta_prompt twice[2] = {prompts[0], prompts[0]};
-    static const char *const bad_id[] = {"", "a/b", ".hidden", "tab\there", "\xff"};
+    static const char *const bad_id[] = {"", "sub/a", ".hidden", "tab\there", "\xff"};
     (void)state;
+    char path[TINY_PATH];
+    greta_error err = {0};
+    snprintf(path, sizeof path, "%s/sub", o.out);
+    check(folder_make(path, &err), &err);
     assert_refused(&o, NULL, 0, GRETA_USAGE);
     assert_refused(&o, twice, 2, GRETA_USAGE);
     for (size_t i = 0; i < sizeof bad_id / sizeof *bad_id; i++) {
@@ -638,6 +350,8 @@ static void usage_is_checked_before_the_run(void **state)
     o = good;
     o.layers = "0,3";
     assert_refused(&o, prompts, 1, GRETA_USAGE);
+    snprintf(path, sizeof path, "%s/short.prefill.jsonl", o.out);
+    assert_int_not_equal(access(path, F_OK), 0); /* before anything ran */
     o = good;
     o.fault = "no-such-fault";
     assert_refused(&o, prompts, 1, GRETA_USAGE);
@@ -660,6 +374,8 @@ static void reports_are_not_overwritten(void **state)
     json_decref(run(&o, prompts, 1, GRETA_OK));
     o.overwrite = 0;
     assert_refused(&o, prompts, 1, GRETA_USAGE);
+    o.from = o.out; /* here only the reports are in the way */
+    assert_refused(&o, NULL, 0, GRETA_USAGE);
 }
 
 static void exact_context_fits(void **state)
@@ -753,17 +469,13 @@ int main(void)
         cmocka_unit_test(clean_runs_are_aligned),
         cmocka_unit_test(tracing_changes_no_bit),
         cmocka_unit_test(every_plant_is_named),
+        cmocka_unit_test(tracing_that_changes_logits_is_suspect),
         cmocka_unit_test(plants_through_the_command),
         cmocka_unit_test(the_seed_draws_the_layer),
         cmocka_unit_test(e0_is_not_comparable),
         cmocka_unit_test(one_path_is_no_comparison),
         cmocka_unit_test(the_smallest_pair),
         cmocka_unit_test(the_worst_prompt_decides),
-        cmocka_unit_test(from_traces_as_from_the_run),
-        cmocka_unit_test(from_the_switches),
-        cmocka_unit_test(from_hashes_alone),
-        cmocka_unit_test(a_cut_trace_is_no_proof),
-        cmocka_unit_test(damaged_traces_are_refused),
         cmocka_unit_test(usage_is_checked_before_the_run),
         cmocka_unit_test(reports_are_not_overwritten),
         cmocka_unit_test(exact_context_fits),

@@ -34,6 +34,8 @@ void analysis_free(analysis *a)
     for (size_t i = 0; i < a->n_command; i++) {
         free(a->command[i]);
     }
+    free(a->out);
+    free(a->traces);
     free(a->prompt);
     free(a->command);
     *a = (analysis){0};

@@ -114,10 +114,10 @@ const char *analysis_mode_name(analysis_mode mode); /* "E1 fresh", "E1 truncate"
 
 typedef struct analysis {
     analysis_mode mode;
-    char layers[TRACE_NAME_MAX];                /* of the first table, as chosen */
-    bool has_out;                               /* reports were written */
-    char out[ESCAPED_MAX], traces[ESCAPED_MAX]; /* folders, as the caller named them */
-    char **command;                             /* (n_command) what reproduces this, malloc'd */
+    char layers[TRACE_NAME_MAX]; /* of the first table, as chosen */
+    bool has_out;                /* reports were written */
+    char *out, *traces;          /* folders, as the caller named them; printable, malloc'd */
+    char **command;              /* (n_command) what reproduces this, malloc'd */
     size_t n_command;
     analysis_prompt *prompt; /* (n_prompt) */
     size_t n_prompt;

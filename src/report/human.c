@@ -33,23 +33,6 @@ static void write_norms(text *t, const analysis *a)
 
 /* ---- Prompts --------------------------------------------------------------------------------- */
 
-/* Judged norms beside the one that decides: later faults, and plants that changed nothing. */
-static void write_others(text *t, const analysis_prompt *p)
-{
-    for (size_t k = 0; k < p->n_norm && p->why == REASON_NONE; k++) {
-        const norm_line *norm = &p->norm[k];
-        bool is_plain = norm->found.state == VERDICT_EQUAL && !norm->found.changed_no_bit;
-        if (norm->is_decisive || is_plain || norm->found.state == VERDICT_INHERITED) {
-            continue;
-        }
-        char layer[LAYER_MAX];
-        text_string(t, "  also: ");
-        say_norm(t, LANG_EN, norm);
-        text_format(t, ": layer %s; %s\n", layer_text(norm->layer, layer),
-                    analysis_bucket(norm->found.state, norm->found.cause));
-    }
-}
-
 static void write_window(text *t, const analysis_prompt *p)
 {
     if (p->first == p->n_stage) {
@@ -81,7 +64,7 @@ static void write_prompt(text *t, const analysis_prompt *p)
         say_norm_details(t, LANG_EN, norm);
         text_string(t, t->length == before ? " none beyond the numbers.\n" : "\n");
     }
-    write_others(t, p);
+    say_others(t, LANG_EN, p, "  also: ");
     write_window(t, p);
 }
 

@@ -124,6 +124,7 @@ static void write_interpretation(text *t, lang l, const analysis *a)
             seen = seen ? seen : p;
         }
         text_string(t, "\n");
+        say_others(t, l, p, SAY("  - also: ", "  - además: "));
     }
     if (seen) {
         text_string(t, "- ");

@@ -28,6 +28,9 @@ void say_prompt(text *t, lang l, const analysis_prompt *p);
 void say_norm(text *t, lang l, const norm_line *norm);
 /* What else is known about it; full sentences, each led by a space; may be none. */
 void say_norm_details(text *t, lang l, const norm_line *norm);
+/* Judged norms beside the one that decides: later faults, and wrong operands that changed nothing;
+ * each a line led by `lead`; may be none. */
+void say_others(text *t, lang l, const analysis_prompt *p, const char *lead);
 /* How many stages were measured, and how many differ. */
 void say_coverage(text *t, lang l, const analysis_prompt *p);
 /* Whether tracing changed the logits and the canary was found. Full sentences. */
@@ -41,6 +44,9 @@ void say_configuration(text *t, const trace_header *h);
 /* "token 198 at position 12, pass 0, row 12 of 13, p0_short.prefill.jsonl" */
 void say_side(text *t, lang l, const analysis_side *s);
 
+/* A phrase of a finding or of evidence, escaped. Returns `out`. */
+#define PHRASE_MAX (2 * ESCAPED_MAX)
+const char *say_phrase(lang l, const char *english, char out[PHRASE_MAX]);
 /* The layer as a cell: "3"; "-" outside the layers. */
 #define LAYER_MAX 16
 const char *layer_text(int32_t layer, char out[LAYER_MAX]);

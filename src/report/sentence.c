@@ -30,75 +30,6 @@ const char *layer_text(int32_t layer, char out[LAYER_MAX])
     return out;
 }
 
-/* ---- Phrases --------------------------------------------------------------------------------- */
-
-/* What replay calls its hypotheses (replay/norm.c, norm_variant.c), and the same in Spanish. */
-static const struct {
-    const char *en, *es;
-} phrases[] = {
-    {"sum of squares for their mean", "la suma de los cuadrados en vez de su media"},
-    {"no root", "sin raíz"},
-    {"eps outside the root", "eps fuera de la raíz"},
-    {"not normalised", "sin normalizar"},
-    {"mean subtracted", "con la media restada"},
-    {"mean subtracted (summed in binary64)", "con la media restada (sumada en binary64)"},
-    {"mean subtracted (summed in index order)", "con la media restada (sumada en orden)"},
-    {"mean subtracted after the root", "con la media restada tras la raíz"},
-    {"1 + weight for weight", "1 + peso en vez de peso"},
-    {"weight missing", "sin el peso"},
-    {"weight applied twice", "con el peso aplicado dos veces"},
-    {"weights reversed", "pesos en orden inverso"},
-    {"halves of the weights swapped", "mitades de los pesos intercambiadas"},
-    {"weights at index 2i mod n", "pesos en el índice 2i mod n"},
-    {"weights at index i/2", "pesos en el índice i/2"},
-    {"weights rotated by 1", "pesos rotados en 1"},
-    {"weights rotated by -1", "pesos rotados en -1"},
-    {"neighbours of the weights swapped", "pesos vecinos intercambiados"},
-    {"first weight for all", "el primer peso para todos"},
-    {"squares summed in index order", "cuadrados sumados en orden"},
-    {"squares summed in reverse order", "cuadrados sumados en orden inverso"},
-    {"squares summed pairwise", "cuadrados sumados por pares"},
-    {"squares summed in 4 lanes", "cuadrados sumados en 4 carriles"},
-    {"squares summed in 8 lanes", "cuadrados sumados en 8 carriles"},
-    {"squares summed in 16 lanes", "cuadrados sumados en 16 carriles"},
-    {"squares summed in 32 lanes", "cuadrados sumados en 32 carriles"},
-    {"squares summed in binary64", "cuadrados sumados en binary64"},
-    {"squares summed in a fused chain", "cuadrados sumados en una cadena fusionada"},
-    {"squares summed in 8 fused chains", "cuadrados sumados en 8 cadenas fusionadas"},
-    {"inverse rms and weight multiplied first", "rms inverso y peso multiplicados primero"},
-    {"row and weight multiplied first", "fila y peso multiplicados primero"},
-    {"row divided by its rms", "fila dividida por su rms"},
-};
-
-/* The classifier calls the sides run A and run B. */
-static void name_runs(const char *english, char out[ESCAPED_MAX])
-{
-    size_t n = 0;
-    for (const char *at = english; *at && n + 16 < ESCAPED_MAX; at++) {
-        bool is_a = strncmp(at, "run A", 5) == 0, is_b = strncmp(at, "run B", 5) == 0;
-        if (is_a || is_b) {
-            n +=
-                (size_t)snprintf(out + n, ESCAPED_MAX - n, "%s", is_a ? "prefill_last" : "decode0");
-            at += 4;
-        } else {
-            out[n++] = *at;
-        }
-    }
-    out[n] = '\0';
-}
-
-static const char *phrase(lang l, const char *english, char out[ESCAPED_MAX])
-{
-    char named[ESCAPED_MAX];
-    for (size_t i = 0; l == LANG_ES && i < COUNT_OF(phrases); i++) {
-        if (strcmp(english, phrases[i].en) == 0) {
-            return phrases[i].es;
-        }
-    }
-    name_runs(english, named);
-    return safe(named, out);
-}
-
 static const char *who(lang l, unsigned sides)
 {
     switch (sides) {
@@ -146,7 +77,7 @@ static void say_input_selection(text *t, lang l, const norm_line *norm)
 static void say_numbers(text *t, lang l, const norm_line *norm)
 {
     const finding *f = &norm->found;
-    char used[NUMBER_MAX], healthy[NUMBER_MAX], quoted[ESCAPED_MAX];
+    char used[NUMBER_MAX], healthy[NUMBER_MAX], quoted[PHRASE_MAX];
     number_f32((float)f->number_used, used);
     number_f32((float)f->number_healthy, healthy);
     text_format(t, SAY("%s computes %s with ", "%s calcula %s con "), who(l, f->sides),
@@ -160,19 +91,19 @@ static void say_numbers(text *t, lang l, const norm_line *norm)
             used, healthy);
     } else {
         text_format(t, SAY("a wrong number (%s)", "un número equivocado (%s)"),
-                    phrase(l, f->phrase, quoted));
+                    say_phrase(l, f->phrase, quoted));
     }
 }
 
 static void say_weights(text *t, lang l, const norm_line *norm)
 {
     const finding *f = &norm->found;
-    char name[ESCAPED_MAX];
+    char name[PHRASE_MAX];
     text_format(t, SAY("%s reads for %s ", "%s lee para %s "), who(l, f->sides),
                 stage_name(norm->name));
     if (f->weight.kind[0]) {
         text_format(t, SAY("its weights rearranged (%s)", "sus pesos reordenados (%s)"),
-                    phrase(l, f->weight.kind, name));
+                    say_phrase(l, f->weight.kind, name));
     } else if (f->weight.is_other_tensor) {
         text_format(t, SAY("the weights %s instead of its own", "los pesos %s en vez de los suyos"),
                     safe(f->weight.tensor, name));
@@ -188,7 +119,7 @@ void say_norm(text *t, lang l, const norm_line *norm)
 {
     const finding *f = &norm->found;
     const char *op = stage_name(norm->name);
-    char quoted[ESCAPED_MAX];
+    char quoted[PHRASE_MAX];
     bool is_named = f->state == VERDICT_CONFIRMED || f->state == VERDICT_SUSPECTED;
     if (is_named && f->cause == CAUSE_INPUT_SELECTION) {
         say_input_selection(t, l, norm);
@@ -199,27 +130,29 @@ void say_norm(text *t, lang l, const norm_line *norm)
     } else if (is_named && f->cause == CAUSE_KERNEL_MATH) {
         text_format(
             t, SAY("%s computes %s by another formula (%s)", "%s calcula %s con otra fórmula (%s)"),
-            who(l, f->sides), op, phrase(l, f->phrase, quoted));
+            who(l, f->sides), op, say_phrase(l, f->phrase, quoted));
     } else if (is_named && f->cause == CAUSE_ROUNDING) {
         text_format(t,
                     SAY("%s rounds %s in another order (%s)", "%s redondea %s en otro orden (%s)"),
-                    who(l, f->sides), op, phrase(l, f->phrase, quoted));
+                    who(l, f->sides), op, say_phrase(l, f->phrase, quoted));
+    } else if (f->state == VERDICT_EQUAL && f->changed_no_bit) {
+        text_format(t,
+                    SAY("%s has a wrong operand or number in %s (%s)",
+                        "%s tiene un operando o número equivocado en %s (%s)"),
+                    who(l, f->sides), op, say_phrase(l, f->phrase, quoted));
     } else if (f->state == VERDICT_EQUAL) {
         text_format(t,
-                    f->changed_no_bit
-                        ? SAY("prefill_last and decode0 agree bit for bit in %s, although %s",
-                              "prefill_last y decode0 coinciden bit a bit en %s, aunque: %s")
-                        : SAY("prefill_last and decode0 agree bit for bit in %s (%s)",
-                              "prefill_last y decode0 coinciden bit a bit en %s (%s)"),
-                    op, phrase(l, f->phrase, quoted));
+                    SAY("prefill_last and decode0 agree bit for bit in %s (%s)",
+                        "prefill_last y decode0 coinciden bit a bit en %s (%s)"),
+                    op, say_phrase(l, f->phrase, quoted));
     } else if (f->state == VERDICT_INHERITED) {
         text_format(t,
                     SAY("%s differs only because its input does (%s)",
                         "%s difiere solo porque difiere su entrada (%s)"),
-                    op, phrase(l, f->phrase, quoted));
+                    op, say_phrase(l, f->phrase, quoted));
     } else {
         text_format(t, SAY("%s is not decided: %s", "%s queda sin decidir: %s"), op,
-                    phrase(l, f->phrase, quoted));
+                    say_phrase(l, f->phrase, quoted));
     }
 }
 
@@ -287,10 +220,33 @@ static void say_source(text *t, lang l, const norm_line *norm)
     }
 }
 
+/* The first hypothesis of each cause that gives the recorded bits, and how many more. */
+static void say_fits(text *t, lang l, const finding *f)
+{
+    char quoted[PHRASE_MAX];
+    for (cause c = CAUSE_NONE; c < CAUSE_COUNT; c++) {
+        const evidence *first = NULL;
+        int32_t n = 0;
+        for (int32_t i = 0; i < f->n_fit; i++) {
+            if (f->fit[i]->cause == c) {
+                first = first ? first : f->fit[i];
+                n++;
+            }
+        }
+        if (first) {
+            text_format(t, SAY(" Fits: %s (%s", " Encaja: %s (%s"), cause_name(c),
+                        say_phrase(l, first->phrase, quoted));
+            if (n > 1) {
+                text_format(t, SAY("; and %" PRId32 " more", "; y %" PRId32 " más"), n - 1);
+            }
+            text_string(t, ").");
+        }
+    }
+}
+
 void say_norm_details(text *t, lang l, const norm_line *norm)
 {
     const finding *f = &norm->found;
-    char quoted[ESCAPED_MAX];
     if (f->state == VERDICT_CONFIRMED) {
         text_format(t,
                     SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
@@ -300,10 +256,7 @@ void say_norm_details(text *t, lang l, const norm_line *norm)
                     f->replay_kernel, stage_name(norm->name));
     }
     if (f->state == VERDICT_SUSPECTED) {
-        for (int32_t i = 0; i < f->n_fit; i++) {
-            text_format(t, SAY(" Fits: %s (%s).", " Encaja: %s (%s)."),
-                        cause_name(f->fit[i]->cause), phrase(l, f->fit[i]->phrase, quoted));
-        }
+        say_fits(t, l, f);
     }
     say_operands(t, l, f);
     say_source(t, l, norm);
@@ -452,6 +405,22 @@ void say_prompt(text *t, lang l, const analysis_prompt *p)
         text_string(t, verdict_state_name(p->state));
     } else if (p->verdict == GRETA_NO_VERDICT) {
         text_format(t, "; %s", verdict_state_name(p->state));
+    }
+}
+
+void say_others(text *t, lang l, const analysis_prompt *p, const char *lead)
+{
+    for (size_t k = 0; k < p->n_norm && p->why == REASON_NONE; k++) {
+        const norm_line *norm = &p->norm[k];
+        bool is_plain = norm->found.state == VERDICT_EQUAL && !norm->found.changed_no_bit;
+        if (norm->is_decisive || is_plain || norm->found.state == VERDICT_INHERITED) {
+            continue;
+        }
+        text_string(t, lead);
+        say_norm(t, l, norm);
+        text_string(t, ": ");
+        say_place(t, l, norm->layer, p->side[SIDE_B].position);
+        text_format(t, "; %s\n", analysis_bucket(norm->found.state, norm->found.cause));
     }
 }
 

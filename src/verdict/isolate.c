@@ -211,25 +211,36 @@ static greta_status isolate_folder(greta_model *model, const greta_isolate_optio
 
 /* ---- What reproduces it ---------------------------------------------------------------------- */
 
-/* As a shell reads it. */
+/* The whole path; bytes that no terminal should see as \xNN. */
 static void say_path(text *t, const char *path)
 {
-    char shown[ESCAPED_MAX];
-    escape(path, strlen(path), shown);
-    bool is_plain = shown[0] != '\0';
-    for (const char *at = shown; *at; at++) {
-        bool is_letter = (*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z');
-        is_plain = is_plain && (is_letter || strchr("0123456789_./-", *at));
+    bool is_valid = utf8_is_valid(path, strlen(path));
+    for (const char *at = path; *at; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c < 0x20 || c == 0x7f || (c >= 0x80 && !is_valid)) {
+            text_format(t, "\\x%02x", c);
+        } else {
+            text_append(t, at, 1);
+        }
     }
-    if (is_plain) {
-        text_string(t, shown);
-        return;
+}
+
+/* As a shell reads it. */
+static void say_argument(text *t, const char *argument)
+{
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-,";
+    text shown = {0};
+    say_path(&shown, argument);
+    bool is_plain = shown.length > 0 && strspn(shown.data, plain) == shown.length;
+    text_string(t, is_plain ? "" : "'");
+    for (size_t i = 0; i < shown.length; i++) {
+        const char *c = &shown.data[i];
+        text_append(t, *c == '\'' ? "'\\''" : c, *c == '\'' ? 4 : 1);
     }
-    text_string(t, "'");
-    for (const char *at = shown; *at; at++) {
-        text_string(t, *at == '\'' ? "'\\''" : (char[2]){*at, '\0'});
-    }
-    text_string(t, "'");
+    text_string(t, is_plain ? "" : "'");
+    t->failed = t->failed || shown.failed;
+    text_free(&shown);
 }
 
 static void say_number(text *t, const char *flag, int32_t value)
@@ -252,7 +263,8 @@ static void say_run(text *t, const isolate_run *run)
     text_string(t, o->session.kv == GRETA_KV_F32 ? " --kv f32" : "");
     text_string(t, o->session.act == GRETA_ACT_F32 ? " --act f32" : "");
     if (o->session.cpu) {
-        text_format(t, " --cpu %s", o->session.cpu);
+        text_string(t, " --cpu ");
+        say_argument(t, o->session.cpu);
     }
     if (run->fault) {
         text_format(t, " --fault %s --fault-layer %" PRId32, run->fault->name, run->fault_layer);
@@ -263,7 +275,7 @@ static void say_layers(text *t, const greta_isolate_options *o)
 {
     if (o->layers) {
         text_string(t, " --layers ");
-        say_path(t, o->layers);
+        say_argument(t, o->layers);
     }
 }
 
@@ -286,18 +298,18 @@ static greta_status commands_fill(const isolate_run *run, analysis *a, greta_err
         say_run(&t, run);
         say_layers(&t, o);
         text_string(&t, " --out ");
-        say_path(&t, o->out);
+        say_argument(&t, o->out);
         GRETA_TRY(command_add(a, &t, err));
     }
     if (!analysis_has_traces(a)) {
         return GRETA_OK;
     }
     text_string(&t, "greta isolate --from ");
-    say_path(&t, o->from ? o->from : o->out);
+    say_argument(&t, o->from ? o->from : o->out);
     say_layers(&t, o);
     if (o->from && o->out) {
         text_string(&t, " --out ");
-        say_path(&t, o->out);
+        say_argument(&t, o->out);
     }
     return command_add(a, &t, err);
 }
@@ -315,11 +327,11 @@ static greta_status analysis_begin(const greta_isolate_options *o, analysis *a, 
                            strlen(layers), sizeof a->layers - 1);
     }
     memcpy(a->layers, layers, strlen(layers) + 1);
-    escape(traces, strlen(traces), a->traces);
-    if (o->out) {
-        escape(o->out, strlen(o->out), a->out);
-    }
-    return GRETA_OK;
+    text t = {0};
+    say_path(&t, traces);
+    GRETA_TRY(text_take(&t, &a->traces, err));
+    say_path(&t, o->out ? o->out : "");
+    return text_take(&t, &a->out, err);
 }
 
 static greta_status report_write(const greta_isolate_options *o, const char *name, text *t,
@@ -351,9 +363,23 @@ static greta_status reports_write(const greta_isolate_options *o, const analysis
     return report_write(o, report_names[2], &t, err);
 }
 
-static greta_status isolate_run_all(const isolate_run *run, const greta_prompt *prompts, size_t n,
-                                    analysis *a, greta_error *err)
+/* All that can be refused is refused here. */
+static greta_status run_check(isolate_run *run, const greta_prompt *prompts, size_t n,
+                              const analysis *a, greta_error *err)
 {
+    if (!run->options->from) {
+        GRETA_TRY(prompts_check(prompts, n, err));
+        GRETA_TRY(layers_check(a->layers, run->model->cfg.n_layer, err));
+        GRETA_TRY(isolate_run_init(run->model, run->options, run, err));
+    }
+    return out_check(run->options, err);
+}
+
+static greta_status isolate_all(isolate_run *run, const greta_prompt *prompts, size_t n,
+                                analysis *a, greta_error *err)
+{
+    GRETA_TRY(analysis_begin(run->options, a, err));
+    GRETA_TRY(run_check(run, prompts, n, a, err));
     GRETA_TRY(run->options->from ? isolate_folder(run->model, run->options, a, err)
                                  : isolate_prompts(run, prompts, n, a, err));
     analysis_conclude(a);
@@ -385,22 +411,13 @@ greta_status greta_isolate(greta_model *model, const greta_prompt *prompts, size
                            const greta_isolate_options *options, int json, char **out,
                            greta_status *verdict, greta_error *err)
 {
-    isolate_run run;
+    isolate_run run = {.model = model, .options = options};
     analysis a = {0};
     text t = {0};
     *out = NULL;
     *verdict = GRETA_NO_VERDICT;
     GRETA_TRY(options_check(model, options, err));
-    GRETA_TRY(analysis_begin(options, &a, err));
-    if (!options->from) {
-        GRETA_TRY(prompts_check(prompts, n, err));
-        GRETA_TRY(layers_check(a.layers, model->cfg.n_layer, err));
-        GRETA_TRY(isolate_run_init(model, options, &run, err));
-    } else {
-        run = (isolate_run){.model = model, .options = options};
-    }
-    GRETA_TRY(out_check(options, err));
-    greta_status status = isolate_run_all(&run, prompts, n, &a, err);
+    greta_status status = isolate_all(&run, prompts, n, &a, err);
     if (status == GRETA_OK && json) {
         status = report_json(&t, &a, err);
     } else if (status == GRETA_OK) {
@@ -422,6 +439,9 @@ greta_status greta_trace_pair(greta_model *model, const greta_prompt *prompt,
     isolate_files files;
     analysis_prompt recorded = {0};
     GRETA_TRY(options_check(model, options, err));
+    if (options->from) {
+        return error_set(err, GRETA_USAGE, "traces are written from a run, not from traces");
+    }
     GRETA_TRY(prompts_check(prompt, 1, err));
     GRETA_TRY(isolate_run_init(model, options, &run, err));
     GRETA_TRY(folder_make(options->out, err));

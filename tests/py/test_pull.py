@@ -32,6 +32,7 @@ if argv[:3] != ["-m", "pip", "download"]:
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     calls.write(" ".join(argv) + "\\n")
 if mood == "no network":
+    Path(os.environ["TMPDIR"], "pip-unpack.whl").write_bytes(b"what came before the line broke")
     print("WARNING: Retrying (Retry(total=0)) after connection broken: no route to host")
     print("ERROR: Could not find a version that satisfies the requirement " + argv[-1])
     sys.exit("ERROR: No matching distribution found for " + argv[-1])
