@@ -1,7 +1,7 @@
 /* test_base.c - the ground everything stands on: errors, text, hashes, tables.
  *
- * Numbers as text, files and the thread pool have programs of their own: test_number.c, test_file.c,
- * test_threads.c.
+ * Numbers as text, files and the thread pool have programs of their own: test_number.c,
+ * test_file.c, test_threads.c.
  */
 #include "base/checked.h"
 #include "base/dtype.h"

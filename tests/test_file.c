@@ -1,5 +1,8 @@
-/* test_file.c - files read and written: what is refused and why, what is seen of a change, and that
- * a failed write leaves the old file. All of it happens in one folder of its own. */
+/* test_file.c - files read and written.
+ *
+ * What is refused and why, what is seen of a change, and that a failed write leaves the old file.
+ * All of it happens in one folder of its own, never in a system path.
+ */
 #include "base/file.h"
 
 #include <fcntl.h>

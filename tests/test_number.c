@@ -1,5 +1,8 @@
-/* test_number.c - numbers as text, judged by the C library: strtof, strtod and snprintf in the "C"
- * locale and the default rounding mode, where they are exact. */
+/* test_number.c - numbers as text, judged by the C library.
+ *
+ * strtof, strtod and snprintf are exact in the "C" locale and the default rounding mode; ours must
+ * agree with them in every locale and rounding mode.
+ */
 #include "base/text.h"
 
 #include <fenv.h>

@@ -1,5 +1,8 @@
-/* test_threads.c - the pool: every share done exactly once, whatever the number of threads, whether
- * they spin or sleep, and however many of them could be created. Time is never asserted. */
+/* test_threads.c - the pool: every share is done exactly once.
+ *
+ * Whatever the number of threads, whether they spin or sleep, and however many of them could be
+ * created. Time is never asserted.
+ */
 #include "base/limits.h"
 #include "base/threads.h"
 
