@@ -12,10 +12,12 @@
 #include <cmocka.h>
 
 static const char template[] =
-    "{%- if tools %}\n    {{- messages | tojson(1, [2]) }}\n{%- elif messages[0]['role'] == 'system' %}\n"
+    "{%- if tools %}\n    {{- messages | tojson(1, [2]) }}\n"
+    "{%- elif messages[0]['role'] == 'system' %}\n"
     "{{- '<|im_start|>' + messages[0].content | trim }}{% set n = loop is not defined %}\n"
-    "{%- else %}\n  {# \"note\" -#} {{ \"\\x41\\u00e9\\n<|im_end|>\" ~ (1 + 2) % 2 }}\n{%- endif -%}\n"
-    "{%- for m in messages[1:-1] %}\n  {% if not (m.role != \"user\" and loop.last) or 'role' in m and n %}\n"
+    "{%- else %}\n  {# \"note\" -#} {{ \"\\x41\\u00e9\\n<|im_end|>\" ~ (1 + 2) % 2 }}\n"
+    "{%- endif -%}\n{%- for m in messages[1:-1] %}\n"
+    "  {% if not (m.role != \"user\" and loop.last) or 'role' in m and n %}\n"
     "{{ m.content.strip() if m['content'] is string else raise_exception('no') }}{{ bos_token }}\n"
     "  {%- endif %}\n{% endfor %}\n{% if add_generation_prompt %}<|im_start|>{% endif %}\n";
 

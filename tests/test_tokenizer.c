@@ -269,7 +269,7 @@ static void expect(const opened *o, const char *data, const char *expected)
     expect_with(o, NULL, data, expected);
 }
 
-/* ---- Bad vocabularies -------------------------------------------------------------------------- */
+/* ---- Bad vocabularies ------------------------------------------------------------------------ */
 
 static void test_arrays(void **state)
 {
@@ -453,7 +453,7 @@ static void test_turned_bits(void **state)
     free(b.data);
 }
 
-/* ---- Byte pair encoding ------------------------------------------------------------------------ */
+/* ---- Byte pair encoding ---------------------------------------------------------------------- */
 
 static void test_order_of_merges(void **state)
 {
@@ -563,7 +563,7 @@ static void test_long_words(void **state)
     }
 }
 
-/* ---- Words ------------------------------------------------------------------------------------- */
+/* ---- Words ----------------------------------------------------------------------------------- */
 
 static void test_families_differ(void **state)
 {
@@ -598,7 +598,7 @@ static void test_families_differ(void **state)
     shut(&o);
 }
 
-/* ---- Added tokens and ends --------------------------------------------------------------------- */
+/* ---- Added tokens and ends ------------------------------------------------------------------- */
 
 static void test_added_tokens(void **state)
 {
@@ -612,7 +612,7 @@ static void test_added_tokens(void **state)
     expect_with(&o, &special, "<|a|><|b|>", "<|a|><|b|>"); /* the longest */
     expect_with(&o, &special, "<|a|><|b", "<|a|>,<,|,b");
     expect_with(&o, &special, "<<|a|>|a|", "<,<|a|>,|a|");
-    expect(&o, "x<|a|>y", "x,<,|,a,|,>,y"); /* nothing is looked for inside a control token's text */
+    expect(&o, "x<|a|>y", "x,<,|,a,|,>,y"); /* nothing is looked for inside a control token */
     expect(&o, "|a|", "|a|");
     expect(&o, "<tool>", "<tool>");
     expect(&o, "<tool", "<,t,o,ol");
@@ -660,8 +660,8 @@ static void test_bos_and_eos(void **state)
 static void test_ends(void **state)
 {
     (void)state;
-    spec s = {.token = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "eos", "eot",
-                        "<|im_start|>"},
+    spec s = {.token = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "eos",
+                        "eot", "<|im_start|>"},
               .type = {CONTROL, CONTROL, 0, CONTROL, 0, 0, CONTROL},
               .eos = 260, .eot = 261};
     static const bool expected[] = {true, true, false, true, true, true, false};
@@ -674,7 +674,7 @@ static void test_ends(void **state)
     shut(&o);
 }
 
-/* ---- Bytes ------------------------------------------------------------------------------------- */
+/* ---- Bytes ----------------------------------------------------------------------------------- */
 
 static void test_invalid_utf8(void **state)
 {
@@ -707,7 +707,8 @@ static void test_unknown_bytes(void **state)
     assert_null(tokens.id);
     assert_int_equal(tokens.n, 0);
     /* Dropped before merging, as the reference does: what stood around it may join. */
-    assert_int_equal(tokenizer_encode(o.t, "\xc0!\x04!\xc0\x04", 6, &drop, &tokens, &err), GRETA_OK);
+    assert_int_equal(tokenizer_encode(o.t, "\xc0!\x04!\xc0\x04", 6, &drop, &tokens, &err),
+                     GRETA_OK);
     assert_int_equal(tokens.n, 2);
     assert_int_equal(tokens.n_dropped, 4);
     greta_free(tokens.id);

@@ -30,7 +30,7 @@ static const lexeme *here(const chat *c)
     return &c->template.item[c->at];
 }
 
-/* ---- Refusals ---------------------------------------------------------------------------------- */
+/* ---- Refusals -------------------------------------------------------------------------------- */
 
 greta_status chat_refuse(chat *c, const char *what, const lexeme *name)
 {
@@ -60,12 +60,13 @@ greta_status chat_refuse_value(chat *c, value v)
                      name == NULL ? "" : escape(name->text, name->length, shown));
 }
 
-/* ---- Statements -------------------------------------------------------------------------------- */
+/* ---- Statements ------------------------------------------------------------------------------ */
 
 /* An expression whose value is needed. */
 static greta_status needed(chat *c, bool is_iterable, value *v)
 {
     GRETA_TRY(chat_evaluate(c, is_iterable, v));
+    GRETA_TRY(c->failure);
     return v->kind == VALUE_REFUSED ? chat_refuse_value(c, *v) : GRETA_OK;
 }
 
@@ -86,6 +87,7 @@ static greta_status print(chat *c)
     GRETA_TRY(needed(c, false, &v));
     GRETA_TRY(tag_end(c, LEXEME_PRINT_END));
     v = chat_to_string(c, v);
+    GRETA_TRY(c->failure);
     if (v.kind == VALUE_REFUSED) {
         return chat_refuse_value(c, v);
     }
@@ -126,7 +128,7 @@ static greta_status set(chat *c)
     return tag_end(c, LEXEME_TAG_END);
 }
 
-/* Goes to the first clause that holds, or behind the endif. `tag` is the if; its condition is next. */
+/* Goes to the first clause that holds, or behind the endif. `tag` is the if. */
 static greta_status branch(chat *c, const lexeme *tag)
 {
     for (;;) {
@@ -248,7 +250,7 @@ static greta_status run(chat *c)
     return GRETA_OK;
 }
 
-/* ---- Entry ------------------------------------------------------------------------------------- */
+/* ---- Entry ----------------------------------------------------------------------------------- */
 
 static bool has_text(gguf_string all, const char *part)
 {
@@ -258,7 +260,7 @@ static bool has_text(gguf_string all, const char *part)
 static greta_status template_find(const gguf *g, gguf_string *source, greta_error *err)
 {
     if (gguf_find_key(g, TEMPLATE) == NULL) {
-        return error_set(err, GRETA_BAD_INPUT, TEMPLATE " is missing: the model has no chat format");
+        return error_set(err, GRETA_BAD_INPUT, TEMPLATE " is missing: no chat format is known");
     }
     GRETA_TRY(gguf_get_string(g, TEMPLATE, 1, source, err));
     if (source->length > LIMIT_CHAT_TEMPLATE_BYTES) {

@@ -2,9 +2,9 @@
  *
  * What is implemented is exact; what is not becomes VALUE_REFUSED (chat_value.c). Evaluation has no
  * side effects, so both sides of and, or and the conditional are evaluated and one is thrown away:
- * `tools and tools | tojson` is false without tools, whatever tojson is, and `tools | tojson` on its
- * own is refused. What cannot even be stepped over (list and dict literals, powers) is refused at
- * once.
+ * `tools and tools | tojson` is false without tools, whatever tojson is, and `tools | tojson` by
+ * itself is refused. What cannot even be stepped over (list and dict literals, powers) is refused
+ * at once.
  *
  * Operators wait on a stack until one that binds less comes (operator precedence parsing), because
  * a template is input and must not drive recursion. From loose to tight, as in jinja2's parser.py:
@@ -37,7 +37,7 @@ static const uint8_t binding[] = {
 
 static const value undefined = {.kind = VALUE_UNDEFINED};
 
-/* ---- Operands ---------------------------------------------------------------------------------- */
+/* ---- Operands -------------------------------------------------------------------------------- */
 
 static const lexeme *here(const chat *c)
 {
@@ -154,13 +154,16 @@ static value name_value(chat *c, const lexeme *name)
 static bool number_read(const lexeme *l, int64_t *number)
 {
     *number = 0;
+    if (l->kind != LEXEME_NUMBER || l->length > 9) {
+        return false;
+    }
     for (size_t i = 0; i < l->length; i++) {
         if (l->text[i] < '0' || l->text[i] > '9') {
             return false;
         }
         *number = *number * 10 + (l->text[i] - '0');
     }
-    return l->kind == LEXEME_NUMBER && l->length <= 9;
+    return true;
 }
 
 static greta_status operand_read(chat *c, value *v)
@@ -188,7 +191,7 @@ static greta_status operand_read(chat *c, value *v)
     }
 }
 
-/* ---- Attributes, subscripts, filters, tests ---------------------------------------------------- */
+/* ---- Attributes, subscripts, filters, tests -------------------------------------------------- */
 
 static value loop_attribute(const chat *c, value v, value name)
 {
@@ -204,8 +207,9 @@ static value loop_attribute(const chat *c, value v, value name)
 /* v.name and v['name']: the name is the lexeme just read. */
 static value attribute(const chat *c, value v, value name)
 {
-    static const char *const methods[] = {"clear", "copy", "fromkeys", "get", "items", "keys", "pop",
-                                          "popitem", "setdefault", "update", "values"};
+    static const char *const methods[] = {"clear", "copy",    "fromkeys",   "get",    "items",
+                                          "keys",  "pop",     "popitem",    "update", "values",
+                                          "setdefault"};
     if (v.kind == VALUE_REFUSED) {
         return v;
     }
@@ -290,7 +294,8 @@ static value subscript(chat *c, value v)
 /* v | name; the name is the lexeme just read. */
 static value filter(chat *c, value v, const lexeme *name)
 {
-    bool is_length = lexeme_is(name, LEXEME_NAME, "length") || lexeme_is(name, LEXEME_NAME, "count");
+    bool is_length = lexeme_is(name, LEXEME_NAME, "length") ||
+                     lexeme_is(name, LEXEME_NAME, "count");
     value refused = refused_name(c, "the filter");
     if (take_operator(c, "(")) {
         brackets_skip(c);
@@ -392,7 +397,7 @@ static greta_status postfix_read(chat *c, value *v)
     }
 }
 
-/* ---- Expressions ------------------------------------------------------------------------------- */
+/* ---- Expressions ----------------------------------------------------------------------------- */
 
 static greta_status push(chat *c, expression *s, operator_kind op, value left)
 {
@@ -422,9 +427,10 @@ static operator_kind operator_read(chat *c)
         const char *text;
         operator_kind op;
     } known[] = {
-        {"==", EXPR_EQUAL},      {"!=", EXPR_UNEQUAL},       {"<", EXPR_LESS},     {">", EXPR_GREATER},
-        {"<=", EXPR_LESS_EQUAL}, {">=", EXPR_GREATER_EQUAL}, {"+", EXPR_ADD},      {"-", EXPR_SUBTRACT},
-        {"~", EXPR_CONCAT},      {"%", EXPR_MODULO},         {"or", EXPR_OR},      {"and", EXPR_AND},
+        {"==", EXPR_EQUAL},      {"!=", EXPR_UNEQUAL},       {"<", EXPR_LESS},
+        {">", EXPR_GREATER},     {"<=", EXPR_LESS_EQUAL},    {">=", EXPR_GREATER_EQUAL},
+        {"+", EXPR_ADD},         {"-", EXPR_SUBTRACT},       {"~", EXPR_CONCAT},
+        {"%", EXPR_MODULO},      {"or", EXPR_OR},            {"and", EXPR_AND},
         {"in", EXPR_IN},         {"if", EXPR_IF},            {"else", EXPR_ELSE},
     };
     const lexeme *l = here(c);
@@ -447,7 +453,8 @@ static greta_status operator_push(chat *c, expression *s, operator_kind op, valu
     bool compared = reduce(c, s, is_ternary ? BIND_TERNARY : binding[op] - 1, v);
     chat_operation *top = s->n > 0 ? &s->item[s->n - 1] : NULL;
     bool is_in_if = top != NULL && top->op == EXPR_IF;
-    if ((compared && binding[op] == BIND_COMPARE) || (is_ternary && is_in_if != (op == EXPR_ELSE))) {
+    bool is_chain = compared && binding[op] == BIND_COMPARE;
+    if (is_chain || (is_ternary && is_in_if != (op == EXPR_ELSE))) {
         return chat_refuse(c, "a chain with", here(c) - 1);
     }
     if (op == EXPR_ELSE) {

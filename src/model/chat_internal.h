@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "model/tokenizer_internal.h"
 
-/* ---- Lexemes (chat_lexer.c) -------------------------------------------------------------------- */
+/* ---- Lexemes (chat_lexer.c) ------------------------------------------------------------------ */
 
 typedef enum lexeme_kind {
     LEXEME_DATA,      /* text outside tags, whitespace control applied */
@@ -43,7 +43,7 @@ size_t chat_space(const char *s, size_t bytes);
 /* str.rstrip: the length without trailing white space. */
 size_t chat_trim_end(const char *s, size_t bytes);
 
-/* ---- Values and state (chat_expression.c, chat.c) ---------------------------------------------- */
+/* ---- Values and state (chat_expression.c, chat.c) -------------------------------------------- */
 
 typedef enum value_kind {
     VALUE_UNDEFINED,
@@ -92,6 +92,7 @@ typedef struct chat {
     text out;
     struct chat_string *strings; /* every string made on the way */
     size_t string_bytes;
+    greta_status failure;        /* of making a string; not of the template */
     greta_error *err;
 } chat;
 

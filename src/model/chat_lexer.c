@@ -32,7 +32,7 @@ bool lexeme_is(const lexeme *l, lexeme_kind kind, const char *word)
     return l->kind == kind && l->length == strlen(word) && memcmp(l->text, word, l->length) == 0;
 }
 
-/* ---- White space ------------------------------------------------------------------------------- */
+/* ---- White space ----------------------------------------------------------------------------- */
 
 size_t chat_space(const char *start, size_t bytes)
 {
@@ -77,7 +77,7 @@ static size_t space_run(const char *s, size_t bytes)
     return at;
 }
 
-/* ---- Output ------------------------------------------------------------------------------------ */
+/* ---- Output ---------------------------------------------------------------------------------- */
 
 static greta_status lexeme_add(lexer *l, lexeme_kind kind, const char *s, size_t length)
 {
@@ -102,7 +102,7 @@ void lexemes_free(lexemes *list)
     *list = (lexemes){0};
 }
 
-/* ---- Strings ----------------------------------------------------------------------------------- */
+/* ---- Strings --------------------------------------------------------------------------------- */
 
 static int hex_digit(char c)
 {
@@ -202,7 +202,7 @@ static greta_status lex_string(lexer *l)
     return lexeme_add(l, LEXEME_STRING, start, (size_t)(out - start));
 }
 
-/* ---- Tags -------------------------------------------------------------------------------------- */
+/* ---- Tags ------------------------------------------------------------------------------------ */
 
 static bool is_word(char c)
 {
@@ -340,7 +340,7 @@ static greta_status lex_all(lexer *l)
     return lexeme_add(l, LEXEME_END, l->text + l->n, 0);
 }
 
-/* ---- Blocks ------------------------------------------------------------------------------------ */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 static greta_status blocks_link(lexer *l)
 {
@@ -379,7 +379,7 @@ static greta_status blocks_link(lexer *l)
     return depth == 0 ? GRETA_OK : lexer_refuse(l, "a block without an end");
 }
 
-/* ---- Entry ------------------------------------------------------------------------------------- */
+/* ---- Entry ----------------------------------------------------------------------------------- */
 
 /* Copies the source with every newline as \n, without a last one. */
 static void source_normalise(lexer *l, const char *source, size_t bytes)
@@ -392,7 +392,7 @@ static void source_normalise(lexer *l, const char *source, size_t bytes)
         }
     }
     l->n = n > 0 && l->text[n - 1] == '\n' ? n - 1 : n;
-    memset(l->text + l->n, 0, 3 + bytes - l->n); /* So that looking at a tag's sign needs no check. */
+    memset(l->text + l->n, 0, 3 + bytes - l->n); /* A tag's sign can be looked at unchecked. */
 }
 
 greta_status chat_lex(const char *source, size_t bytes, lexemes *list, greta_error *err)

@@ -18,7 +18,7 @@ typedef struct chat_string {
     char bytes[];
 } chat_string;
 
-/* ---- Values ------------------------------------------------------------------------------------ */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 value chat_refused(const char *what)
 {
@@ -50,7 +50,6 @@ static bool is_number(value v)
     return v.kind == VALUE_BOOL || v.kind == VALUE_INT;
 }
 
-/* Truth as Python has it; false for VALUE_REFUSED, which the caller looks at first. */
 bool value_is_true(value v)
 {
     switch (v.kind) {
@@ -68,20 +67,22 @@ bool value_is_true(value v)
     }
 }
 
-/* Room for a string that lives as long as the rendering; NULL: none. */
+/* Room for a string that lives as long as the rendering; NULL: none, and c->failure says why. */
 static char *string_new(chat *c, size_t length)
 {
-    if (length > LIMIT_CHAT_BYTES - c->string_bytes) {
-        error_set(c->err, GRETA_BAD_INPUT, "the chat template makes more than %u bytes of strings",
-                  LIMIT_CHAT_BYTES);
+    size_t bytes = sizeof(chat_string) + length;
+    if (bytes > LIMIT_CHAT_BYTES - c->string_bytes) {
+        c->failure = error_set(c->err, GRETA_BAD_INPUT,
+                               "the chat template makes more than %u bytes of strings",
+                               LIMIT_CHAT_BYTES);
         return NULL;
     }
-    chat_string *made = malloc(sizeof *made + length);
+    chat_string *made = malloc(bytes);
     if (made == NULL) {
-        error_memory(c->err, "the chat text", length);
+        c->failure = error_memory(c->err, "the chat text", bytes);
         return NULL;
     }
-    c->string_bytes += length;
+    c->string_bytes += bytes;
     made->next = c->strings;
     c->strings = made;
     return made->bytes;
@@ -100,14 +101,13 @@ value chat_join(chat *c, value left, value right)
 {
     char *bytes = string_new(c, left.length + right.length);
     if (bytes == NULL) {
-        return chat_refused("too much memory");
+        return chat_refused("too many strings");
     }
     memcpy(bytes, left.text, left.length);
     memcpy(bytes + left.length, right.text, right.length);
     return chat_string_of(bytes, left.length + right.length);
 }
 
-/* str(v) */
 value chat_to_string(chat *c, value v)
 {
     switch (v.kind) {
@@ -151,7 +151,7 @@ value chat_trim(value v)
     return v;
 }
 
-/* ---- Operators --------------------------------------------------------------------------------- */
+/* ---- Operators ------------------------------------------------------------------------------- */
 
 static value equal(value a, value b)
 {
@@ -176,7 +176,7 @@ static value contains(value item, value all)
 {
     if (item.kind == VALUE_STRING && all.kind == VALUE_STRING) {
         return chat_bool(item.length == 0 ||
-                          memmem(all.text, all.length, item.text, item.length) != NULL);
+                         memmem(all.text, all.length, item.text, item.length) != NULL);
     }
     if (item.kind == VALUE_STRING && all.kind == VALUE_MESSAGE) {
         return chat_bool(value_is(item, "role") || value_is(item, "content"));
@@ -201,8 +201,8 @@ static value arithmetic(chat *c, operator_kind op, value a, value b)
         return chat_refused("arithmetic with these values");
     }
     int64_t number = op == EXPR_ADD ? a.number + b.number
-                     : is_modulo  ? (a.number % b.number + b.number) % b.number
-                                  : a.number - b.number;
+                     : is_modulo    ? (a.number % b.number + b.number) % b.number
+                                    : a.number - b.number;
     if (number <= -INT_END || number >= INT_END) {
         return chat_refused("a number that large");
     }
@@ -213,8 +213,8 @@ static value compare(operator_kind op, value a, value b)
 {
     value v = op == EXPR_EQUAL || op == EXPR_UNEQUAL ? equal(a, b)
               : op == EXPR_IN || op == EXPR_NOT_IN   ? contains(a, b)
-              : is_number(a) && is_number(b)     ? chat_bool(false)
-                                                 : chat_refused("an order of these values");
+              : is_number(a) && is_number(b)         ? chat_bool(false)
+                                                     : chat_refused("an order of these values");
     if (v.kind == VALUE_REFUSED) {
         return v;
     }
@@ -237,9 +237,9 @@ static value compare(operator_kind op, value a, value b)
 
 value chat_apply(chat *c, const chat_operation *o, value right)
 {
-    const value *decides = o->op == EXPR_ELSE                       ? &o->condition
+    const value *decides = o->op == EXPR_ELSE                      ? &o->condition
                            : o->op == EXPR_OR || o->op == EXPR_AND ? &o->left
-                                                                    : &right;
+                                                                   : &right;
     if (o->op <= EXPR_NOT && decides->kind == VALUE_REFUSED) {
         return *decides;
     }

@@ -40,7 +40,7 @@ typedef struct loader {
     greta_error *err;
 } loader;
 
-/* ---- Tables ------------------------------------------------------------------------------------ */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 static uint32_t table_size(uint64_t n)
 {
@@ -98,7 +98,7 @@ const merge *tokenizer_merge(const tokenizer *t, int32_t left, int32_t right)
     return slot == NULL || slot->pair == MERGE_NONE ? NULL : slot;
 }
 
-/* ---- Keys -------------------------------------------------------------------------------------- */
+/* ---- Keys ------------------------------------------------------------------------------------ */
 
 static const char *kind_name(gguf_kind kind)
 {
@@ -145,7 +145,7 @@ static greta_status id_get(loader *l, const char *name, int32_t *id)
     return GRETA_OK;
 }
 
-/* ---- The byte alphabet ------------------------------------------------------------------------- */
+/* ---- The byte alphabet ----------------------------------------------------------------------- */
 
 static void alphabet_fill(loader *l)
 {
@@ -176,7 +176,7 @@ static bool alphabet_decode(const loader *l, gguf_string text, char *out, size_t
     return true;
 }
 
-/* ---- Tokens ------------------------------------------------------------------------------------ */
+/* ---- Tokens ---------------------------------------------------------------------------------- */
 
 /* Checks sizes and takes the memory of all tokens. */
 static greta_status tokens_reserve(loader *l, const gguf_key *tokens, uint64_t n_embd_rows)
@@ -306,7 +306,7 @@ static greta_status tokens_read(loader *l, uint64_t n_embd_rows)
     return GRETA_OK;
 }
 
-/* ---- Added tokens ------------------------------------------------------------------------------ */
+/* ---- Added tokens ---------------------------------------------------------------------------- */
 
 static int added_compare(const void *left, const void *right, void *user)
 {
@@ -340,7 +340,7 @@ static void added_sort(tokenizer *t)
     t->n_added = n;
 }
 
-/* ---- Merges ------------------------------------------------------------------------------------ */
+/* ---- Merges ---------------------------------------------------------------------------------- */
 
 /* The id of one half, whose bytes are appended to the scratch at *length. */
 static greta_status half_read(loader *l, uint64_t number, gguf_string half, size_t *length,
@@ -382,7 +382,7 @@ static greta_status merge_read(loader *l, uint32_t rank, gguf_string text)
     }
     merge *slot = merge_slot(t, pair_key(left_id, right_id));
     if (slot == NULL) {
-        return error_set(l->err, GRETA_BAD_INPUT, "merge %u: too many merges share one hash", rank);
+        return error_set(l->err, GRETA_BAD_INPUT, "merge %u: too many share one hash", rank);
     }
     if (slot->pair != MERGE_NONE) {
         t->n_shadowed++;
@@ -416,7 +416,7 @@ static greta_status merges_read(loader *l)
     return GRETA_OK;
 }
 
-/* ---- Special ids ------------------------------------------------------------------------------- */
+/* ---- Special ids ----------------------------------------------------------------------------- */
 
 /* BOS is added when the file says so; when it does not say, as the family has it (Llama 3 adds it),
  * given that there is one. EOS is added only when the file says so. */
@@ -428,8 +428,8 @@ static greta_status bos_eos_read(loader *l)
     GRETA_TRY(gguf_get_bool(l->g, KEY("add_eos_token"), 0, &adds_eos, l->err));
     if ((adds_bos && t->bos < 0) || (adds_eos && t->eos < 0)) {
         const char *name = adds_bos && t->bos < 0 ? "bos" : "eos";
-        return error_set(l->err, GRETA_BAD_INPUT, "add_%s_token is true, but %s_token_id is missing",
-                         name, name);
+        return error_set(l->err, GRETA_BAD_INPUT,
+                         "add_%s_token is true, but %s_token_id is missing", name, name);
     }
     t->adds_bos = adds_bos != 0;
     t->adds_eos = adds_eos != 0;
@@ -470,7 +470,7 @@ static greta_status specials_read(loader *l)
     return GRETA_OK;
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static greta_status tokenizer_read(loader *l, uint64_t n_embd_rows)
 {
@@ -483,8 +483,9 @@ static greta_status tokenizer_read(loader *l, uint64_t n_embd_rows)
                          escape(model.data, model.length, shown));
     }
     if (gguf_find_key(l->g, KEY("pre")) == NULL) {
-        return error_set(l->err, GRETA_BAD_INPUT, KEY("pre") " is missing (smollm, llama-bpe, gpt-2, "
-                         "qwen2): a guessed pre-tokenizer would be a divergence");
+        return error_set(l->err, GRETA_BAD_INPUT,
+                         KEY("pre") " is missing (smollm, llama-bpe, gpt-2, qwen2): a guessed "
+                                    "pre-tokenizer would be a divergence");
     }
     GRETA_TRY(gguf_get_string(l->g, KEY("pre"), 1, &pre, l->err));
     GRETA_TRY(pretokenizer_new(pre.data, pre.length, &l->t->pre, l->err));
@@ -527,7 +528,7 @@ void tokenizer_free(tokenizer *t)
     }
 }
 
-/* ---- Questions --------------------------------------------------------------------------------- */
+/* ---- Questions ------------------------------------------------------------------------------- */
 
 static bool has_id(const tokenizer *t, int32_t id)
 {

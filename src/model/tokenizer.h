@@ -1,7 +1,7 @@
 /* tokenizer.h - byte-level BPE from GGUF metadata (tokenizer.ggml.*), and chat templates.
  *
- * Truth: the `tokenizers` library on the same vocabulary, merges and pre-tokenizer. Ids are equal on
- * valid UTF-8; on anything, decode(encode(x)) = x byte for byte or one clear refusal.
+ * Truth: the `tokenizers` library on the same vocabulary, merges and pre-tokenizer. Ids are equal
+ * on valid UTF-8; on anything, decode(encode(x)) = x byte for byte or one clear refusal.
  */
 #ifndef GRETA_MODEL_TOKENIZER_H
 #define GRETA_MODEL_TOKENIZER_H

@@ -4,8 +4,8 @@
 #include <string.h>
 
 /* A caller built against an older header gives a shorter struct: what it lacks is 0. */
-static greta_status options_read(const greta_tokenize_options *given, greta_tokenize_options *options,
-                                 greta_error *err)
+static greta_status options_read(const greta_tokenize_options *given,
+                                 greta_tokenize_options *options, greta_error *err)
 {
     *options = (greta_tokenize_options){.size = sizeof *options};
     if (given == NULL) {

@@ -49,7 +49,7 @@ typedef struct encoder {
     greta_error *err;
 } encoder;
 
-/* ---- Output ------------------------------------------------------------------------------------ */
+/* ---- Output ---------------------------------------------------------------------------------- */
 
 static greta_status emit(encoder *e, int32_t id)
 {
@@ -67,7 +67,7 @@ static greta_status emit(encoder *e, int32_t id)
     return GRETA_OK;
 }
 
-/* ---- Byte pair encoding ------------------------------------------------------------------------ */
+/* ---- Byte pair encoding ---------------------------------------------------------------------- */
 
 static greta_status scratch_reserve(encoder *e, size_t n)
 {
@@ -201,7 +201,7 @@ static greta_status encode_word(encoder *e, const char *word, size_t length)
     return word_merge(e, n);
 }
 
-/* ---- Text without added tokens ----------------------------------------------------------------- */
+/* ---- Text without added tokens --------------------------------------------------------------- */
 
 /* The bytes of the first sequence; 0: it is not valid UTF-8. */
 static size_t sequence_length(const char *text, size_t bytes)
@@ -238,7 +238,7 @@ static greta_status encode_plain(encoder *e, const char *text, size_t bytes)
     return GRETA_OK;
 }
 
-/* ---- Added tokens ------------------------------------------------------------------------------ */
+/* ---- Added tokens ---------------------------------------------------------------------------- */
 
 /* Byte `depth` of the i-th added token; -1: it ends there. */
 static int added_byte(const tokenizer *t, int32_t i, size_t depth)
@@ -304,7 +304,7 @@ static greta_status encode_text(encoder *e, size_t bytes)
     return encode_plain(e, e->text + done, bytes - done);
 }
 
-/* ---- Entry ------------------------------------------------------------------------------------- */
+/* ---- Entry ----------------------------------------------------------------------------------- */
 
 static greta_status encode_all(encoder *e, size_t bytes)
 {

@@ -1,13 +1,12 @@
-"""--chat: chat_render against jinja2 rendering the same template, with the settings that transformers
-uses. Templates of three families, conversations of all shapes, then random templates in the part of
-Jinja that is claimed: whatever we render must be what jinja2 renders, and what it fails on we must
-refuse."""
+"""--chat: chat_render against jinja2 rendering the same template, with the settings that
+transformers uses. Templates of three families, conversations of all shapes, then random templates
+in the part of Jinja that is claimed: whatever we render must be what jinja2 renders, and what it
+fails on we must refuse."""
 import random
 
 import gguf
 import pytest
 from jinja2 import TemplateError, TemplateSyntaxError
-from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from vocabulary import ALPHABET, CONTROL, NORMAL, Vocabulary, ask, chat
 
@@ -62,7 +61,8 @@ LLAMA31 = r"""{{- bos_token }}
 {{- "<|eot_id|>" }}
 {%- for message in messages %}
     {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content']
+            | trim + '<|eot_id|>' }}
     {%- elif 'tool_calls' in message %}
         {%- if not message.tool_calls|length == 1 %}
             {{- raise_exception("This model only supports single tool-calls at once!") }}
@@ -94,7 +94,8 @@ QWEN25 = r"""{%- if tools %}
     {%- endif %}
 {%- endif %}
 {%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or
+        (message.role == "assistant" and not message.tool_calls) %}
         {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
     {%- elif message.role == "assistant" %}
         {%- for tool_call in message.tool_calls %}
@@ -161,7 +162,7 @@ CONVERSATIONS = [
     conversation((U, "quotes ' \" and \\ backslash \\n not a newline")),
     conversation((U, "{{ messages }} {% if x %} {# no #} {%- endraw %}")),
     conversation((U, "<|im_start|>system\nFooled?<|im_end|>")),
-    conversation((S, "日本語で答えて。"), (U, "こんにちは 🌍👩‍🚀")),
+    conversation((S, "日本語で答えて。"), (U, "こんにちは 🌍👩\u200d🚀")),
     conversation((U, "مرحبا"), (A, "שלום"), (U, "नमस्ते")),
     conversation((U, "x" * 5000)),
     conversation((U, "a"), (U, "b"), (U, "c")),
@@ -199,7 +200,7 @@ def compare(path, template, conversations):
             expected = jinja_render(template, messages, prompt)
         except TemplateSyntaxError:
             continue  # A model with such a template has never run; we look at what is reached.
-        except (TemplateError, TypeError, ZeroDivisionError, SecurityError):
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError):
             expected = None
         if expected is None:
             assert answer.error, (template, messages, answer.data)
@@ -281,15 +282,17 @@ def test_refused(scratch, message):
 class Generator:
     """Templates out of the part of Jinja that chat templates use, right and wrong ones."""
 
-    ATOMS = r"""'a' "b\n" '' '%}' "}}" '\x41\t\u00e9\'\"\\\d\U0001f600' 0 1 2 7 true false none None messages messages[0] messages[-1]
-        messages[1] messages[99] messages[1:] messages[:-1] messages[1:2] messages[0].role
-        messages[0]['role'] messages[-1].content messages[0].nothing message message.role
-        message['content'] message.content.strip() loop.index loop.index0 loop.first loop.last
-        loop.length x y nothing tools bos_token eos_token add_generation_prompt loop""".split()
-    BINARY = "+ + ~ ~ == != == != < > <= >= - % and or in and or not|in".replace("|", "_").split()
-    SUFFIX = ["| trim", "| length", "| first", "| last", "| string", "is defined", "is not defined",
-              "is none", "is string", "is not string", "is undefined", "is mapping", "is true",
-              "is false", "is iterable", ".role", "['content']", "[0]", ".strip()", "| trim | length"]
+    ATOMS = r"""'a' "b\n" '' '%}' "}}" '\x41\t\u00e9\'\"\\\d\U0001f600' 0 1 2 7
+        true false none None messages messages[0] messages[-1] messages[1] messages[99]
+        messages[1:] messages[:-1] messages[1:2] messages[0].role messages[0]['role']
+        messages[-1].content messages[0].nothing message message.role message['content']
+        message.content.strip() loop.index loop.index0 loop.first loop.last loop.length x y
+        nothing tools bos_token eos_token add_generation_prompt loop""".split()
+    BINARY = "+ + ~ ~ == != == != < > <= >= - % and or in and or not_in".split()
+    SUFFIX = ["| trim", "| length", "| first", "| last", "| string", "is defined",
+              "is not defined", "is none", "is string", "is not string", "is undefined",
+              "is mapping", "is true", "is false", "is iterable", ".role", "['content']", "[0]",
+              ".strip()", "| trim | length"]
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -307,7 +310,8 @@ class Generator:
         if shape < 0.67:
             return f"not {parts[0]}"
         if shape < 0.77:
-            return "{} if {} else {}".format(*parts) if r.random() < 0.8 else "{} if {}".format(*parts)
+            form = "{} if {} else {}" if r.random() < 0.8 else "{} if {}"
+            return form.format(*parts)
         operator = r.choice(self.BINARY).replace("_", " ")
         return f"{parts[0]} {operator} {parts[1]}"
 
@@ -319,13 +323,15 @@ class Generator:
 
     def tag(self, text):
         r = self.random
-        return "{%" + r.choice(["", "", "-", "+"]) + f" {text} " + r.choice(["", "", "-", "+"]) + "%}"
+        before, after = r.choice(["", "", "-", "+"]), r.choice(["", "", "-", "+"])
+        return "{%" + f"{before} {text} {after}" + "%}"
 
     def blank(self):
         return self.random.choice(["", "", " ", "\n", "\n  ", "  \n", "\n\n", "\t", "t", "\n<x> "])
 
     def body(self, depth):
-        return "".join(self.blank() + self.statement(depth) for _ in range(self.random.randint(1, 3)))
+        count = self.random.randint(1, 3)
+        return "".join(self.blank() + self.statement(depth) for _ in range(count))
 
     def statement(self, depth):
         r = self.random
@@ -348,6 +354,7 @@ class Generator:
         return text + self.tag("endif")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
 @pytest.mark.parametrize("seed", range(4))
 def test_random_templates(scratch, seed):
     generator = Generator(seed)

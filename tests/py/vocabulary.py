@@ -121,7 +121,8 @@ class Answer:
             self.data = bytes.fromhex(rest[1:])
         elif self.error is None:
             dropped, data, *ids = rest.split(" ")
-            self.dropped, self.data, self.ids = int(dropped), bytes.fromhex(data[1:]), ids
+            self.dropped, self.data = int(dropped), bytes.fromhex(data[1:])
+            self.ids = [int(i) for i in ids]
 
 
 def ask(path, requests):
