@@ -4,7 +4,7 @@
 BUILD  ?= build
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
-CFLAGS ?= -O2 -g
+CFLAGS ?= $(if $(SAN),-O1 -g1,-O2 -g)
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 ifeq ($(origin CC),default)
 CC := gcc
@@ -71,8 +71,8 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
 
 # The command line sees the public header only; the rooms see each other (tools/tidy.py says which).
-# Under sanitizers -O3 would take most of the time of the build.
-O3 := $(if $(SAN),,-O3)
+# Kernels are worth -O3, but not under sanitizers, where it takes most of the time of the build.
+O3 ?= $(if $(SAN),,-O3)
 $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
 $(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
