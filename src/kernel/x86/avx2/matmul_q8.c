@@ -184,15 +184,10 @@ INLINE void matmul_type(const matmul_args *a, dtype type, int64_t first, int64_t
         for (; t + 6 <= a->n_token; t += 6) {
             token_tile(a, type, 6, t, from, to);
         }
-        if (a->n_token - t >= 4) {
-            token_tile(a, type, 4, t, from, to);
-            t += 4;
+        for (; t + 3 <= a->n_token; t += 3) {
+            token_tile(a, type, 3, t, from, to);
         }
-        if (a->n_token - t >= 2) {
-            token_tile(a, type, 2, t, from, to);
-            t += 2;
-        }
-        if (a->n_token - t >= 1) {
+        for (; t < a->n_token; t++) {
             token_tile(a, type, 1, t, from, to);
         }
     }

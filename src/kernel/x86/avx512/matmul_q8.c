@@ -156,19 +156,10 @@ INLINE void matmul_type(const matmul_args *a, dtype type, int64_t first, int64_t
         for (; t + 12 <= a->n_token; t += 12) {
             token_tile(a, type, 12, t, from, to);
         }
-        if (a->n_token - t >= 8) {
-            token_tile(a, type, 8, t, from, to);
-            t += 8;
-        }
-        if (a->n_token - t >= 4) {
+        for (; t + 4 <= a->n_token; t += 4) {
             token_tile(a, type, 4, t, from, to);
-            t += 4;
         }
-        if (a->n_token - t >= 2) {
-            token_tile(a, type, 2, t, from, to);
-            t += 2;
-        }
-        if (a->n_token - t >= 1) {
+        for (; t < a->n_token; t++) {
             token_tile(a, type, 1, t, from, to);
         }
     }
