@@ -72,7 +72,7 @@ typedef struct greta_versions {
 } greta_versions;
 
 GRETA_API greta_versions greta_version(void);
-/* "AMD EPYC ...; ref, ref-avx2": this machine's CPU and the kernel tables it can run. */
+/* "AMD EPYC ...; kernels: avx2, ref-avx2, ref": this CPU and the kernel tables it can run. */
 GRETA_API const char *greta_cpu_describe(char *buffer, size_t bytes);
 
 /* Frees what a function below says is malloc'd. NULL is fine. */
