@@ -29,10 +29,12 @@ TEST_LIBS = -lcmocka -lmpfr -lgmp
 
 # ---- Sources -------------------------------------------------------------------------------------
 # src/kernel/ref/ is compiled twice: for any CPU of the architecture, and with AVX2 and FMA.
-# src/kernel/x86/<isa>/ gets its instruction set; chosen at run time (src/kernel/cpu.c).
+# src/kernel/x86/<isa>/ gets its instruction set; chosen at run time (src/kernel/cpu.c). Kernels
+# stand first: they take longest to compile.
 
 REF_SRC := $(wildcard src/kernel/ref/*.c)
-LIB_SRC := $(wildcard src/*/*.c) $(REF_SRC) $(wildcard src/kernel/x86/*.c src/kernel/x86/*/*.c)
+X86_SRC := $(wildcard src/kernel/x86/*/*.c src/kernel/x86/*.c)
+LIB_SRC := $(X86_SRC) $(REF_SRC) $(wildcard src/*/*.c)
 AVX2    := -mavx2 -mfma -mf16c
 AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 CLI_SRC := $(wildcard cli/*.c)
