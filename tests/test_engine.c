@@ -17,8 +17,7 @@
 #include "greta.h"
 #include "tiny_model.h"
 
-/* ---- Counting allocations, where no sanitizer owns malloc
- * ------------------------------------------ */
+/* ---- Counting allocations, where no sanitizer owns malloc ------------------------------------ */
 
 static long n_allocation;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)

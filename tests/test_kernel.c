@@ -53,8 +53,7 @@ static void assert_bits(const float *a, const float *b, int64_t n, const char *w
 #define FOR_TABLES(t)                                                                              \
     for (const kernel_table *const *t##_at = kernel_tables(), *t = *t##_at; t; t = *++t##_at)
 
-/* ---- Functions of one number
- * ------------------------------------------------------------------------- */
+/* ---- Functions of one number ----------------------------------------------------------------- */
 
 static double ulp_of(double exact)
 {
@@ -161,8 +160,7 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
     mpfr_clears(angle, value, (mpfr_ptr)0);
 }
 
-/* ---- Row ops, against scalar code that follows the text
- * ------------------------------------------------ */
+/* ---- Row ops, against scalar code that follows the text -------------------------------------- */
 
 static float sum_by_the_text(const float *terms, int64_t n)
 {
@@ -329,8 +327,7 @@ static void statistics_are_those_of_the_row(void **state)
     }
 }
 
-/* ---- Matrix products
- * ------------------------------------------------------------------------------------ */
+/* ---- Matrix products ------------------------------------------------------------------------- */
 
 static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
                               DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
@@ -579,8 +576,7 @@ static void products_do_not_depend_on_company(void **state)
     }
 }
 
-/* ---- Attention
- * --------------------------------------------------------------------------------------------- */
+/* ---- Attention ------------------------------------------------------------------------------- */
 
 enum { HEADS = 6, KV_HEADS = 2, DIM = 20, POSITIONS = 150 };
 

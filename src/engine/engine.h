@@ -90,6 +90,8 @@ greta_status session_pack(greta_session *s, greta_error *err);
 const uint8_t *packed_view(const greta_session *s, const kernel_table *table,
                            const weight_view *view);
 
+/* Runs every op of the phase's list on the rows of the pass. */
+void walk_list(greta_session *s);
 void observe_op(greta_session *s, const op *o);
 void observer_free(observer *o);
 

@@ -27,8 +27,7 @@ struct observer {
     trace_record record;
 };
 
-/* ---- Rows as numbers
- * ------------------------------------------------------------------------------ */
+/* ---- Rows as numbers ------------------------------------------------------------------------- */
 
 static const float *row_floats(dtype type, const void *row, int64_t n, float *wide)
 {
@@ -99,8 +98,7 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     }
 }
 
-/* ---- Records
- * --------------------------------------------------------------------------------------- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 static void tensor_stats(trace_tensor *out, const row_stats *stats)
 {
@@ -255,13 +253,11 @@ static void observer_add(observer *o, trace_record *record)
     }
 }
 
-static void record_row(greta_session *s, const op *o, int64_t t)
+/* A ROW record of what an op did for row `row` of the pass, operands still to be filled in. */
+static trace_record *record_start(greta_session *s, const op *o, int64_t row)
 {
-    observer *obs = s->trace;
-    const op_list *list = session_list(s, s->phase);
-    int64_t row = op_row(s, o, t);
     const greta_row *r = &s->row[row];
-    trace_record *rec = &obs->record;
+    trace_record *rec = &s->trace->record;
     *rec = (trace_record){
         .kind = TRACE_ROW,
         .prefix = s->prefix[row_slot(s, r)],
@@ -271,13 +267,23 @@ static void record_row(greta_session *s, const op *o, int64_t t)
         .name = o->name,
         .phase = s->phase,
         .pass = s->pass,
-        .chunk_rows = s->n_row,
         .sequence = r->sequence,
         .row = (int32_t)row,
-        .first_position = s->row[0].position,
         .op = op_kind_name(o->kind),
         .kernel = session_table(s, o)->name,
     };
+    return rec;
+}
+
+static void record_row(greta_session *s, const op *o, int64_t t)
+{
+    observer *obs = s->trace;
+    const op_list *list = session_list(s, s->phase);
+    int64_t row = op_row(s, o, t);
+    const greta_row *r = &s->row[row];
+    trace_record *rec = record_start(s, o, row);
+    rec->chunk_rows = s->n_row;
+    rec->first_position = s->row[0].position;
     if (o->kind == OP_RMS_NORM) {
         rec->has_norm = 1;
         rec->eps = o->eps;
@@ -318,24 +324,11 @@ static void record_index(greta_session *s, const op *o)
         while (next < s->n_row && s->row[next].sequence == r->sequence) {
             next++;
         }
-        trace_record *rec = &obs->record;
-        *rec = (trace_record){
-            .kind = TRACE_INDEX,
-            .prefix = s->prefix[row_slot(s, r)],
-            .token = r->token,
-            .position = r->position,
-            .layer = o->layer,
-            .name = o->name,
-            .phase = s->phase,
-            .pass = s->pass,
-            .chunk_rows = next - first,
-            .sequence = r->sequence,
-            .row = (int32_t)first,
-            .first_position = r->position,
-            .op = op_kind_name(o->kind),
-            .kernel = session_table(s, o)->name,
-            .n_out = 1,
-        };
+        trace_record *rec = record_start(s, o, first);
+        rec->kind = TRACE_INDEX;
+        rec->chunk_rows = next - first;
+        rec->first_position = r->position;
+        rec->n_out = 1;
         rec->out[0] = tensor_of_edge(s, e);
         rec->out[0].data = obs->hash + first;
         if (e->is_cache) {
@@ -376,8 +369,7 @@ void observe_op(greta_session *s, const op *o)
     record_index(s, o);
 }
 
-/* ---- Begin and end
- * --------------------------------------------------------------------------------- */
+/* ---- Begin and end --------------------------------------------------------------------------- */
 
 void observer_free(observer *o)
 {
@@ -562,8 +554,7 @@ greta_status greta_trace_end(greta_session *s, const char *why, greta_error *err
     return status != GRETA_OK ? status : ended;
 }
 
-/* ---- Size said before the run
- * ---------------------------------------------------------------------- */
+/* ---- Size said before the run ---------------------------------------------------------------- */
 
 #define LINE_BYTES        640 /* of a record without its tensors, at most */
 #define LINE_TENSOR_BYTES 640 /* of one tensor in it */
