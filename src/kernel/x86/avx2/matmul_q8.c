@@ -173,69 +173,7 @@ INLINE void token_tile(const matmul_args *a, dtype type, int T, int64_t token, i
     }
 }
 
-/* Row panels small enough to stay in the second cache level while the tokens pass over them. */
-INLINE void matmul_type(const matmul_args *a, dtype type, int64_t first, int64_t last)
-{
-    int64_t row_bytes = a->k / rows16_unit(type) * rows16_unit_bytes(type) / PACK_ROWS;
-    int64_t panel = (256 << 10) / (row_bytes + 1) / PACK_ROWS * PACK_ROWS;
-    panel = a->n_token <= TOKENS_MAX ? last - first : panel < PACK_ROWS ? PACK_ROWS : panel;
-    for (int64_t from = first; from < last; from += panel) {
-        int64_t to = last - from < panel ? last : from + panel, t = 0;
-        for (; t + 6 <= a->n_token; t += 6) {
-            token_tile(a, type, 6, t, from, to);
-        }
-        for (; t + 3 <= a->n_token; t += 3) {
-            token_tile(a, type, 3, t, from, to);
-        }
-        for (; t < a->n_token; t++) {
-            token_tile(a, type, 1, t, from, to);
-        }
-    }
-}
-
-#define TYPE_FUNCTION(name, type)                                                                  \
-    static __attribute__((noinline)) void matmul_##name(const matmul_args *a, int64_t first,       \
-                                                        int64_t last)                              \
-    {                                                                                              \
-        matmul_type(a, type, first, last);                                                         \
-    }
-TYPE_FUNCTION(q4_0, DTYPE_Q4_0)
-TYPE_FUNCTION(q4_1, DTYPE_Q4_1)
-TYPE_FUNCTION(q5_0, DTYPE_Q5_0)
-TYPE_FUNCTION(q5_1, DTYPE_Q5_1)
-TYPE_FUNCTION(q8_0, DTYPE_Q8_0)
-TYPE_FUNCTION(q4_k, DTYPE_Q4_K)
-TYPE_FUNCTION(q5_k, DTYPE_Q5_K)
-TYPE_FUNCTION(q6_k, DTYPE_Q6_K)
-
-void avx2_matmul_q8(const matmul_args *a, int64_t first, int64_t last)
-{
-    switch (a->type) {
-    case DTYPE_Q4_0:
-        matmul_q4_0(a, first, last);
-        break;
-    case DTYPE_Q4_1:
-        matmul_q4_1(a, first, last);
-        break;
-    case DTYPE_Q5_0:
-        matmul_q5_0(a, first, last);
-        break;
-    case DTYPE_Q5_1:
-        matmul_q5_1(a, first, last);
-        break;
-    case DTYPE_Q8_0:
-        matmul_q8_0(a, first, last);
-        break;
-    case DTYPE_Q4_K:
-        matmul_q4_k(a, first, last);
-        break;
-    case DTYPE_Q5_K:
-        matmul_q5_k(a, first, last);
-        break;
-    case DTYPE_Q6_K:
-        matmul_q6_k(a, first, last);
-        break;
-    default:
-        break; /* avx2_matmul sends no other type here */
-    }
-}
+#define TILE_TALL 6
+#define TILE_SHORT 3
+#define MATMUL_Q8 avx2_matmul_q8
+#include "kernel/x86/types.inc"
