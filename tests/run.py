@@ -497,5 +497,8 @@ def main():
 
 
 if __name__ == "__main__":
+    # A handler that is set is the default again in children: a job started with SIGINT ignored (in
+    # the background of a shell) must not pass that on to tests that interrupt programs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())
