@@ -397,14 +397,15 @@ def report(run, job, counts, seconds):
     parts += [f"{len(counts.failed)} failed"] if counts.failed else []
     parts += [f"{len(counts.skipped)} skipped"] if counts.skipped else []
     mark = "FAIL" if counts.failed else "ok"
-    print(f"{mark:<5}{job.name:<26}{', '.join(parts):<34}{seconds:6.1f} s"
-          f"{this_thread.cpu:8.1f} s cpu", flush=True)
-    for failure in counts.failed:
-        print(f"       failed: {failure}")
+    lines = [f"{mark:<5}{job.name:<26}{', '.join(parts):<34}{seconds:6.1f} s"
+             f"{this_thread.cpu:8.1f} s cpu"]
+    lines += [f"       failed: {failure}" for failure in counts.failed]
     if counts.failed and run.log(job.name).exists():
-        lines = run.log(job.name).read_text(errors="replace").splitlines()
-        print("\n".join(f"       | {line[:200]}" for line in lines[-30:]))
-        print(f"       the whole log: {run.log(job.name)}", flush=True)
+        log = run.log(job.name).read_text(errors="replace").splitlines()
+        lines += [f"       | {line[:200]}" for line in log[-30:]]
+        lines.append(f"       the whole log: {run.log(job.name)}")
+    sys.stdout.write("\n".join(lines) + "\n")  # in one piece: jobs end side by side
+    sys.stdout.flush()
 
 
 def run_job(run, job):
