@@ -13,40 +13,14 @@
 #include "kernel/x86/avx512/unit.h"
 
 #define TOKENS_MAX     12
-#define SEGMENT_BLOCKS (SEGMENT / ACT_BLOCK)
 
-/* Activations of a token tile in one segment. */
-typedef struct act_tile {
-    const int8_t *code[TOKENS_MAX];
-    const float *d[TOKENS_MAX];
-    int32_t start[TOKENS_MAX][SEGMENT_BLOCKS];   /* -offset * isum */
-    int32_t half[TOKENS_MAX][SEGMENT_BLOCKS][2]; /* Q6_K: -32 * sum of each half of a block */
-    float d_sum[TOKENS_MAX][SEGMENT_BLOCKS];     /* rn(d * isum) */
-} act_tile;
-
-INLINE void act_tile_read(const matmul_args *a, dtype type, int n_token, int64_t token,
-                          int64_t block, int64_t n_block, act_tile *act)
+/* What was added to a code, as far as the product does not take it back itself. */
+INLINE int32_t code_offset(dtype type)
 {
-    for (int t = 0; t < n_token; t++) {
-        const int8_t *row = (const int8_t *)a->x + (token + t) * a->x_stride;
-        const float *d = (const float *)(const void *)(row + a->k);
-        const int32_t *isum = (const int32_t *)(const void *)(d + a->k / ACT_BLOCK) + block;
-        act->code[t] = row + block * ACT_BLOCK;
-        act->d[t] = d + block;
-        for (int64_t b = 0; b < n_block; b++) {
-            act->start[t][b] = -unit_offset(type) * isum[b];
-            act->d_sum[t][b] = act->d[t][b] * (float)isum[b];
-        }
-        for (int64_t b = 0; b < n_block && type == DTYPE_Q6_K; b++) {
-            int32_t sum = 0;
-            for (int i = 0; i < 16; i++) {
-                sum += act->code[t][32 * b + i];
-            }
-            act->half[t][b][0] = -32 * sum;
-            act->half[t][b][1] = -32 * (isum[b] - sum);
-        }
-    }
+    return unit_offset(type);
 }
+
+#include "kernel/x86/act_tile.inc"
 
 INLINE __m512i broadcast4(const int8_t *code)
 {
