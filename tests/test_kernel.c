@@ -225,7 +225,7 @@ static void quantiser_follows_the_text(void **state)
         FOR_TABLES(t)
         {
             memset(q, 0xee, sizeof q);
-            t->quantize(x, q, 96);
+            t->quantize(x, q, 96, 0, 96);
             const float *d = (const float *)(const void *)(q + 96);
             const int32_t *isum = (const int32_t *)(const void *)(q + 96 + 12);
             for (int b = 0; b < 3; b++) {
@@ -388,7 +388,7 @@ static product product_new(dtype type, int64_t k, int64_t n_out, int64_t n_token
     fill(p.x, k * n_token, 2.0f);
     fill(p.bias, n_out, 1.0f);
     for (int64_t t = 0; t < n_token && k % 32 == 0; t++) {
-        kernel_tables()[0]->quantize(p.x + t * k, p.q8 + t * p.x_stride, k);
+        kernel_tables()[0]->quantize(p.x + t * k, p.q8 + t * p.x_stride, k, 0, k);
     }
     return p;
 }

@@ -132,10 +132,12 @@ static void quantize_trial(judge *j, int64_t n, data_kind kind)
     int64_t k = n * ACT_BLOCK, n_block = n;
     const float *x = numbers(k, kind);
     uint8_t *act = operand(act_q8_bytes(k), sizeof(float));
-    ref->quantize(x, by_ref.bytes, k);
+    ref->quantize(x, by_ref.bytes, k, 0, k);
     const float *scale = (const float *)(const void *)(act + k);
     const float *scale_ref = (const float *)(const void *)(by_ref.bytes + k);
-    int good = SURVIVES(j->t->quantize(x, act, k)) && memcmp(act, by_ref.bytes, (size_t)k) == 0 &&
+    int64_t part = n / 3 * ACT_BLOCK; /* threads share a row: each writes its blocks only */
+    int good = SURVIVES((j->t->quantize(x, act, k, 0, part), j->t->quantize(x, act, k, part, k))) &&
+               memcmp(act, by_ref.bytes, (size_t)k) == 0 &&
                memcmp(scale + n_block, scale_ref + n_block, (size_t)n_block * 4) == 0 &&
                floats_are_equal(scale, scale_ref, n_block);
     judge_note(j, good, "quantize", k, kind);
@@ -283,7 +285,7 @@ static matmul_args product_new(const shape *s, data_kind kind)
         a.x_stride = (int64_t)act_q8_bytes(s->k);
         uint8_t *act = operand((size_t)(a.x_stride * s->n_token), 4);
         for (int64_t t = 0; t < s->n_token; t++) {
-            ref->quantize(x + t * s->k, act + t * a.x_stride, s->k);
+            ref->quantize(x + t * s->k, act + t * a.x_stride, s->k, 0, s->k);
         }
         a.x = act;
     }
@@ -509,26 +511,38 @@ static void add_one_too_many(const float *a, const float *b, float *y, int64_t n
     y[n] = 0;
 }
 
-static void quantize_without_nan_rule(const float *x, void *act, int64_t k)
+static void quantize_without_nan_rule(const float *x, void *act, int64_t k, int64_t first,
+                                      int64_t last)
 {
-    ref->quantize(x, act, k);
+    ref->quantize(x, act, k, first, last);
     float *scale = (float *)(void *)((uint8_t *)act + k);
-    for (int64_t b = 0; b < k / ACT_BLOCK; b++) {
+    for (int64_t b = first / ACT_BLOCK; b < last / ACT_BLOCK; b++) {
         scale[b] = isnan(scale[b]) ? 0.0f : scale[b];
     }
 }
 
-static void quantize_with_halves_up(const float *x, void *act, int64_t k)
+static void quantize_with_halves_up(const float *x, void *act, int64_t k, int64_t first,
+                                    int64_t last)
 {
-    ref->quantize(x, act, k);
+    ref->quantize(x, act, k, first, last);
     int8_t *code = act;
-    for (int64_t i = 0; i < k; i++) {
+    for (int64_t i = first; i < last; i++) {
         float most = 0;
         for (int64_t m = i / 32 * 32; m < i / 32 * 32 + 32; m++) {
             most = fabsf(x[m]) > most ? fabsf(x[m]) : most;
         }
         float steps = x[i] * (127.0f / most);
         code[i] = code[i] == 0 ? 0 : (int8_t)floorf(steps + 0.5f);
+    }
+}
+
+/* Blind to where its share starts: it writes the blocks of the other threads too. */
+static void quantize_all_of_the_row(const float *x, void *act, int64_t k, int64_t first,
+                                    int64_t last)
+{
+    ref->quantize(x, act, k, 0, first == 0 ? last : k);
+    if (first > 0) {
+        memset(act, 1, (size_t)first);
     }
 }
 
@@ -631,6 +645,7 @@ static void broken_kernels_are_seen(void **state)
         {"writes one too many", rows_judge, {.add = add_one_too_many}},
         {"no NaN rule", rows_judge, {.quantize = quantize_without_nan_rule}},
         {"halves rounded up", rows_judge, {.quantize = quantize_with_halves_up}},
+        {"blocks of others written", rows_judge, {.quantize = quantize_all_of_the_row}},
         {"NaN hashed as it is", rows_judge, {.row_stats = stats_with_nan_payload}},
         {"any zero for the least", rows_judge, {.row_stats = stats_with_any_zero}},
         {"halves cut off", rows_judge, {.kv_store = kv_store_cut_off}},

@@ -111,7 +111,7 @@ static void walk_quantize(const op_job *job, span rows_of)
     int64_t k = session_list(s, s->phase)->edge[job->op->out[0]].width;
     for (int64_t t = rows_of.first; t < rows_of.last; t++) {
         session_table(s, job->op)
-            ->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k);
+            ->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k, 0, k);
     }
 }
 

@@ -99,7 +99,8 @@ typedef struct kernel_table {
     const char *name; /* "ref", "ref-avx2": written into traces */
     void (*embed)(const embed_args *a);
     void (*rms_norm)(norm_args *a);
-    void (*quantize)(const float *x, void *act_q8, int64_t k);
+    /* Values [first, last) of a row of k, both multiples of ACT_BLOCK. */
+    void (*quantize)(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last);
     void (*matmul)(const matmul_args *a, int64_t first, int64_t last);
     /* Layout of packed weights; tables that share it have the same number. 0: they read the file's
      * layout, and the two functions are NULL. packed_bytes 0: a matrix of this kind is not packed.

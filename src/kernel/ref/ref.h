@@ -37,7 +37,7 @@ float REF(row_sum_squares)(const float *x, int64_t n);
 
 void REF(embed)(const embed_args *a);
 void REF(rms_norm)(norm_args *a);
-void REF(quantize)(const float *x, void *act_q8, int64_t k);
+void REF(quantize)(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last);
 void REF(matmul)(const matmul_args *a, int64_t first, int64_t last);
 void REF(matmul_q8)(const matmul_args *a, int64_t first, int64_t last);
 void REF(matmul_f32)(const matmul_args *a, int64_t first, int64_t last);

@@ -96,12 +96,12 @@ static void quantize_block(const float *x, int8_t *code, float *scale, int32_t *
     *sum = total;
 }
 
-void REF(quantize)(const float *x, void *act_q8, int64_t k)
+void REF(quantize)(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last)
 {
     int8_t *code = act_q8;
     float *scale = (float *)(void *)(code + k);
     int32_t *sum = (int32_t *)(void *)(scale + k / ACT_BLOCK);
-    for (int64_t b = 0; b < k / ACT_BLOCK; b++) {
+    for (int64_t b = first / ACT_BLOCK; b < last / ACT_BLOCK; b++) {
         quantize_block(x + b * ACT_BLOCK, code + b * ACT_BLOCK, scale + b, sum + b);
     }
 }

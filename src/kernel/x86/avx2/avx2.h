@@ -5,7 +5,7 @@
 #include "kernel/kernel.h"
 
 void avx2_rms_norm(norm_args *a);
-void avx2_quantize(const float *x, void *act_q8, int64_t k);
+void avx2_quantize(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last);
 void avx2_matmul(const matmul_args *a, int64_t first, int64_t last);
 void avx2_matmul_q8(const matmul_args *a, int64_t first, int64_t last);
 void avx2_matmul_f32(const matmul_args *a, int64_t first, int64_t last);

@@ -5,7 +5,7 @@
 #include "kernel/kernel.h"
 
 void avx512_rms_norm(norm_args *a);
-void avx512_quantize(const float *x, void *act_q8, int64_t k);
+void avx512_quantize(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last);
 void avx512_matmul(const matmul_args *a, int64_t first, int64_t last);
 void avx512_matmul_q8(const matmul_args *a, int64_t first, int64_t last);
 void avx512_matmul_f32(const matmul_args *a, int64_t first, int64_t last);
