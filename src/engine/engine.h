@@ -10,8 +10,34 @@ typedef struct buffer {
     int64_t n_row;
 } buffer;
 
-/* Where edges live. One plan serves the healthy list and an override: they have the same edges. */
+/* How the outputs of an op are dealt to threads. */
+typedef enum split_kind {
+    SPLIT_CALLER, /* not at all */
+    SPLIT_TOKENS,
+    SPLIT_PARTS,  /* n_part parts of every row: `unit` columns, the last perhaps fewer; kv heads */
+    SPLIT_BLOCKS, /* attention: (block of tokens, kv head) pairs, in turn */
+} split_kind;
+
+typedef struct op_split {
+    split_kind kind;
+    int32_t n_part, unit;
+} op_split;
+
+/* Splits and groups of a list, for passes of one row or of many (schedule.c). */
+typedef struct schedule {
+    op_split *split; /* (n_op) */
+    int32_t *end;    /* (n_op) index after the last op of the op's group */
+    int is_single;
+} schedule;
+
+greta_status schedule_build(const greta_session *session, const op_list *list, int is_single,
+                            schedule *out, greta_error *err);
+void schedule_free(schedule *groups);
+
+/* Where edges live and how ops are dealt to threads. One plan serves the healthy list and an
+ * override: they have the same edges. */
 typedef struct plan {
+    schedule schedule[2][2]; /* [healthy, override][many rows, one row] */
     int32_t *
         slot; /* (n_edge, 2): buffer of an edge in even and in odd passes; -1: KV cache or tokens */
     int32_t n_edge;
@@ -80,9 +106,12 @@ int64_t op_tokens(const greta_session *s, const op *o);
 /* Row of the pass of an op's token t. */
 int64_t op_row(const greta_session *s, const op *o, int64_t t);
 int64_t row_slot(const greta_session *s, const greta_row *row);
-/* Contiguous share of [0, n) in multiples of `unit`. */
-void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first,
-           int64_t *last);
+/* Contiguous share of [0, n). */
+typedef struct span {
+    int64_t first, last;
+} span;
+
+span share(int64_t n, int32_t thread, int32_t n_thread);
 
 /* Packs what this session's table wants packed. */
 greta_status session_pack(greta_session *s, greta_error *err);

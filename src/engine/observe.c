@@ -89,9 +89,8 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     const greta_session *s = job->session;
     observer *o = s->trace;
     const edge *e = &session_list(s, s->phase)->edge[job->op->out[0]];
-    int64_t first, last;
-    share(op_tokens(s, job->op), 1, thread, n_thread, &first, &last);
-    for (int64_t t = first; t < last; t++) {
+    span mine = share(op_tokens(s, job->op), thread, n_thread);
+    for (int64_t t = mine.first; t < mine.last; t++) {
         stats_take(s, edge_type(s, e), written_row(s, job->op, t), e->width,
                    o->wide + thread * o->width, &o->stats[t]);
         o->hash[t] = o->stats[t].hash;

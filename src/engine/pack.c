@@ -18,9 +18,8 @@ typedef struct pack_job {
 static void pack_run(void *user, int32_t thread, int32_t n_thread)
 {
     const pack_job *job = user;
-    int64_t first, last, n_tile = (job->args.n_row + PACK_ROWS - 1) / PACK_ROWS;
-    share(n_tile, 1, thread, n_thread, &first, &last);
-    job->table->pack(&job->args, first, last);
+    span tiles = share((job->args.n_row + PACK_ROWS - 1) / PACK_ROWS, thread, n_thread);
+    job->table->pack(&job->args, tiles.first, tiles.last);
 }
 
 static greta_status pack_weight(greta_session *s, const weight *w, greta_error *err)

@@ -1,9 +1,11 @@
 /* plan.c - gives every edge a buffer by liveness.
  *
- * An edge lives from the op that writes it to the last op that reads it, in either list. Going
- * through the ops in order, a written edge takes the smallest free buffer that is wide enough, or a
- * new one, and gives it back after its last reader. Edges that are read with a delay must outlive
- * the pass: they own two buffers, used in turn. The logits outlive the pass too, for the caller.
+ * An edge lives from the op that writes it to the end of the last group (schedule.c) that reads it,
+ * in either list and either schedule: threads of a group do not wait for each other, and a trace
+ * looks when the group is done. Going through the ops in order, a written edge takes the smallest
+ * free buffer that is wide enough, or a new one, and gives it back at its end. Edges that are read
+ * with a delay must outlive the pass: they own two buffers, used in turn. The logits outlive the
+ * pass too, for the caller.
  */
 #include "base/checked.h"
 #include "engine/engine.h"
@@ -14,21 +16,30 @@
 #define ALIGNMENT 64
 
 typedef struct life {
-    int32_t last; /* index of the last op that reads the edge; INT32_MAX: outlives the pass */
+    int32_t last; /* op at whose end the edge dies; INT32_MAX: outlives the pass */
     int is_delayed;
 } life;
 
-static void life_read(const op_list *list, life *lives)
+static void life_extend(life *l, const schedule *groups, int32_t i)
+{
+    int32_t last = groups->end[i] - 1;
+    l->last = l->last > last ? l->last : last;
+}
+
+static void life_read(const op_list *list, const schedule *groups, life *lives)
 {
     for (int32_t i = 0; i < list->n_op; i++) {
+        for (int out = 0; out < OP_OUT_MAX; out++) {
+            if (list->op[i].out[out] >= 0) {
+                life_extend(&lives[list->op[i].out[out]], groups, i);
+            }
+        }
         for (int in = 0; in < OP_IN_MAX; in++) {
             const op_read *read = &list->op[i].in[in];
-            if (read->edge < 0) {
-                continue;
+            if (read->edge >= 0) {
+                life_extend(&lives[read->edge], groups, i);
+                lives[read->edge].is_delayed |= read->delay == READ_PREVIOUS_PASS;
             }
-            life *l = &lives[read->edge];
-            l->last = l->last > i ? l->last : i;
-            l->is_delayed |= read->delay == READ_PREVIOUS_PASS;
         }
     }
 }
@@ -87,8 +98,7 @@ static void plan_assign(const op_list *list, const life *lives, plan *p, uint8_t
                 lives[e].is_delayed ? buffer_new(p, is_free, stride) : p->slot[2 * e];
         }
         for (int32_t e = 0; e < list->n_edge; e++) {
-            int never_read = list->edge[e].producer == i && lives[e].last < i;
-            if (p->slot[2 * e] >= 0 && !lives[e].is_delayed && (lives[e].last == i || never_read)) {
+            if (p->slot[2 * e] >= 0 && !lives[e].is_delayed && lives[e].last == i) {
                 is_free[p->slot[2 * e]] = 1;
             }
         }
@@ -119,6 +129,22 @@ static greta_status plan_allocate(plan *p, int64_t n_row, greta_error *err)
     return GRETA_OK;
 }
 
+static greta_status plan_schedule(const greta_session *session, const op_list *const *list,
+                                  plan *out, life *lives, greta_error *err)
+{
+    for (int l = 0; l < 2 && list[l]->op; l++) {
+        for (int is_single = 0; is_single < 2; is_single++) {
+            schedule *groups = &out->schedule[l][is_single];
+            GRETA_TRY(schedule_build(session, list[l], is_single, groups, err));
+            life_read(list[l], groups, lives);
+        }
+    }
+    int32_t logits = op_list_edge(list[0], STAGE_LOGITS, -1);
+    GRETA_ASSERT(logits >= 0);
+    lives[logits].last = INT32_MAX;
+    return GRETA_OK;
+}
+
 greta_status plan_build(const greta_session *session, const op_list *a, const op_list *b, plan *out,
                         greta_error *err)
 {
@@ -133,16 +159,9 @@ greta_status plan_build(const greta_session *session, const op_list *a, const op
         status = error_memory(err, "the plan", n * 64);
     } else {
         memset(out->slot, 0xff, 2 * n * sizeof *out->slot);
-        for (size_t e = 0; e < n; e++) {
-            lives[e].last = -1;
-        }
-        life_read(a, lives);
-        if (b->op) {
-            life_read(b, lives);
-        }
-        int32_t logits = op_list_edge(a, STAGE_LOGITS, -1);
-        GRETA_ASSERT(logits >= 0);
-        lives[logits].last = INT32_MAX;
+        status = plan_schedule(session, (const op_list *const[]){a, b}, out, lives, err);
+    }
+    if (status == GRETA_OK) {
         plan_assign(a, lives, out, is_free);
         status = plan_allocate(out, session->options.n_chunk, err);
     }
@@ -156,6 +175,10 @@ greta_status plan_build(const greta_session *session, const op_list *a, const op
 
 void plan_free(plan *p)
 {
+    for (int l = 0; l < 2; l++) {
+        schedule_free(&p->schedule[l][0]);
+        schedule_free(&p->schedule[l][1]);
+    }
     free(p->slot);
     free(p->buffer);
     free(p->memory);

@@ -1,10 +1,10 @@
 /* walk.c - the forward pass: one walk over the op list (walk_list, at the end).
  *
- * A pass takes the rows of a batch (tokens of any sequences) through every op in order; after each
- * op the trace may look at its edges. Prefill, chunked prefill, decode and batches are the same
- * walk with other rows. Every op is split over threads by its outputs, and kernels compute each
- * output in one fixed order, so neither the rows that happen to share a pass nor the threads change
- * a bit.
+ * A pass takes the rows of a batch (tokens of any sequences) through every op in order, group by
+ * group (schedule.c); after each group the trace may look at its edges. Prefill, chunked prefill,
+ * decode and batches are the same walk with other rows. Every op is split over threads by its
+ * outputs, and kernels compute each output in one fixed order, so neither the rows that happen to
+ * share a pass nor the threads change a bit.
  */
 #include "engine/engine.h"
 
@@ -13,16 +13,14 @@ typedef struct op_job {
     const op *op;
 } op_job;
 
-typedef struct span {
-    int64_t first, last;
-} span;
+/* What one thread computes of an op: columns of the output rows of some tokens. */
+typedef struct piece {
+    span token, column;
+} piece;
 
-void share(int64_t n, int64_t unit, int32_t thread, int32_t n_thread, int64_t *first, int64_t *last)
+span share(int64_t n, int32_t thread, int32_t n_thread)
 {
-    int64_t units = (n + unit - 1) / unit;
-    int64_t from = units * thread / n_thread * unit, to = units * (thread + 1) / n_thread * unit;
-    *first = from < n ? from : n;
-    *last = to < n ? to : n;
+    return (span){n * thread / n_thread, n * (thread + 1) / n_thread};
 }
 
 int64_t op_tokens(const greta_session *s, const op *o)
@@ -73,28 +71,38 @@ static const float *weight_floats(const weight_view *view)
 
 /* ---- One op, one thread's share -------------------------------------------------------------- */
 
-static void walk_embed(const op_job *job, span rows_of)
+static const float *floats_at(const rows *r, int64_t token, int64_t column)
+{
+    return (const float *)(const void *)rows_at(r, token) + column;
+}
+
+static float *floats_to(const rows *r, int64_t token, int64_t column)
+{
+    return (float *)(void *)rows_at(r, token) + column;
+}
+
+static void walk_embed(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const weight *w = job->op->w[0].tensor;
     rows y = rows_written(s, job->op, 0);
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
-        embed_args a = {w->type, w->data + s->row[t].token * w->row_bytes,
-                        (float *)(void *)rows_at(&y, t), w->n_col};
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
+        embed_args a = {w->type, w->data + s->row[t].token * w->row_bytes, floats_to(&y, t, 0),
+                        w->n_col};
         session_table(s, job->op)->embed(&a);
     }
 }
 
-static void walk_rms_norm(const op_job *job, span rows_of)
+static void walk_rms_norm(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
     rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
         norm_args a = {
-            .x = (const float *)(void *)rows_at(&x, t),
+            .x = floats_at(&x, t, 0),
             .weight = weight_floats(&o->w[0]),
-            .y = (float *)(void *)rows_at(&y, t),
+            .y = floats_to(&y, t, 0),
             .n = o->w[0].tensor->n_col,
             .count = o->count,
             .eps = o->eps,
@@ -104,18 +112,18 @@ static void walk_rms_norm(const op_job *job, span rows_of)
     }
 }
 
-static void walk_quantize(const op_job *job, span rows_of)
+static void walk_quantize(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     rows x = rows_read(s, job->op, 0), y = rows_written(s, job->op, 0);
     int64_t k = session_list(s, s->phase)->edge[job->op->out[0]].width;
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
         session_table(s, job->op)
-            ->quantize((const float *)(void *)rows_at(&x, t), rows_at(&y, t), k, 0, k);
+            ->quantize(floats_at(&x, t, 0), rows_at(&y, t), k, mine.column.first, mine.column.last);
     }
 }
 
-static void walk_matmul(const op_job *job, span outputs)
+static void walk_matmul(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
@@ -135,20 +143,20 @@ static void walk_matmul(const op_job *job, span outputs)
         .x_is_q8 = session_list(s, s->phase)->edge[o->in[0].edge].type == DTYPE_ACT_Q8,
         .packed = packed_view(s, session_table(s, o), &o->w[0]),
     };
-    session_table(s, o)->matmul(&a, outputs.first, outputs.last);
+    session_table(s, o)->matmul(&a, mine.column.first, mine.column.last);
 }
 
-static void walk_rope(const op_job *job, span rows_of)
+static void walk_rope(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
     rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
         rope_args a = {
-            .x = (const float *)(void *)rows_at(&x, t),
-            .y = (float *)(void *)rows_at(&y, t),
+            .x = floats_at(&x, t, mine.column.first),
+            .y = floats_to(&y, t, mine.column.first),
             .cos_sin = s->cos_sin + (int64_t)s->row[t].position * o->rope_dim,
-            .n_head = o->n_head,
+            .n_head = (int32_t)(mine.column.last - mine.column.first) / o->head_dim,
             .head_dim = o->head_dim,
             .rope_dim = o->rope_dim,
         };
@@ -156,21 +164,22 @@ static void walk_rope(const op_job *job, span rows_of)
     }
 }
 
-static void walk_kv_store(const op_job *job, span rows_of)
+static void walk_kv_store(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
     const edge *cache = &session_list(s, s->phase)->edge[o->out[0]];
     uint8_t *base = cache->name == STAGE_K_CACHE ? s->k[cache->layer] : s->v[cache->layer];
+    size_t at = (size_t)mine.column.first * (s->kv_type == DTYPE_F32 ? 4 : 2);
     rows x = rows_read(s, o, 0);
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
         uint8_t *row = base + (size_t)row_slot(s, &s->row[t]) * s->kv_row_bytes;
-        session_table(s, o)->kv_store((const float *)(void *)rows_at(&x, t), row, s->kv_type,
-                                      cache->width);
+        session_table(s, o)->kv_store(floats_at(&x, t, mine.column.first), row + at, s->kv_type,
+                                      mine.column.last - mine.column.first);
     }
 }
 
-/* Outputs are (block of tokens, kv head) pairs: queries of a block share what they read. */
+/* Queries of consecutive tokens of one sequence share what they read. */
 static void attend_run(const op_job *job, int64_t first, int64_t n, int32_t kv_head)
 {
     greta_session *s = job->session;
@@ -180,7 +189,7 @@ static void attend_run(const op_job *job, int64_t first, int64_t n, int32_t kv_h
     const greta_row *row = &s->row[first];
     size_t start = (size_t)row->sequence * (size_t)s->options.n_ctx * s->kv_row_bytes;
     attention_args a = {
-        .q = (const float *)(void *)rows_at(&q, first),
+        .q = floats_at(&q, first, 0),
         .k = s->k[list->edge[o->in[1].edge].layer] + start,
         .v = s->v[list->edge[o->in[2].edge].layer] + start,
         .kv_type = s->kv_type,
@@ -192,101 +201,119 @@ static void attend_run(const op_job *job, int64_t first, int64_t n, int32_t kv_h
         .n_head_kv = o->n_head_kv,
         .head_dim = o->head_dim,
         .scale = o->scale,
-        .y = (float *)(void *)rows_at(&y, first),
+        .y = floats_to(&y, first, 0),
     };
     session_table(s, o)->attention(&a, kv_head, kv_head + 1);
 }
 
-static void walk_attention(const op_job *job, span pairs)
+/* One kv head for the tokens of a block, sequence by sequence. */
+static void attend_block(const op_job *job, int64_t block, int32_t kv_head)
 {
     const greta_session *s = job->session;
-    for (int64_t p = pairs.first; p < pairs.last; p++) {
-        int64_t first = p / job->op->n_head_kv * ATTENTION_TOKENS;
-        int64_t end = first + ATTENTION_TOKENS < s->n_row ? first + ATTENTION_TOKENS : s->n_row;
-        for (int64_t t = first, next; t < end; t = next) {
-            next = t + 1;
-            while (next < end && s->row[next].sequence == s->row[t].sequence) {
-                next++;
-            }
-            attend_run(job, t, next - t, (int32_t)(p % job->op->n_head_kv));
+    int64_t first = block * ATTENTION_TOKENS;
+    int64_t end = first + ATTENTION_TOKENS < s->n_row ? first + ATTENTION_TOKENS : s->n_row;
+    for (int64_t t = first, next; t < end; t = next) {
+        next = t + 1;
+        while (next < end && s->row[next].sequence == s->row[t].sequence) {
+            next++;
         }
+        attend_run(job, t, next - t, kv_head);
     }
 }
 
-static void walk_pairwise(const op_job *job, span rows_of)
+/* The kv heads whose queries write these columns. */
+static void walk_attention(const op_job *job, piece mine)
+{
+    const op *o = job->op;
+    int64_t width = (int64_t)o->n_head / o->n_head_kv * o->head_dim;
+    for (int64_t h = mine.column.first / width; h < mine.column.last / width; h++) {
+        attend_block(job, 0, (int32_t)h);
+    }
+}
+
+static void walk_pairwise(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
     rows a = rows_read(s, o, 0), b = rows_read(s, o, 1), y = rows_written(s, o, 0);
-    int64_t n = session_list(s, s->phase)->edge[o->out[0]].width;
     const kernel_table *table = session_table(s, o);
     void (*kernel)(const float *, const float *, float *, int64_t) =
         o->kind == OP_ADD ? table->add : table->swiglu;
-    for (int64_t t = rows_of.first; t < rows_of.last; t++) {
-        kernel((const float *)(void *)rows_at(&a, t), (const float *)(void *)rows_at(&b, t),
-               (float *)(void *)rows_at(&y, t), n);
+    int64_t at = mine.column.first, n = mine.column.last - at;
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
+        kernel(floats_at(&a, t, at), floats_at(&b, t, at), floats_to(&y, t, at), n);
     }
 }
 
-typedef struct walker {
-    void (*run)(const op_job *job, span outputs);
-    enum { BY_ROW, BY_OUTPUT, BY_HEAD } split;
-} walker;
-
-static const walker walkers[OP_KIND_COUNT] = {
-    [OP_EMBED] = {walk_embed, BY_ROW},
-    [OP_RMS_NORM] = {walk_rms_norm, BY_ROW},
-    [OP_QUANTIZE] = {walk_quantize, BY_ROW},
-    [OP_MATMUL] = {walk_matmul, BY_OUTPUT},
-    [OP_ROPE] = {walk_rope, BY_ROW},
-    [OP_KV_STORE] = {walk_kv_store, BY_ROW},
-    [OP_ATTENTION] = {walk_attention, BY_HEAD},
-    [OP_ADD] = {walk_pairwise, BY_ROW},
-    [OP_SWIGLU] = {walk_pairwise, BY_ROW},
+static void (*const walkers[OP_KIND_COUNT])(const op_job *job, piece mine) = {
+    [OP_EMBED] = walk_embed,         [OP_RMS_NORM] = walk_rms_norm, [OP_QUANTIZE] = walk_quantize,
+    [OP_MATMUL] = walk_matmul,       [OP_ROPE] = walk_rope,         [OP_KV_STORE] = walk_kv_store,
+    [OP_ATTENTION] = walk_attention, [OP_ADD] = walk_pairwise,      [OP_SWIGLU] = walk_pairwise,
 };
 
-static void op_run(void *user, int32_t thread, int32_t n_thread)
+/* Later blocks of tokens see more: (block, kv head) pairs are dealt in turn. */
+static void walk_blocks(const op_job *job, int32_t thread, int32_t n_thread)
 {
-    const op_job *job = user;
-    const op *o = job->op;
-    int64_t n = op_tokens(job->session, o), unit = 1;
-    if (walkers[o->kind].split == BY_HEAD) {
-        /* Later tokens see more: blocks are dealt in turn. */
-        int64_t pairs = (n + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS * o->n_head_kv;
-        for (int64_t p = thread; p < pairs; p += n_thread) {
-            walkers[o->kind].run(job, (span){p, p + 1});
-        }
+    int32_t n_head_kv = job->op->n_head_kv;
+    int64_t n_block = (job->session->n_row + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS;
+    for (int64_t p = thread; p < n_block * n_head_kv; p += n_thread) {
+        attend_block(job, p / n_head_kv, (int32_t)(p % n_head_kv));
+    }
+}
+
+static void op_run(const op_job *job, op_split split, int32_t thread, int32_t n_thread)
+{
+    int64_t n_token = op_tokens(job->session, job->op);
+    int64_t width = session_list(job->session, job->session->phase)->edge[job->op->out[0]].width;
+    piece mine = {{0, n_token}, {0, width}};
+    if (split.kind == SPLIT_BLOCKS) {
+        walk_blocks(job, thread, n_thread);
         return;
     }
-    if (walkers[o->kind].split == BY_OUTPUT) {
-        n = o->w[0].n;
-        unit = 16; /* the lanes of a tile: a split tile is unpacked twice */
+    if (split.kind == SPLIT_TOKENS) {
+        mine.token = share(n_token, thread, n_thread);
     }
-    span mine;
-    share(n, unit, thread, n_thread, &mine.first, &mine.last);
-    if (mine.first < mine.last) {
-        walkers[o->kind].run(job, mine);
+    if (split.kind == SPLIT_PARTS) {
+        span parts = share(split.n_part, thread, n_thread);
+        int64_t end = parts.last * split.unit;
+        mine.column = (span){parts.first * split.unit, end < width ? end : width};
+    }
+    if (mine.token.first < mine.token.last && mine.column.first < mine.column.last) {
+        walkers[job->op->kind](job, mine);
     }
 }
 
 /* ---- The pass -------------------------------------------------------------------------------- */
 
+typedef struct group_job {
+    greta_session *session;
+    const op_list *list;
+    const op_split *split;
+    int32_t first, end;
+} group_job;
+
+static void group_run(void *user, int32_t thread, int32_t n_thread)
+{
+    const group_job *group = user;
+    for (int32_t i = group->first; i < group->end; i++) {
+        op_job job = {group->session, &group->list->op[i]};
+        op_run(&job, group->split[i], thread, n_thread);
+    }
+}
+
 void walk_list(greta_session *s)
 {
     const op_list *list = session_list(s, s->phase);
-    for (int32_t i = 0; i < list->n_op; i++) {
-        op_job job = {s, &list->op[i]};
-        int64_t n = op_tokens(s, job.op);
-        if (n == 0) {
-            continue;
-        }
-        if (n == 1 && walkers[job.op->kind].split == BY_ROW) {
-            op_run(&job, 0, 1); /* waking the other threads for one row would only cost */
+    const schedule *groups = &s->plan.schedule[list == &s->override][s->n_row == 1];
+    for (int32_t i = 0; i < list->n_op; i = groups->end[i]) {
+        group_job group = {s, list, groups->split, i, groups->end[i]};
+        if (groups->split[i].kind == SPLIT_CALLER) {
+            group_run(&group, 0, 1); /* waking the others would only cost */
         } else {
-            thread_pool_run(s->pool, op_run, &job);
+            thread_pool_run(s->pool, group_run, &group);
         }
-        if (s->trace) {
-            observe_op(s, job.op);
+        for (int32_t member = i; member < groups->end[i] && s->trace; member++) {
+            observe_op(s, &list->op[member]);
         }
     }
 }
