@@ -16,6 +16,7 @@ int command_faults(int argc, char **argv, greta_error *err);
 int command_inspect(int argc, char **argv, greta_error *err);
 int command_tokenize(int argc, char **argv, greta_error *err);
 int command_eval(int argc, char **argv, greta_error *err);
+int command_bench(int argc, char **argv, greta_error *err);
 int command_pull(int argc, char **argv, greta_error *err);
 
 #endif

@@ -27,6 +27,7 @@ static const command table[] = {
     {"inspect", "show what a model file holds", command_inspect},
     {"tokenize", "text to token ids and back", command_tokenize},
     {"eval", "perplexity of a text", command_eval},
+    {"bench", "measure speed, as shares of what the machine can do", command_bench},
     {"pull", "fetch a model", command_pull},
 };
 

@@ -187,6 +187,35 @@ GRETA_API greta_status greta_session_drop(greta_session *session, int32_t sequen
 GRETA_API greta_status greta_session_fork(greta_session *session, int32_t source, int32_t target,
                                           greta_error *err);
 
+/* ---- Measurement (docs/benchmarks.md): the caller holds the clock ---------------------------- */
+
+/* What passes must read and compute (a multiply-add is two operations), and the memory taken. */
+typedef struct greta_cost {
+    uint64_t bytes_weights; /* of all matmuls, read once a pass: as the file holds them */
+    uint64_t bytes_read;    /* the same as the kernels read them */
+    uint64_t bytes_embedding, bytes_kv; /* of a token; of a position that a token sees */
+    uint64_t ops_int8[2], ops_float[2]; /* matmuls of a row; [1]: with its logits */
+    uint64_t memory_packed, memory_kv, memory_buffers;
+} greta_cost;
+GRETA_API greta_cost greta_session_cost(const greta_session *session);
+
+/* READ: memory in order, far beyond the caches. INT8, FMA: multiply-adds on registers. */
+typedef enum greta_probe_kind {
+    GRETA_PROBE_READ,
+    GRETA_PROBE_INT8,
+    GRETA_PROBE_FMA
+} greta_probe_kind;
+typedef struct greta_probe greta_probe; /* one caller at a time; owns its threads */
+
+/* `cpu` as in session options: the instruction set; n_thread 0: one per online CPU. */
+GRETA_API greta_status greta_probe_new(int32_t n_thread, const char *cpu, greta_probe **probe,
+                                       greta_error *err);
+GRETA_API void greta_probe_free(greta_probe *probe);
+/* Does 20 to 200 ms of work that only `kind` limits; returns the bytes or operations done. */
+GRETA_API double greta_probe_run(greta_probe *probe, greta_probe_kind kind);
+/* The instructions, "AVX-512 VNNI"; of READ the memory, "512 MiB". */
+GRETA_API const char *greta_probe_name(const greta_probe *probe, greta_probe_kind kind);
+
 /* ---- Sampler: splitmix64-1 (named and versioned in docs/numerics.md) ------------------------- */
 
 typedef struct greta_sampler {
