@@ -3,8 +3,8 @@
  * The loop of src/kernel/x86/avx512/matmul_f32.c with the length as an argument: tiles of 32 rows,
  * packed 16 rows interleaved, one FMA chain per lane, chains joined in index order through y. A
  * segment's end writes and re-adds the accumulators; a segment's length also decides how much of a
- * tile stays in cache while the tokens pass over it. Lengths take turns within one repeat and only
- * ratios to 1024 are printed, so that a machine shared with others does not decide.
+ * tile stays in cache while the tokens pass over it. Lengths take turns within one repeat and
+ * ratios to 1024 are what is printed, so that a machine shared with others decides less.
  *
  * Build: cc -O3 -std=c11 -D_GNU_SOURCE -mavx512f -mfma -mf16c bench/cpu_segment.c -o cpu_segment
  * Run: cpu_segment [repeats]. One thread.
@@ -16,11 +16,12 @@
 #include <string.h>
 #include <time.h>
 
-#define INLINE      static inline __attribute__((always_inline))
-#define TOKENS_MAX  12
-#define TOKENS      48 /* of a matrix product: four passes over a tile */
-#define REPEATS_MAX 99
-#define N_LENGTH    6
+#define INLINE       static inline __attribute__((always_inline))
+#define TOKENS_MAX   12
+#define TOKENS       48 /* of a matrix product: four passes over a tile */
+#define PREFILL_ROWS 1024
+#define REPEATS_MAX  99
+#define N_LENGTH     6
 
 static const int64_t lengths[N_LENGTH] = {256, 512, 1024, 2048, 4096, INT64_MAX};
 #define REFERENCE 2 /* index of 1024 */
@@ -109,10 +110,21 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-/* Ratios of the time of every length to that of 1024 in the same repeat: median, least, most. */
+static double least(const double *values, int n)
+{
+    double best = values[0];
+    for (int i = 1; i < n; i++) {
+        best = values[i] < best ? values[i] : best;
+    }
+    return best;
+}
+
+/* Ratios of the time of every length to that of 1024: median, least and most of those within one
+ * repeat, and of the least times of all repeats. */
 static void measure(matrix m, int is_half, int64_t n_token, int repeats)
 {
-    double seconds[N_LENGTH][REPEATS_MAX], best = 1e30;
+    double seconds[N_LENGTH][REPEATS_MAX] = {{0}};
+    m.n = n_token > 1 && m.n > PREFILL_ROWS ? PREFILL_ROWS : m.n;
     for (int i = -1; i < repeats; i++) { /* once to warm up */
         for (int l = 0; l < N_LENGTH; l++) {
             int turn = (l + (i < 0 ? 0 : i)) % N_LENGTH;
@@ -122,9 +134,7 @@ static void measure(matrix m, int is_half, int64_t n_token, int repeats)
             seconds[turn][i < 0 ? 0 : i] = now() - start;
         }
     }
-    for (int i = 0; i < repeats; i++) {
-        best = seconds[REFERENCE][i] < best ? seconds[REFERENCE][i] : best;
-    }
+    double best = least(seconds[REFERENCE], repeats);
     for (int l = 0; l < N_LENGTH; l++) {
         double ratio[REPEATS_MAX];
         if (lengths[l] != INT64_MAX && lengths[l] >= m.k) {
@@ -138,10 +148,10 @@ static void measure(matrix m, int is_half, int64_t n_token, int repeats)
         if (lengths[l] != INT64_MAX) {
             snprintf(name, sizeof name, "%lld", (long long)lengths[l]);
         }
-        printf("%s_%s\t%lldx%lld\t%s\t%.3f\t%.3f\t%.3f\t%.1f\n",
+        printf("%s_%s\t%lldx%lld\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f\n",
                n_token == 1 ? "decode" : "prefill", is_half ? "f16" : "f32", (long long)m.k,
                (long long)m.n, name, ratio[repeats / 2], ratio[0], ratio[repeats - 1],
-               2e-9 * (double)(m.k * m.n * n_token) / best);
+               least(seconds[l], repeats) / best, 2e-9 * (double)(m.k * m.n * n_token) / best);
     }
     fflush(stdout);
 }
@@ -182,13 +192,13 @@ static int lengths_agree(matrix m, int is_half, int64_t n_token, float *other)
 int main(int argc, char **argv)
 {
     static const int64_t shape[][2] = {{2048, 8192}, {8192, 2048}, {4096, 4096}, {14336, 4096}};
-    int repeats = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 9;
+    int repeats = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 15;
     if (repeats < 1 || repeats > REPEATS_MAX) {
         fprintf(stderr, "usage: cpu_segment [repeats, 1 to %d]\n", REPEATS_MAX);
         return 2;
     }
     print_cpu();
-    printf("kind\tshape\tlength\tratio_to_1024\tmin\tmax\tgflops_at_1024\n");
+    printf("kind\tshape\tlength\tratio_to_1024\tmin\tmax\tratio_of_least\tgflops_at_1024\n");
     int agree = 1;
     for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
         matrix m = {.k = shape[s][0], .n = shape[s][1]};
