@@ -16,7 +16,7 @@ typedef struct bench_args {
     const char *depth, *batch;
     int trace; /* index into "off|stats" */
     uint64_t seed;
-    bool no_pack, json;
+    bool no_pack, probe, json;
 } bench_args;
 
 typedef struct case_range {
@@ -74,6 +74,7 @@ typedef struct bench {
     uint64_t bytes_resident;
     timing prefill;
     series peak_int8, peak_fma; /* operations per second, one per prefill */
+    series read;                /* bytes per second: of --probe alone */
     decode_case *decode;        /* (n_decode) */
     size_t n_decode;
 } bench;
@@ -82,6 +83,7 @@ double seconds_now(void);      /* of a monotonic clock */
 uint64_t resident_bytes(void); /* of this process; 0: the system does not say */
 
 greta_status bench_measure(bench *b, greta_error *err);
+void probe_measure(bench *b);
 /* Removes what traced runs wrote. */
 void trace_forget(bench *b);
 /* Bytes that the `gen` steps of a case read: the file's weights, those as read, embedding and KV.
@@ -95,5 +97,7 @@ double prefill_ops(const bench *b, const uint64_t ops[2]);
 
 json_t *bench_json(const bench *b);
 greta_status bench_print(const bench *b, greta_error *err);
+json_t *probe_json(const bench *b);
+greta_status probe_print(const bench *b, greta_error *err);
 
 #endif

@@ -309,3 +309,12 @@ greta_status bench_measure(bench *b, greta_error *err)
     }
     return status;
 }
+
+void probe_measure(bench *b)
+{
+    for (int64_t i = 0; i < b->args->repeat && !signals_seen(); i++) {
+        series_add(&b->read, probe_rate(b, GRETA_PROBE_READ));
+        series_add(&b->peak_int8, probe_rate(b, GRETA_PROBE_INT8));
+        series_add(&b->peak_fma, probe_rate(b, GRETA_PROBE_FMA));
+    }
+}

@@ -167,6 +167,17 @@ json_t *bench_json(const bench *b)
         json_decode(b));
 }
 
+json_t *probe_json(const bench *b)
+{
+    char cpu[512];
+    cpu_brand(cpu);
+    return json_pack("{s:s, s:o, s:i, s:{s:o, s:o, s:o}}", "greta", greta_version().library, "cpu",
+                     json_text(cpu, strlen(cpu)), "threads", greta_probe_threads(b->probe),
+                     "machine", "read", json_peak(b, GRETA_PROBE_READ, &b->read), "int8",
+                     json_peak(b, GRETA_PROBE_INT8, &b->peak_int8), "fma",
+                     json_peak(b, GRETA_PROBE_FMA, &b->peak_fma));
+}
+
 /* ---- Text ------------------------------------------------------------------------------------ */
 
 static void print_machine(const bench *b)
@@ -262,5 +273,23 @@ greta_status bench_print(const bench *b, greta_error *err)
     for (size_t i = 0; i < b->n_decode; i++) {
         print_decode(b, &b->decode[i]);
     }
+    return output_flush(err);
+}
+
+static void print_probe(const bench *b, greta_probe_kind kind, const series *rates)
+{
+    static const char *const what[] = {"GB/s read", "int8 Gop/s", "f32 Gflop/s"};
+    summary s = series_summary(rates);
+    printf("%9.1f %-11s  (%.1f to %.1f)  %s\n", s.median / 1e9, what[kind], s.min / 1e9,
+           s.max / 1e9, greta_probe_name(b->probe, kind));
+}
+
+greta_status probe_print(const bench *b, greta_error *err)
+{
+    char text[512];
+    printf("%s, threads %d\n", cpu_brand(text), greta_probe_threads(b->probe));
+    print_probe(b, GRETA_PROBE_READ, &b->read);
+    print_probe(b, GRETA_PROBE_INT8, &b->peak_int8);
+    print_probe(b, GRETA_PROBE_FMA, &b->peak_fma);
     return output_flush(err);
 }

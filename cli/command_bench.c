@@ -52,6 +52,10 @@ static const flag bench_flags[] = {
      .kind = FLAG_SWITCH,
      .offset = offsetof(bench_args, no_pack),
      .help = "run from the mapped file, without a second copy of the weights"},
+    {.name = "--probe",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(bench_args, probe),
+     .help = "no model: only what this machine can do"},
     {.name = "--seed",
      .kind = FLAG_SEED,
      .value = "N",
@@ -153,9 +157,51 @@ static void bench_close(bench *b)
     trace_forget(b);
 }
 
-int command_bench(int argc, char **argv, greta_error *err)
+static greta_status bench_model(bench *b, const command_line *line, greta_error *err)
 {
     static const case_range depths = {0, POSITIONS_MAX}, batches = {1, 1024};
+    const bench_args *args = b->args;
+    greta_status status = list_parse("--depth", args->depth, &depths, &b->depth, err);
+    if (!status) {
+        status = list_parse("--batch", args->batch, &batches, &b->batch, err);
+    }
+    if (!status && line->n_operand == 0) {
+        status = fail(err, GRETA_USAGE, "bench needs NAME|FILE, or --probe");
+        fail_hint(err, "see greta bench --help");
+    }
+    if (!status && args->prompt == 0 && args->gen == 0) {
+        status = fail(err, GRETA_USAGE, "--prompt 0 and --gen 0 leave nothing to measure");
+    }
+    if (!status) {
+        status = bench_open(b, line->operand[0], err);
+    }
+    if (!status) {
+        status = bench_measure(b, err);
+    }
+    if (!status && !signals_seen()) {
+        status = args->json ? output_json(bench_json(b), err) : bench_print(b, err);
+    }
+    return status;
+}
+
+static greta_status probe_alone(bench *b, const command_line *line, greta_error *err)
+{
+    const session_args *args = &b->args->session;
+    if (line->n_operand > 0) {
+        return fail(err, GRETA_USAGE, "--probe measures the machine and takes no model");
+    }
+    greta_status status = greta_probe_new((int32_t)args->threads, args->cpu, &b->probe, err);
+    if (!status) {
+        probe_measure(b);
+    }
+    if (!status && !signals_seen()) {
+        status = b->args->json ? output_json(probe_json(b), err) : probe_print(b, err);
+    }
+    return status;
+}
+
+int command_bench(int argc, char **argv, greta_error *err)
+{
     bench_args args = {.prompt = 512, .gen = 64, .depth = "0", .batch = "1", .repeat = 5};
     bench b = {.args = &args};
     flag_group group[] = {
@@ -164,10 +210,10 @@ int command_bench(int argc, char **argv, greta_error *err)
     };
     command_line line = {
         .name = "bench",
-        .usage = "NAME|FILE",
+        .usage = "NAME|FILE | --probe",
         .group = group,
         .n_group = COUNT_OF(group),
-        .n_operand_min = 1,
+        .n_operand_min = 0,
         .n_operand_max = 1,
         .summary =
             "Measures prefill and decode with random tokens, and what share they are of the\n"
@@ -178,23 +224,8 @@ int command_bench(int argc, char **argv, greta_error *err)
     if (status || line.is_help) {
         return (int)status;
     }
-    status = list_parse("--depth", args.depth, &depths, &b.depth, err);
-    if (!status) {
-        status = list_parse("--batch", args.batch, &batches, &b.batch, err);
-    }
-    if (!status && args.prompt == 0 && args.gen == 0) {
-        status = fail(err, GRETA_USAGE, "--prompt 0 and --gen 0 leave nothing to measure");
-    }
-    if (!status) {
-        status = bench_open(&b, line.operand[0], err);
-    }
-    if (!status) {
-        signals_catch();
-        status = bench_measure(&b, err);
-    }
-    if (!status && !signals_seen()) {
-        status = args.json ? output_json(bench_json(&b), err) : bench_print(&b, err);
-    }
+    signals_catch();
+    status = args.probe ? probe_alone(&b, &line, err) : bench_model(&b, &line, err);
     bench_close(&b);
     return status ? (int)status : signals_seen() ? 128 + signals_seen() : GRETA_OK;
 }

@@ -215,6 +215,7 @@ GRETA_API void greta_probe_free(greta_probe *probe);
 GRETA_API double greta_probe_run(greta_probe *probe, greta_probe_kind kind);
 /* The instructions, "AVX-512 VNNI"; of READ the memory, "512 MiB". */
 GRETA_API const char *greta_probe_name(const greta_probe *probe, greta_probe_kind kind);
+GRETA_API int32_t greta_probe_threads(const greta_probe *probe);
 
 /* ---- Sampler: splitmix64-1 (named and versioned in docs/numerics.md) ------------------------- */
 

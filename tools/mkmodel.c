@@ -20,8 +20,10 @@ static const char usage[] =
     "Writes a GGUF model of architecture llama with random weights; same options, same bytes.\n"
     "  --seed N              of the generator (default 1)\n"
     "  --type TYPE           of matmul weights: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K\n"
-    "                        or Q6_K (default Q8_0)\n"
-    "  --embd-type TYPE      of the embedding (default: Q8_0, or TYPE where that is a float type)\n"
+    "                        or Q6_K (default Q8_0); or Q4_K_M, a mix of Q4_K and Q6_K as\n"
+    "                        llama.cpp's quantiser makes it\n"
+    "  --embd-type TYPE      of the embedding (default: Q8_0, or TYPE where that is a float type,\n"
+    "                        or what the mix says)\n"
     "  --shape NAME          135m, 1b or 8b; options below override it. Default: a tiny shape, as\n"
     "                        odd as the block size allows\n"
     "  --layers N --embd N --heads N --heads-kv N --head-dim N --ff N --vocab N --ctx N\n"
@@ -161,7 +163,8 @@ static const shape shapes[] = {
 
 static const shape *shape_find(const char *name, const options *p)
 {
-    uint32_t block = p->type->block > p->embd_type->block ? p->type->block : p->embd_type->block;
+    uint32_t embd = p->embd_type ? p->embd_type->block : 0;
+    uint32_t block = p->type->block > embd ? p->type->block : embd;
     if (!name) {
         return &shapes[block == 1 ? 0 : block == 32 ? 1 : 2];
     }
@@ -176,15 +179,17 @@ static const shape *shape_find(const char *name, const options *p)
 /* What was not given comes from the shape. */
 static int options_complete(options *p)
 {
-    const char *type_names = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K";
-    p->type = type_find(p->type_name ? p->type_name : "Q8_0");
+    const char *type_names = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K Q4_K_M";
+    p->is_mix = p->type_name && !strcmp(p->type_name, "Q4_K_M");
+    p->type = type_find(p->is_mix ? "Q4_K" : p->type_name ? p->type_name : "Q8_0");
     if (!p->type) {
         return usage_error("--type", p->type_name, type_names);
     }
     p->embd_type = p->embd_type_name     ? type_find(p->embd_type_name)
+                   : p->is_mix           ? NULL /* follows from the shape */
                    : p->type->block == 1 ? p->type
                                          : type_find("Q8_0");
-    if (!p->embd_type) {
+    if (!p->embd_type && (p->embd_type_name || !p->is_mix)) {
         return usage_error("--embd-type", p->embd_type_name, type_names);
     }
     const shape *s = shape_find(p->shape_name, p);
@@ -205,6 +210,9 @@ static int options_complete(options *p)
     p->untied = p->untied || s->untied;
     p->rope_factors = p->rope_factors || s->rope_factors;
     p->gguf_version = p->gguf_version ? p->gguf_version : 3;
+    if (!p->embd_type) {
+        p->embd_type = type_mixed(p, -1, "token_embd.weight", p->embd);
+    }
     return EXIT_OK;
 }
 

@@ -40,6 +40,7 @@ typedef struct options {
     int64_t layers, embd, heads, heads_kv, head_dim, ff, vocab, ctx, gguf_version;
     double rope_base, eps;
     bool untied, bias, rope_factors, help;
+    bool is_mix; /* Q4_K_M: type_mixed says which matrix has which type */
 } options;
 
 typedef enum fill { FILL_NORMAL, FILL_UNIFORM } fill;
@@ -59,6 +60,8 @@ typedef struct tensor_list {
 
 /* By name, as GGUF tools spell it; NULL: no such type. */
 const type_traits *type_find(const char *name);
+/* The type of a matrix of rows of n_col values in a mix; layer -1: the embedding or the head. */
+const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col);
 /* All tensors in file order; false: out of memory. Free list->item. */
 bool tensors_build(const options *p, tensor_list *list);
 uint64_t tensor_values(const tensor *t);

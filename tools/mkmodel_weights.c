@@ -164,6 +164,23 @@ static void vector_add(tensor_list *list, int64_t layer, const char *name, tenso
     t->high = shape.high;
 }
 
+/* "Q4_K_M" as llama.cpp's quantiser lays it out (llama_tensor_get_type, use_more_bits in its
+ * src/llama-quant.cpp): Q6_K for the output matrix, which is the embedding where they are tied, and
+ * for attn_v and ffn_down of the first and the last eighth of the layers and of every third between
+ * them; Q4_K for all else; and where rows are no multiple of 256, Q8_0 for Q6_K and Q5_0 for Q4_K. */
+const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col)
+{
+    const int64_t n = p->layers, eighth = n / 8;
+    bool is_output = !strcmp(name, p->untied ? "output.weight" : "token_embd.weight");
+    bool is_sensitive = !strcmp(name, "attn_v.weight") || !strcmp(name, "ffn_down.weight");
+    bool has_more = layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2;
+    bool is_high = is_output || (is_sensitive && has_more);
+    if (n_col % 256) {
+        return type_find(is_high ? "Q8_0" : "Q5_0");
+    }
+    return type_find(is_high ? "Q6_K" : "Q4_K");
+}
+
 static void layer_add(tensor_list *list, const options *p, int64_t layer)
 {
     const int64_t n_q = p->heads * p->head_dim, n_kv = p->heads_kv * p->head_dim;
@@ -183,7 +200,8 @@ static void layer_add(tensor_list *list, const options *p, int64_t layer)
     vector_add(list, layer, "attn_norm.weight", norm);
     vector_add(list, layer, "ffn_norm.weight", norm);
     for (size_t i = 0; i < sizeof matrix / sizeof matrix[0]; i++) {
-        matrix_add(list, layer, matrix[i].name, matrix[i].shape)->type = p->type;
+        matrix_add(list, layer, matrix[i].name, matrix[i].shape)->type =
+            p->is_mix ? type_mixed(p, layer, matrix[i].name, matrix[i].shape[1]) : p->type;
         if (p->bias && matrix[i].bias) {
             tensor bias = {.n_col = matrix[i].shape[0], .fill = FILL_NORMAL, .high = 0.5};
             vector_add(list, layer, matrix[i].bias, bias);
@@ -213,7 +231,7 @@ bool tensors_build(const options *p, tensor_list *list)
     vector_add(list, -1, "output_norm.weight", norm);
     if (p->untied) {
         tensor *head = matrix_add(list, -1, "output.weight", table);
-        head->type = p->type;
+        head->type = p->is_mix ? type_mixed(p, -1, "output.weight", p->embd) : p->type;
         head->high *= 2.5;
     }
     return true;

@@ -208,3 +208,8 @@ const char *greta_probe_name(const greta_probe *probe, greta_probe_kind kind)
            : kind == GRETA_PROBE_INT8 ? probe->loops->name_int8
                                       : probe->loops->name_fma;
 }
+
+int32_t greta_probe_threads(const greta_probe *probe)
+{
+    return thread_pool_size(probe->pool);
+}
