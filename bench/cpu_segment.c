@@ -110,17 +110,7 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-static double least(const double *values, int n)
-{
-    double best = values[0];
-    for (int i = 1; i < n; i++) {
-        best = values[i] < best ? values[i] : best;
-    }
-    return best;
-}
-
-/* Ratios of the time of every length to that of 1024: median, least and most of those within one
- * repeat, and of the least times of all repeats. */
+/* Ratios of the time of every length to that of 1024 in the same repeat: median, least, most. */
 static void measure(matrix m, int is_half, int64_t n_token, int repeats)
 {
     double seconds[N_LENGTH][REPEATS_MAX] = {{0}};
@@ -134,7 +124,6 @@ static void measure(matrix m, int is_half, int64_t n_token, int repeats)
             seconds[turn][i < 0 ? 0 : i] = now() - start;
         }
     }
-    double best = least(seconds[REFERENCE], repeats);
     for (int l = 0; l < N_LENGTH; l++) {
         double ratio[REPEATS_MAX];
         if (lengths[l] != INT64_MAX && lengths[l] >= m.k) {
@@ -148,10 +137,9 @@ static void measure(matrix m, int is_half, int64_t n_token, int repeats)
         if (lengths[l] != INT64_MAX) {
             snprintf(name, sizeof name, "%lld", (long long)lengths[l]);
         }
-        printf("%s_%s\t%lldx%lld\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f\n",
-               n_token == 1 ? "decode" : "prefill", is_half ? "f16" : "f32", (long long)m.k,
-               (long long)m.n, name, ratio[repeats / 2], ratio[0], ratio[repeats - 1],
-               least(seconds[l], repeats) / best, 2e-9 * (double)(m.k * m.n * n_token) / best);
+        printf("%s_%s\t%lldx%lld\t%s\t%.3f\t%.3f\t%.3f\n", n_token == 1 ? "decode" : "prefill",
+               is_half ? "f16" : "f32", (long long)m.k, (long long)m.n, name, ratio[repeats / 2],
+               ratio[0], ratio[repeats - 1]);
     }
     fflush(stdout);
 }
@@ -198,7 +186,7 @@ int main(int argc, char **argv)
         return 2;
     }
     print_cpu();
-    printf("kind\tshape\tlength\tratio_to_1024\tmin\tmax\tratio_of_least\tgflops_at_1024\n");
+    printf("kind\tshape\tlength\tratio_to_1024\tmin\tmax\n");
     int agree = 1;
     for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
         matrix m = {.k = shape[s][0], .n = shape[s][1]};
