@@ -164,10 +164,10 @@ static void vector_add(tensor_list *list, int64_t layer, const char *name, tenso
     t->high = shape.high;
 }
 
-/* "Q4_K_M" as llama.cpp's quantiser lays it out (llama_tensor_get_type, use_more_bits in its
- * src/llama-quant.cpp): Q6_K for the output matrix, which is the embedding where they are tied, and
- * for attn_v and ffn_down of the first and the last eighth of the layers and of every third between
- * them; Q4_K for all else; and where rows are no multiple of 256, Q8_0 for Q6_K and Q5_0 for Q4_K. */
+/* "Q4_K_M" as llama.cpp's quantiser lays it out (llama_tensor_get_type and use_more_bits in its
+ * sources): Q6_K for the output matrix, which is the embedding where they are tied, and for attn_v
+ * and ffn_down of the first and the last eighth of the layers and of every third between them; Q4_K
+ * for all else; where rows are no multiple of 256, Q8_0 stands for Q6_K and Q5_0 for Q4_K. */
 const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col)
 {
     const int64_t n = p->layers, eighth = n / 8;

@@ -67,6 +67,27 @@ def test_codes_use_the_whole_range(mkmodel):
         assert 0.3 < share.min() and share.max() < 0.7, kind
 
 
+def test_mix(mkmodel):
+    """Q4_K_M as llama.cpp's quantiser lays it out; 16 layers as in Llama-3.2-1B."""
+    found = {name: t.tensor_type.name
+             for name, t in tensors(mkmodel("--type", "Q4_K_M", "--layers", 16)).items()}
+    high = {0, 1, 4, 7, 10, 13, 14, 15}  # first and last eighth, every third between them
+    for layer in range(16):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+            is_high = layer in high and name in ("attn_v", "ffn_down")
+            assert found[f"blk.{layer}.{name}.weight"] == ("Q6_K" if is_high else "Q4_K")
+    assert found["token_embd.weight"] == "Q6_K"  # it is the output too
+
+    untied = tensors(mkmodel("--type", "Q4_K_M", "--untied"))
+    assert untied["token_embd.weight"].tensor_type.name == "Q4_K"
+    assert untied["output.weight"].tensor_type.name == "Q6_K"
+
+    odd = mkmodel("--type", "Q4_K_M", "--embd", 96, "--ff", 512, "--layers", 1)
+    found = {name: t.tensor_type.name for name, t in tensors(odd).items()}
+    assert found["blk.0.attn_q.weight"] == "Q5_0" and found["blk.0.attn_v.weight"] == "Q8_0"
+    assert found["token_embd.weight"] == "Q8_0" and found["blk.0.ffn_down.weight"] == "Q6_K"
+
+
 def test_same_seed_same_bytes(mkmodel, scratch):
     again = scratch / "again"
     for kind in ("F16", "Q5_K"):
