@@ -59,7 +59,8 @@ dir  = @mkdir -p $(@D)
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools check demo deps install uninstall clean help FORCE
+.PHONY: all lib tools check check-long golden golden-kit demo deps install uninstall clean help
+.PHONY: FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -128,6 +129,20 @@ deps:      ## install what is missing: Debian packages, and Python packages into
 check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what downloads
 	@python3 tests/run.py --build '$(BUILD)' --cc '$(CC)' --san '$(SAN)' --jobs $(JOBS) $(T)
 
+check-long: deps ## the whole bit-exactness matrix, and golden digests of other builds: an hour
+	@python3 tests/run.py --long --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
+
+golden: tools ## write the digests of a new arithmetic version; FORCE=1 writes known ones again
+	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \
+	    $(BUILD)/tools/golden_tool write tests/golden $(if $(FORCE),force)
+
+# Static programs, for machines that have none of our libraries.
+golden-kit: ## BUILD/golden-kit.tar.gz, to check the digests elsewhere: unpack, sh golden.sh
+	+$(MAKE) --no-print-directory BUILD=$(BUILD)/static LDFLAGS=-static TEST_LIBS= \
+	    $(patsubst %,$(BUILD)/static/tools/%,golden_tool matrix_tool mkmodel)
+	tar -czf $(BUILD)/golden-kit.tar.gz -C $(BUILD)/static/tools golden_tool matrix_tool mkmodel \
+	    -C $(CURDIR)/tests golden golden.sh
+
 demo:      ## the main job on a real model, in under a minute after the download
 	@sh tools/deps.sh run $(BUILD)
 	@+$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/greta
@@ -154,6 +169,6 @@ clean:     ## remove BUILD
 	rm -rf $(BUILD)
 
 help:      ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo "Variables: BUILD=build CC=gcc CFLAGS='-O2 -g' PREFIX=/usr/local DESTDIR= JOBS=$(JOBS)"
 	@echo "           WERROR=1 (warnings are errors) SAN=address,undefined (sanitizers) V=1 (commands)"

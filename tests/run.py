@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""run.py - the test runner behind `make check`; standard library only.
+"""run.py - the test runner behind `make check` and `make check-long`; standard library only.
 
 A run is a list of jobs: builds, C test programs, Python test files, and small scenarios written
 below. Each job runs in a process group of its own with a time limit, writes one log, and yields
@@ -32,10 +32,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
 SANITIZERS = "address,undefined"
 WARNINGS = "-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
-SECONDS_BUILD, SECONDS_C, SECONDS_PY = 600, 240, 480
+SECONDS_BUILD, SECONDS_C, SECONDS_PY, SECONDS_LONG = 600, 240, 480, 7200
+SEED = "1"  # of the covering arrays of tests/matrix_tool.c
+WEIGHTS = "Q5_K Q4_K Q6_K Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 F32 F16 BF16".split()  # slowest first
 # What takes longest starts first, so that nothing long is left for the end.
-SLOW = ["san", "py/test_oracle", "py/test_isolate", "san/test_engine", "py/test_pull",
-        "py/test_commands", "py/test_chat", "c/test_engine"]
+SLOW = ["san", "matrix", "golden", "py/test_oracle", "py/test_isolate", "san/test_engine",
+        "py/test_pull", "py/test_commands", "py/test_chat", "c/test_engine"]
 
 Job = collections.namedtuple("Job", "name needs run")
 running = set()  # process groups, to be ended when the runner is
@@ -43,10 +45,10 @@ this_thread = threading.local()  # cpu: seconds spent by what the thread's job s
 
 
 class Counts:
-    """What a job found: a number of passes; failures and skips as lines of text."""
+    """What a job found: a number of passes; failures, skips and remarks as lines of text."""
 
     def __init__(self):
-        self.passed, self.failed, self.skipped = 0, [], []
+        self.passed, self.failed, self.skipped, self.notes = 0, [], [], []
 
     def check(self, name, good, why=""):
         if good:
@@ -106,6 +108,8 @@ def read_tap(text, status):
             counts.check(match.group(2), match.group(1) is None)
         elif (match := re.match(r"1\.\.(\d+)$", line)):
             plan += int(match.group(1))
+        elif line.startswith("# compared "):
+            counts.notes.append(line[2:])
     seen = counts.passed + len(counts.failed) + len(counts.skipped)
     if seen < plan:
         counts.failed += [f"test {n + 1} of {plan} was not reached: {ending(status)}"
@@ -214,6 +218,22 @@ def py_job(run, name, path):
         status = run.execute(name, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                                     f"--junitxml={junit}", path], SECONDS_PY)
         return read_junit(junit, status, run.offline)
+    return job
+
+
+def golden_job(run, name, cc, level):
+    """The library built by one compiler at one level of optimisation, and all its digests; without
+    optimisation those of `ref` alone, for time."""
+    def job():
+        folder = run.build / name.replace("/", "-")
+        status = run.make(name, "tools", f"CFLAGS=-{level}", f"O3=-{level}", cc=cc, folder=folder)
+        if status != 0:
+            counts = Counts()
+            counts.check(f"{cc} -{level}", False, ending(status))
+            return counts
+        command = [folder / "tools/golden_tool", "check", ROOT / "tests/golden"]
+        command += ["ref"] if level == "O0" else []
+        return tap_job(run, name, command, SECONDS_LONG, GRETA_TOOLS=str(folder / "tools"))()
     return job
 
 
@@ -370,7 +390,12 @@ def jobs_of(run):
              Job("runner", [], runner_job(run, "runner"))]
     if not options.san:  # what concerns the default build, and the builds beside it
         tidy += ["--library", build / "libgreta.so"]
+        tools = build / "tools"
         jobs += [Job("tidy", [], tap_job(run, "tidy", tidy)),
+                 Job("matrix", [],
+                     tap_job(run, "matrix", [tools / "matrix_tool", "sample", SEED])),
+                 Job("golden", [], tap_job(run, "golden", [tools / "golden_tool", "check",
+                                                           ROOT / "tests/golden"])),
                  Job("install", [], install_job(run, "install")),
                  Job("second-compiler", [],
                      builder(run, "second-compiler", "CFLAGS=-O0", "O3=", cc=other,
@@ -381,6 +406,24 @@ def jobs_of(run):
                      tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
                  for test in tests if test != "test_memory"]  # sanitizers own malloc
     return sorted(jobs, key=lambda job: SLOW.index(job.name) if job.name in SLOW else len(SLOW))
+
+
+def jobs_long(run):
+    """`make check-long`: the whole bit-exactness matrix, and the digests from other builds."""
+    tool = run.build / "tools/matrix_tool"
+    jobs = []
+    if not run.offline:
+        prompts = [ROOT / "prompts" / name
+                   for name in ("p0_short.txt", "p4_sys.txt", "p6_long.txt")]
+        command = [tool, "model", run.env["GRETA_SMOLLM2"], SEED, *prompts]
+        jobs.append(Job("matrix/smollm2", [],
+                        tap_job(run, "matrix/smollm2", command, SECONDS_LONG)))
+    jobs += [Job(f"matrix/{weights}", [],
+                 tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
+             for weights in WEIGHTS]
+    jobs += [Job(f"golden/{cc}-{level}", [], golden_job(run, f"golden/{cc}-{level}", cc, level))
+             for cc in ("gcc", "clang") for level in ("O0", "O1", "O2", "O3")]
+    return jobs
 
 
 def selected(job, words):
@@ -399,6 +442,7 @@ def report(run, job, counts, seconds):
     mark = "FAIL" if counts.failed else "ok"
     lines = [f"{mark:<5}{job.name:<26}{', '.join(parts):<34}{seconds:6.1f} s"
              f"{this_thread.cpu:8.1f} s cpu"]
+    lines += [f"       {note}" for note in counts.notes]
     lines += [f"       failed: {failure}" for failure in counts.failed]
     if counts.failed and run.log(job.name).exists():
         log = run.log(job.name).read_text(errors="replace").splitlines()
@@ -470,6 +514,7 @@ def main():
     parser.add_argument("--cc", default="gcc")
     parser.add_argument("--san", default="")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--long", action="store_true", help="the long tests instead")
     parser.add_argument("words", nargs="*", help="parts: gguf,py,san/test_gguf,tidy; none: all")
     options = parser.parse_args()
     words = [word for argument in options.words for word in argument.split(",") if word]
@@ -478,7 +523,7 @@ def main():
     start = time.monotonic()
     results = prepare(run)
     if not any(counts.failed for counts in results.values()):
-        jobs = jobs_of(run)
+        jobs = jobs_long(run) if options.long else jobs_of(run)
         chosen = [job for job in jobs if selected(job, words)]
         names = {job.name for job in chosen} | {need for job in chosen for need in job.needs}
         results |= run_jobs(run, [job for job in jobs if job.name in names])
