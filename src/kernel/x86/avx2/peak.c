@@ -58,10 +58,10 @@ static uint64_t fma_avx2(int64_t n_round)
     for (int i = 0; i < N; i++) {
         sum[i] = _mm256_set1_ps((float)i);
     }
+    __asm__ volatile("" : "+x"(a), "+x"(b));
     for (int64_t step = 0; step < n_round * PROBE_STEPS; step++) {
         for (int i = 0; i < N; i++) {
             sum[i] = _mm256_fmadd_ps(sum[i], a, b);
-            __asm__ volatile("" : "+x"(sum[i]));
         }
     }
     for (int i = 0; i < N; i++) {

@@ -1,8 +1,9 @@
 /* peak.c - what AVX-512 can do at most: reading, VPDPBUSD, VFMADD on 512-bit registers.
  *
  * 16 independent accumulators: two units with a latency of four or five steps each need ten.
- * Nothing is loaded inside the loops of arithmetic; the empty asm statements keep the compiler from
- * taking equal accumulators for one, and cost no instruction. Reading is one stream in order, which
+ * Nothing is loaded inside the loops of arithmetic: accumulators start apart and operands are opaque,
+ * so that the compiler can neither join nor foresee them. (An empty asm on each accumulator, the
+ * usual way, made it keep them in memory.) Reading is one stream in order, which
  * measured at or above several streams and every distance of software prefetch.
  */
 #include "kernel/probe.h"
@@ -32,12 +33,12 @@ static uint64_t int8_avx512(int64_t n_round)
 {
     __m512i sum[N], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
     for (int i = 0; i < N; i++) {
-        sum[i] = _mm512_setzero_si512();
+        sum[i] = _mm512_set1_epi32(i);
     }
+    __asm__ volatile("" : "+v"(a), "+v"(b));
     for (int64_t step = 0; step < n_round * PROBE_STEPS; step++) {
         for (int i = 0; i < N; i++) {
             sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
-            __asm__ volatile("" : "+v"(sum[i]));
         }
     }
     for (int i = 1; i < N; i++) {
@@ -52,10 +53,10 @@ static uint64_t fma_avx512(int64_t n_round)
     for (int i = 0; i < N; i++) {
         sum[i] = _mm512_set1_ps((float)i);
     }
+    __asm__ volatile("" : "+v"(a), "+v"(b));
     for (int64_t step = 0; step < n_round * PROBE_STEPS; step++) {
         for (int i = 0; i < N; i++) {
             sum[i] = _mm512_fmadd_ps(sum[i], a, b);
-            __asm__ volatile("" : "+v"(sum[i]));
         }
     }
     for (int i = 1; i < N; i++) {
