@@ -1,14 +1,14 @@
 /* peak.c - what AVX2 can do at most: reading, VPMADDUBSW chains, VFMADD on 256-bit registers.
  *
  * The integer step is the one that a dot product of bytes takes without VNNI: VPMADDUBSW, VPMADDWD
- * with ones, VPADDD; three instructions for 32 multiply-adds. The empty asm statements keep the
- * compiler from computing a step once, and cost no instruction.
+ * with ones, VPADDD; three instructions for 32 multiply-adds. The first is an asm statement, so that
+ * the compiler does not compute it once for all steps.
  */
 #include "kernel/probe.h"
 
 #include <immintrin.h>
 
-#define N 12 /* accumulators: with three operands they fill the 16 registers */
+#define N 10 /* accumulators: with operands and a product they stay in the 16 registers */
 
 static uint64_t fold(const __m256i *sum)
 {
@@ -43,8 +43,8 @@ static uint64_t int8_avx2(int64_t n_round)
     }
     for (int64_t step = 0; step < n_round * PROBE_STEPS; step++) {
         for (int i = 0; i < N; i++) {
-            __asm__ volatile("" : "+x"(a));
-            __m256i pairs = _mm256_maddubs_epi16(a, b);
+            __m256i pairs;
+            __asm__ volatile("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(a), "x"(b));
             sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, ones));
         }
     }
