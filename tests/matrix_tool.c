@@ -310,8 +310,8 @@ static void sequences_real(matrix *m, char **file)
     }
 }
 
-/* Which main sequences a configuration runs. What costs nothing new is not run: small chunks meet
- * all their boundaries in the short one; kernels for any machine are slow on a real model. */
+/* Which main sequences a configuration runs: small chunks meet all their bounds in the short one,
+ * and the kernels for any machine are slow on a real model. */
 static int main_is_run(const matrix *m, const setting *c, int i)
 {
     if (m->sequence[i].n == 0) {
