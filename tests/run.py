@@ -223,17 +223,17 @@ def py_job(run, name, path):
 
 def golden_job(run, name, cc, level):
     """The library built by one compiler at one level of optimisation, and all its digests; without
-    optimisation those of `ref` alone, for time."""
+    optimisation those of `ref` alone, for time. The models are written by the default build."""
     def job():
-        folder = run.build / name.replace("/", "-")
-        status = run.make(name, "tools", f"CFLAGS=-{level}", f"O3=-{level}", cc=cc, folder=folder)
+        tool = run.build / name.replace("/", "-") / "tools/golden_tool"
+        status = run.make(name, tool, f"CFLAGS=-{level}", f"O3=-{level}", cc=cc,
+                          folder=tool.parent.parent)
         if status != 0:
             counts = Counts()
             counts.check(f"{cc} -{level}", False, ending(status))
             return counts
-        command = [folder / "tools/golden_tool", "check", ROOT / "tests/golden"]
-        command += ["ref"] if level == "O0" else []
-        return tap_job(run, name, command, SECONDS_LONG, GRETA_TOOLS=str(folder / "tools"))()
+        command = [tool, "check", ROOT / "tests/golden", *(["ref"] if level == "O0" else [])]
+        return tap_job(run, name, command, SECONDS_LONG)()
     return job
 
 
