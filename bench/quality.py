@@ -82,7 +82,8 @@ def windows_of(args):
     room = args.window - len(bos)
     n = min(args.windows, len(ids) // room)
     if n * (args.window - 1) < N_POSITION_MIN:
-        sys.exit(f"quality: {len(ids)} tokens are too few for {N_POSITION_MIN} positions")
+        sys.exit(f"quality: {n} windows of the text's {len(ids)} tokens hold fewer than "
+                 f"{N_POSITION_MIN} positions")
     return np.array([bos + ids[i * room : (i + 1) * room] for i in range(n)], "<i4")
 
 
