@@ -59,7 +59,7 @@ dir  = @mkdir -p $(@D)
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools check check-long golden golden-kit demo deps install uninstall clean help
+.PHONY: all lib tools check ulp check-long golden golden-kit demo deps install uninstall clean help
 .PHONY: FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -115,7 +115,8 @@ $(BUILD)/greta: $(call objects,$(CLI_SRC)) $(STATIC)
 $(BUILD)/tools/mkmodel: $(call objects,$(MKMODEL_SRC)) $(STATIC)
 	$(call program)
 $(BUILD)/tools/%_tool: $(BUILD)/obj/tests/%_tool.o $(STATIC)
-	$(call program)
+	$(call program,$(TOOL_LIBS))
+$(BUILD)/tools/ulp_tool: TOOL_LIBS = -lmpfr -lgmp
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
 	$(call program,$(TEST_LIBS))
 
@@ -142,6 +143,9 @@ golden-kit: ## BUILD/golden-kit.tar.gz, to check the digests elsewhere: unpack, 
 	    $(patsubst %,$(BUILD)/static/tools/%,golden_tool matrix_tool mkmodel)
 	tar -czf $(BUILD)/golden-kit.tar.gz -C $(BUILD)/static/tools golden_tool matrix_tool mkmodel \
 	    -C $(CURDIR)/tests golden golden.sh
+
+ulp: $(BUILD)/tools/ulp_tool ## error of exp and its kin over all floats against docs/numerics.md
+	@$< docs/numerics.md
 
 demo:      ## the main job on a real model, in under a minute after the download
 	@sh tools/deps.sh run $(BUILD)

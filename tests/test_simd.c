@@ -143,13 +143,18 @@ static void quantize_trial(judge *j, int64_t n, data_kind kind)
     judge_note(j, good, "quantize", k, kind);
 }
 
-static void swiglu_trial(judge *j, int64_t n, data_kind kind)
+static const char *const function_names[ACTIVATION_COUNT] = {"silu", "gelu_tanh", "sigmoid", "tanh",
+                                                             "exp"};
+static activation function;
+
+static void glu_trial(judge *j, int64_t n, data_kind kind)
 {
     const float *gate = numbers(n, kind), *up = numbers(n, kind == DATA_HARD ? DATA_RARE : kind);
     float *y = results(n);
-    ref->swiglu(gate, up, expected, n);
-    int good = SURVIVES(j->t->swiglu(gate, up, y, n)) && floats_are_equal(y, expected, n);
-    judge_note(j, good, "swiglu", n, kind);
+    up = random_bits() % 4 ? up : NULL;
+    ref->glu(function, gate, up, expected, n);
+    int good = SURVIVES(j->t->glu(function, gate, up, y, n)) && floats_are_equal(y, expected, n);
+    judge_note(j, good, function_names[function], n, kind);
 }
 
 static void add_trial(judge *j, int64_t n, data_kind kind)
@@ -207,7 +212,10 @@ static void rows_judge(judge *j)
     for (int64_t i = 1; i <= 130 + (int64_t)(sizeof more / sizeof *more); i++) {
         int64_t n = i <= 130 ? i : more[i - 131];
         each_setting(j, norm_trial, n);
-        each_setting(j, swiglu_trial, n);
+        for (int f = 0; f < ACTIVATION_COUNT; f++) {
+            function = (activation)f;
+            each_setting(j, glu_trial, n);
+        }
         each_setting(j, add_trial, n);
         each_setting(j, stats_trial, n);
         each_setting(j, kv_store_trial, n);
@@ -486,9 +494,10 @@ static void norm_of_one_more(norm_args *a)
     ref->rms_norm(a);
 }
 
-static void swiglu_with_lanes_swapped(const float *gate, const float *up, float *y, int64_t n)
+static void glu_with_lanes_swapped(activation f, const float *gate, const float *up, float *y,
+                                   int64_t n)
 {
-    ref->swiglu(gate, up, y, n);
+    ref->glu(f, gate, up, y, n);
     for (int64_t i = 0; i + 8 <= n; i += 8) {
         float swapped = y[i + 3];
         y[i + 3] = y[i + 4];
@@ -496,12 +505,30 @@ static void swiglu_with_lanes_swapped(const float *gate, const float *up, float 
     }
 }
 
-/* The cut-off below which exp is zero, at the smallest normal number instead. */
-static void swiglu_without_subnormals(const float *gate, const float *up, float *y, int64_t n)
+static void glu_without_subnormals(activation f, const float *gate, const float *up, float *y,
+                                   int64_t n)
 {
-    ref->swiglu(gate, up, y, n);
+    ref->glu(f, gate, up, y, n);
     for (int64_t i = 0; i < n; i++) {
         y[i] = fabsf(y[i]) < 0x1p-126f ? 0.0f : y[i];
+    }
+}
+
+/* As a clamp by the other order of operands would have it. */
+static void glu_without_nan(activation f, const float *gate, const float *up, float *y, int64_t n)
+{
+    ref->glu(f, gate, up, y, n);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = isnan(gate[i]) ? 0.0f : y[i];
+    }
+}
+
+/* One function an ulp off where its argument is large. */
+static void glu_with_one_ulp(activation f, const float *gate, const float *up, float *y, int64_t n)
+{
+    ref->glu(f, gate, up, y, n);
+    for (int64_t i = 0; i < n && f == ACTIVATION_TANH; i++) {
+        y[i] = fabsf(gate[i]) > 5.0f ? nextafterf(y[i], 0.0f) : y[i];
     }
 }
 
@@ -640,8 +667,10 @@ static void broken_kernels_are_seen(void **state)
         {"tail left out", rows_judge, {.rms_norm = norm_without_tail}},
         {"sum in index order", rows_judge, {.rms_norm = norm_in_index_order}},
         {"reads one too many", rows_judge, {.rms_norm = norm_of_one_more}},
-        {"two lanes swapped", rows_judge, {.swiglu = swiglu_with_lanes_swapped}},
-        {"subnormals flushed", rows_judge, {.swiglu = swiglu_without_subnormals}},
+        {"two lanes swapped", rows_judge, {.glu = glu_with_lanes_swapped}},
+        {"subnormals flushed", rows_judge, {.glu = glu_without_subnormals}},
+        {"NaN clamped", rows_judge, {.glu = glu_without_nan}},
+        {"one function an ulp off", rows_judge, {.glu = glu_with_one_ulp}},
         {"writes one too many", rows_judge, {.add = add_one_too_many}},
         {"no NaN rule", rows_judge, {.quantize = quantize_without_nan_rule}},
         {"halves rounded up", rows_judge, {.quantize = quantize_with_halves_up}},
@@ -661,7 +690,7 @@ static void broken_kernels_are_seen(void **state)
         const kernel_table *with = &broken[i].with;
         t.name = broken[i].mistake;
         t.rms_norm = with->rms_norm ? with->rms_norm : t.rms_norm;
-        t.swiglu = with->swiglu ? with->swiglu : t.swiglu;
+        t.glu = with->glu ? with->glu : t.glu;
         t.add = with->add ? with->add : t.add;
         t.quantize = with->quantize ? with->quantize : t.quantize;
         t.row_stats = with->row_stats ? with->row_stats : t.row_stats;

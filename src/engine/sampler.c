@@ -8,7 +8,7 @@
  */
 #include "engine/session.h"
 
-#include "kernel/exp.h"
+#include "kernel/elementary.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -52,10 +52,10 @@ static int32_t draw(greta_sampler *sampler, const candidate *c, size_t n)
     double total = 0.0, kept = 0.0;
     size_t n_kept = 0;
     for (size_t i = 0; i < n; i++) {
-        total += (double)kernel_exp((c[i].logit - c[0].logit) / sampler->temperature);
+        total += (double)elementary_exp((c[i].logit - c[0].logit) / sampler->temperature);
     }
     while (n_kept < n) {
-        double w = (double)kernel_exp((c[n_kept].logit - c[0].logit) / sampler->temperature);
+        double w = (double)elementary_exp((c[n_kept].logit - c[0].logit) / sampler->temperature);
         if (n_kept > 0 && (w < (double)sampler->min_p || kept >= (double)sampler->top_p * total)) {
             break;
         }
@@ -64,7 +64,7 @@ static int32_t draw(greta_sampler *sampler, const candidate *c, size_t n)
     }
     double target = (double)(splitmix64(&sampler->state) >> 11) * 0x1p-53 * kept, sum = 0.0;
     for (size_t i = 0; i < n_kept; i++) {
-        sum += (double)kernel_exp((c[i].logit - c[0].logit) / sampler->temperature);
+        sum += (double)elementary_exp((c[i].logit - c[0].logit) / sampler->temperature);
         if (target < sum) {
             return c[i].id;
         }

@@ -43,7 +43,7 @@ static op_split split_alone(const greta_session *s, const op_list *list, const o
 /* Ops whose every output column depends on the same column, or block, of their inputs. */
 static int is_columnwise(const op *o)
 {
-    return o->kind == OP_QUANTIZE || o->kind == OP_ADD || o->kind == OP_SWIGLU;
+    return o->kind == OP_QUANTIZE || o->kind == OP_ADD || o->kind == OP_GLU;
 }
 
 /* The edge that input `in` reads of this pass and that an op of [first, i) wrote; -1: none. */

@@ -237,18 +237,21 @@ static void walk_pairwise(const op_job *job, piece mine)
     const op *o = job->op;
     rows a = rows_read(s, o, 0), b = rows_read(s, o, 1), y = rows_written(s, o, 0);
     const kernel_table *table = session_table(s, o);
-    void (*kernel)(const float *, const float *, float *, int64_t) =
-        o->kind == OP_ADD ? table->add : table->swiglu;
     int64_t at = mine.column.first, n = mine.column.last - at;
     for (int64_t t = mine.token.first; t < mine.token.last; t++) {
-        kernel(floats_at(&a, t, at), floats_at(&b, t, at), floats_to(&y, t, at), n);
+        const float *one = floats_at(&a, t, at), *other = floats_at(&b, t, at);
+        if (o->kind == OP_ADD) {
+            table->add(one, other, floats_to(&y, t, at), n);
+        } else {
+            table->glu(o->activation, one, other, floats_to(&y, t, at), n);
+        }
     }
 }
 
 static void (*const walkers[OP_KIND_COUNT])(const op_job *job, piece mine) = {
     [OP_EMBED] = walk_embed,         [OP_RMS_NORM] = walk_rms_norm, [OP_QUANTIZE] = walk_quantize,
     [OP_MATMUL] = walk_matmul,       [OP_ROPE] = walk_rope,         [OP_KV_STORE] = walk_kv_store,
-    [OP_ATTENTION] = walk_attention, [OP_ADD] = walk_pairwise,      [OP_SWIGLU] = walk_pairwise,
+    [OP_ATTENTION] = walk_attention, [OP_ADD] = walk_pairwise,      [OP_GLU] = walk_pairwise,
 };
 
 /* Later blocks of tokens see more: (block, kv head) pairs are dealt in turn. */

@@ -7,13 +7,14 @@
 #ifndef GRETA_KERNEL_KERNEL_H
 #define GRETA_KERNEL_KERNEL_H
 
+#include "base/activation.h"
 #include "base/dtype.h"
 #include "base/hash.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define ARITHMETIC_VERSION 1
+#define ARITHMETIC_VERSION 2
 #define ACT_BLOCK          32   /* values per activation block */
 #define SEGMENT            1024 /* values of K per accumulation chain */
 #define ATTENTION_TILE     64   /* absolute positions per attention tile */
@@ -112,7 +113,8 @@ typedef struct kernel_table {
     void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
     void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*add)(const float *a, const float *b, float *y, int64_t n);
-    void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);
+    /* activation(gate) * up (Shazeer 2020, GLU variants); up NULL: activation(gate) alone. */
+    void (*glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
     void (*row_stats)(const float *x, int64_t n, row_stats *stats);
 } kernel_table;
 

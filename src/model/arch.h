@@ -38,7 +38,8 @@ typedef struct op_spec {
     int32_t width;
     dtype type;
     int is_cache;
-    int32_t n_head; /* ROPE, KV_STORE */
+    int32_t n_head;        /* ROPE, KV_STORE */
+    activation activation; /* GLU */
 } op_spec;
 
 /* Returns the edge written. */

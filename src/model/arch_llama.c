@@ -141,10 +141,11 @@ static int32_t ffn_block(op_builder *b, const layer_weights *w, int32_t x)
     matmul_spec mg = {STAGE_GATE, STAGE_FFN_NORM_Q8, h, &x_q8, w->gate, NULL};
     matmul_spec mu = {STAGE_UP, STAGE_FFN_NORM_Q8, h, &x_q8, w->up, NULL};
     int32_t gate = op_add_matmul(b, &mg), up = op_add_matmul(b, &mu);
-    op_spec swiglu = {.kind = OP_SWIGLU,
+    op_spec swiglu = {.kind = OP_GLU,
                       .name = STAGE_ACT,
                       .in = {gate + 1, up + 1},
-                      .width = b->model->cfg.n_ff};
+                      .width = b->model->cfg.n_ff,
+                      .activation = ACTIVATION_SILU};
     int32_t act = op_add(b, &swiglu);
     matmul_spec md = {STAGE_MLP_OUT, STAGE_ACT_Q8, act, &act_q8, w->down, NULL};
     return add(b, STAGE_X_AFTER_MLP, x, op_add_matmul(b, &md));

@@ -17,7 +17,7 @@ const char *op_kind_name(op_kind kind)
     static const char *const name[OP_KIND_COUNT] = {
         [OP_EMBED] = "embed",         [OP_RMS_NORM] = "rms_norm", [OP_QUANTIZE] = "quantize",
         [OP_MATMUL] = "matmul",       [OP_ROPE] = "rope",         [OP_KV_STORE] = "kv_store",
-        [OP_ATTENTION] = "attention", [OP_ADD] = "add",           [OP_SWIGLU] = "swiglu",
+        [OP_ATTENTION] = "attention", [OP_ADD] = "add",           [OP_GLU] = "glu",
     };
     return (unsigned)kind < OP_KIND_COUNT ? name[kind] : "?";
 }
@@ -50,7 +50,8 @@ static int builder_reserve(op_builder *b)
 static void op_fill(op *o, const op_builder *b, const op_spec *spec)
 {
     const config *c = &b->model->cfg;
-    *o = (op){.kind = spec->kind, .name = spec->name, .layer = b->layer};
+    *o = (op){
+        .kind = spec->kind, .name = spec->name, .layer = b->layer, .activation = spec->activation};
     for (int i = 0; i < OP_IN_MAX; i++) {
         o->in[i].edge = spec->in[i] - 1;
     }

@@ -10,6 +10,7 @@
 #ifndef GRETA_MODEL_OP_H
 #define GRETA_MODEL_OP_H
 
+#include "base/activation.h"
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/stage.h"
@@ -28,7 +29,7 @@ typedef enum op_kind {
     OP_KV_STORE,  /* k -> cache rows (or v)           rounds to the cache type */
     OP_ATTENTION, /* q_rope, k_cache, v_cache -> out */
     OP_ADD,       /* a, b -> a + b */
-    OP_SWIGLU,    /* gate, up -> silu(gate) * up */
+    OP_GLU,       /* gate, up -> activation(gate) * up */
     OP_KIND_COUNT
 } op_kind;
 
@@ -69,8 +70,9 @@ typedef struct op {
     int32_t count;                       /* RMS_NORM: divisor of the mean, the width */
     int32_t n_head, n_head_kv, head_dim; /* ROPE, KV_STORE, ATTENTION */
     int32_t rope_dim;
-    float scale;   /* ATTENTION: of q.k */
-    int32_t table; /* 0: the session's kernels; 1: its alternate table (see fault/) */
+    float scale;           /* ATTENTION: of q.k */
+    activation activation; /* GLU */
+    int32_t table;         /* 0: the session's kernels; 1: its alternate table (see fault/) */
 } op;
 
 typedef struct edge {

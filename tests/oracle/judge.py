@@ -154,7 +154,7 @@ class Judge:
         return same_bits(self.trace.outputs(op),
                          self.trace.inputs(op, 0) + self.trace.inputs(op, 1))
 
-    def swiglu(self, op):
+    def glu(self, op):
         """exp within 2 ULP, 1 + e, quotient, product."""
         gate, up = (self.trace.inputs(op, i).astype(F64) for i in (0, 1))
         exact = llama.silu(gate) * up

@@ -201,7 +201,7 @@ def test_codes_decode_to_the_weights(mkmodel, kind):
 LAYER_OPS = {
     "rms_norm": ["attn_norm", "ffn_norm"], "rope": ["q_rope", "k_rope"],
     "matmul": ["q", "k", "v", "wo_out", "gate", "up", "mlp_out"],
-    "kv_store": ["k_cache", "v_cache"], "attention": ["attn_out"], "swiglu": ["act"],
+    "kv_store": ["k_cache", "v_cache"], "attention": ["attn_out"], "glu": ["act"],
     "add": ["x_after_attn", "x_after_mlp"],
     "quantize": ["attn_norm_q8", "attn_out_q8", "ffn_norm_q8", "act_q8"],
 }
@@ -266,7 +266,7 @@ JUDGE_CHANGES = {
     "sum": ("add", flip(("x_after_mlp", 1))),
     "cached value": ("kv_store", flip(("v_cache", 0))),
     "code": ("matmul", flip(("ffn_norm_q8", 0))),
-    "edges": ("swiglu", lambda judge_, _: [
+    "edges": ("glu", lambda judge_, _: [
         r["in"].reverse() for r in judge_.trace.rows["act", 1].values()]),
     "eps": ("rms_norm", scale("rms_eps", 1.001)),
     "norm weights": ("rms_norm", lambda judge_, _: swap(judge_.model, "attn_norm", "ffn_norm")),
@@ -276,7 +276,7 @@ JUDGE_CHANGES = {
     "scale of the codes": ("quantize", lambda _, patch: patch.setattr(
         blocks, "quantize", lambda x, f=blocks.quantize: (f(x)[0], f(x)[1] * 127 / 127.0001))),
     "rounding of the codes": ("quantize", lambda _, patch: patch.setattr(np, "rint", np.trunc)),
-    "activation": ("swiglu", lambda _, patch: patch.setattr(
+    "activation": ("glu", lambda _, patch: patch.setattr(
         llama, "silu", lambda x: x / (1 + np.exp(-1.00001 * x)))),
 }
 

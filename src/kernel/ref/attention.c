@@ -92,7 +92,8 @@ static void tile_read(const attention_args *a, int32_t kv_head, int64_t position
 static void state_merge(state *total, const state *tile, int32_t head_dim)
 {
     float most = ref_max(total->max, tile->max);
-    float scale_total = kernel_exp(total->max - most), scale_tile = kernel_exp(tile->max - most);
+    float scale_total = elementary_exp(total->max - most),
+          scale_tile = elementary_exp(tile->max - most);
     total->sum = fmaf(total->sum, scale_total, tile->sum * scale_tile);
     for (int32_t d = 0; d < head_dim; d++) {
         total->out[d] = fmaf(total->out[d], scale_total, tile->out[d] * scale_tile);
@@ -113,7 +114,7 @@ static void tile_compute(const attention_args *a, const float *q, const kv_strip
         most = ref_max(most, score[p]);
     }
     for (int64_t p = 0; p < n; p++) {
-        score[p] = kernel_exp(score[p] - most);
+        score[p] = elementary_exp(score[p] - most);
     }
     memset(tile->out, 0, (size_t)a->head_dim * sizeof tile->out[0]);
     for (int64_t p = 0; p < n; p++) {

@@ -9,7 +9,7 @@
 #ifndef GRETA_KERNEL_REF_REF_H
 #define GRETA_KERNEL_REF_REF_H
 
-#include "kernel/exp.h"
+#include "kernel/elementary.h"
 #include "kernel/kernel.h"
 
 #ifdef REF_AVX2
@@ -45,7 +45,7 @@ void REF(rope)(const rope_args *a);
 void REF(kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
 void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(add)(const float *a, const float *b, float *y, int64_t n);
-void REF(swiglu)(const float *gate, const float *up, float *y, int64_t n);
+void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
 void REF(row_stats)(const float *x, int64_t n, row_stats *stats);
 
 extern const kernel_table REF(table);

@@ -144,12 +144,33 @@ void REF(add)(const float *a, const float *b, float *y, int64_t n)
     }
 }
 
-/* silu(g) * u with silu(g) = g / (1 + e^-g) (Shazeer 2020, SwiGLU). */
-void REF(swiglu)(const float *gate, const float *up, float *y, int64_t n)
+static inline void glu_row(float (*f)(float), const float *gate, const float *up, float *y,
+                           int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        float silu = gate[i] / (1.0f + kernel_exp(-gate[i]));
-        y[i] = silu * up[i];
+        float value = f(gate[i]);
+        y[i] = up ? value * up[i] : value;
+    }
+}
+
+void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_t n)
+{
+    switch (f) {
+    case ACTIVATION_GELU_TANH:
+        glu_row(elementary_gelu_tanh, gate, up, y, n);
+        break;
+    case ACTIVATION_SIGMOID:
+        glu_row(elementary_sigmoid, gate, up, y, n);
+        break;
+    case ACTIVATION_TANH:
+        glu_row(elementary_tanh, gate, up, y, n);
+        break;
+    case ACTIVATION_EXP:
+        glu_row(elementary_exp, gate, up, y, n);
+        break;
+    default:
+        glu_row(elementary_silu, gate, up, y, n);
+        break;
     }
 }
 

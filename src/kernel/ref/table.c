@@ -15,6 +15,6 @@ const kernel_table REF(table) = {
     .kv_store = REF(kv_store),
     .attention = REF(attention),
     .add = REF(add),
-    .swiglu = REF(swiglu),
+    .glu = REF(glu),
     .row_stats = REF(row_stats),
 };

@@ -31,6 +31,6 @@ const kernel_table avx2_table = {
     .kv_store = ref_avx2_kv_store,
     .attention = avx2_attention,
     .add = ref_avx2_add,
-    .swiglu = avx2_swiglu,
+    .glu = avx2_glu,
     .row_stats = avx2_row_stats,
 };

@@ -94,6 +94,7 @@ INLINE vec vec_fma(vec a, vec b, vec c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+/* b where one is NaN; so has vec_min. */
 INLINE vec vec_max(vec a, vec b)
 {
     return _mm256_max_ps(a, b);
@@ -111,7 +112,7 @@ INLINE vec vec_abs(vec x)
 
 INLINE vec vec_negate(vec x)
 {
-    return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
+    return -x;
 }
 
 INLINE mask vec_above(vec a, vec b)
@@ -134,14 +135,19 @@ INLINE vec vec_pick(mask m, vec yes, vec no)
     return _mm256_blendv_ps(no, yes, m);
 }
 
-/* x * 2^n for whole |n| <= 150 and x near 1, in two steps of which the first is exact. */
+INLINE vec vec_copysign(vec size, vec sign)
+{
+    const vec bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, size), _mm256_and_ps(bit, sign));
+}
+
+/* exp_scale of elementary.h. */
 INLINE vec vec_scale(vec x, vec n)
 {
-    const __m256i bias = _mm256_set1_epi32(127);
-    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
-    __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-    __m256i second = _mm256_sub_epi32(whole, half);
-    second = _mm256_slli_epi32(_mm256_add_epi32(second, bias), 23);
+    __m256i sum = _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(0x1.8p23f + 254.0f)));
+    __m256i half = _mm256_srli_epi32(sum, 1);
+    __m256i first = _mm256_slli_epi32(half, 23);
+    __m256i second = _mm256_slli_epi32(_mm256_sub_epi32(sum, half), 23);
     return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
 

@@ -31,6 +31,6 @@ const kernel_table avx512_table = {
     .kv_store = ref_avx2_kv_store,
     .attention = avx512_attention,
     .add = ref_avx2_add,
-    .swiglu = avx512_swiglu,
+    .glu = avx512_glu,
     .row_stats = avx512_row_stats,
 };

@@ -92,6 +92,7 @@ INLINE vec vec_fma(vec a, vec b, vec c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* b where one is NaN; so has vec_min. */
 INLINE vec vec_max(vec a, vec b)
 {
     return _mm512_max_ps(a, b);
@@ -109,7 +110,7 @@ INLINE vec vec_abs(vec x)
 
 INLINE vec vec_negate(vec x)
 {
-    return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+    return -x;
 }
 
 INLINE mask vec_above(vec a, vec b)
@@ -132,7 +133,12 @@ INLINE vec vec_pick(mask m, vec yes, vec no)
     return _mm512_mask_blend_ps(m, no, yes);
 }
 
-/* x * 2^n, rounded once; n is whole. */
+INLINE vec vec_copysign(vec size, vec sign)
+{
+    return _mm512_or_ps(_mm512_abs_ps(size), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign));
+}
+
+/* exp_scale of elementary.h, x * 2^n rounded once. */
 INLINE vec vec_scale(vec x, vec n)
 {
     return _mm512_scalef_ps(x, n);
