@@ -16,6 +16,7 @@
 #include "base/hash.h"
 #include "greta.h"
 #include "tiny_model.h"
+#include "trace/trace.h"
 
 /* ---- Counting allocations, where no sanitizer owns malloc ------------------------------------ */
 
@@ -71,7 +72,7 @@ static greta_session *open_session(const world *w, int32_t chunk, int32_t thread
     greta_error err = {0};
     greta_session *s = NULL;
     greta_session_options o = w->options;
-    o.n_ctx = 256;
+    o.n_ctx = 100; /* no whole number of tiles */
     o.n_chunk = chunk;
     o.n_thread = threads;
     o.cpu = cpu;
@@ -184,6 +185,10 @@ static void batches_agree(world *w)
             at[2] = at[1];
         }
     }
+    check(greta_session_drop(s, 0, 0, &err), &err);
+    check(greta_session_fork(s, 1, 0, &err), &err);
+    check(greta_session_drop(s, 0, w->n - 5, &err), &err);
+    feed(w, s, w->n - 5, 2, 0, "after a fork of more than a tile");
     greta_session_free(s);
 }
 
@@ -274,11 +279,12 @@ static void tracing_changes_no_bit(void **state)
     s = open_session(&w, 16, 2, NULL);
     greta_error err = {0};
     snprintf(out, sizeof out, "%s.jsonl", path);
-    greta_trace_options trace = {.size = sizeof trace, .path = out, .sample = -1, .overwrite = 1};
+    greta_trace_options options = {
+        .size = sizeof options, .path = out, .sample = -1, .overwrite = 1};
     uint64_t planned = 0;
-    check(greta_trace_plan(s, &trace, (size_t)w.n, 0, &planned, &err), &err);
-    check(greta_trace_begin(s, &trace, &err), &err);
-    assert_int_equal(greta_trace_begin(s, &trace, NULL), GRETA_USAGE);
+    check(greta_trace_plan(s, &options, (size_t)w.n, 0, &planned, &err), &err);
+    check(greta_trace_begin(s, &options, &err), &err);
+    assert_int_equal(greta_trace_begin(s, &options, NULL), GRETA_USAGE);
     feed(&w, s, 0, 16, 0, "traced");
     check(greta_trace_end(s, "complete", &err), &err);
     FILE *file = fopen(out, "rb");
@@ -291,6 +297,62 @@ static void tracing_changes_no_bit(void **state)
     snprintf(out, sizeof out, "%s.jsonl.blob", path);
     unlink(out);
     greta_session_free(s);
+    world_close(&w);
+    unlink(path);
+}
+
+/* What attention says it read is what was stored at positions 0 .. its own, in that order. */
+static void cache_read_is_what_was_stored(const trace *t, int32_t layer, stage name)
+{
+    const trace_record *stored = trace_find(t, name, layer, 0, GRETA_PHASE_PREFILL);
+    assert_non_null(stored);
+    size_t bytes = (size_t)stored->out[0].n * (stored->out[0].type == DTYPE_F16 ? 2 : 4);
+    uint8_t *rows = malloc(N_TOKEN * bytes);
+    for (int32_t p = 0; p < N_TOKEN; p++) {
+        stored = trace_find(t, name, layer, p, GRETA_PHASE_PREFILL);
+        const trace_record *read = trace_find(t, STAGE_ATTN_OUT, layer, p, GRETA_PHASE_PREFILL);
+        assert_true(stored && read && stored->out[0].slot == p);
+        memcpy(rows + (size_t)p * bytes, stored->out[0].data, bytes);
+        const trace_tensor *in = read->in[1].name == name ? &read->in[1] : &read->in[2];
+        row_hash hash = trace_values_hash(in->type, rows, in->n);
+        assert_true(in->name == name && in->slot == 0 && in->n == (p + 1) * stored->out[0].n);
+        assert_true(in->hash.ordered == hash.ordered && in->hash.bag == hash.bag);
+    }
+    free(rows);
+}
+
+static void traces_hold_the_cache(void **state)
+{
+    (void)state;
+    char path[TINY_PATH], out[TINY_PATH + 16];
+    world w;
+    assert_true(tiny_model("engine", "--type Q8_0", path));
+    world_open(&w, path, N_TOKEN);
+    snprintf(out, sizeof out, "%s.jsonl", path);
+    for (int kv = 0; kv < 2; kv++) {
+        greta_error err = {0};
+        w.options.kv = kv ? GRETA_KV_F32 : GRETA_KV_F16;
+        greta_session *s = open_session(&w, 40, 2, NULL);
+        greta_trace_options options = {.size = sizeof options,
+                                       .path = out,
+                                       .stages = "k_cache,v_cache,attn_out",
+                                       .sample = -1,
+                                       .overwrite = 1};
+        check(greta_trace_begin(s, &options, &err), &err);
+        check(greta_session_feed(s, w.id, N_TOKEN, 0, &err), &err);
+        check(greta_trace_end(s, "complete", &err), &err);
+        trace *t = NULL;
+        check(trace_open(out, &t, &err), &err);
+        for (int32_t layer = 0; layer < t->header.n_layer; layer++) {
+            cache_read_is_what_was_stored(t, layer, STAGE_K_CACHE);
+            cache_read_is_what_was_stored(t, layer, STAGE_V_CACHE);
+        }
+        trace_close(t);
+        greta_session_free(s);
+    }
+    unlink(out);
+    snprintf(out, sizeof out, "%s.jsonl.blob", path);
+    unlink(out);
     world_close(&w);
     unlink(path);
 }
@@ -434,6 +496,7 @@ int main(void)
 #endif
         cmocka_unit_test(contracts_and_cache_types_differ),
         cmocka_unit_test(tracing_changes_no_bit),
+        cmocka_unit_test(traces_hold_the_cache),
 #ifdef COUNTS_ALLOCATIONS
         cmocka_unit_test(evaluation_allocates_nothing),
 #endif

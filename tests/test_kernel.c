@@ -551,10 +551,74 @@ static void products_do_not_depend_on_company(void **state)
 
 enum { HEADS = 6, KV_HEADS = 2, DIM = 20, POSITIONS = 150 };
 
+enum { CACHE = (POSITIONS + 63) / 64 * 64 * KV_HEADS * DIM };
+
+/* Keys and values by position, and as the cache of each type has them. */
 typedef struct scene {
     float q[16][HEADS * DIM], k[POSITIONS * KV_HEADS * DIM], v[POSITIONS * KV_HEADS * DIM];
-    uint16_t k_half[POSITIONS * KV_HEADS * DIM], v_half[POSITIONS * KV_HEADS * DIM];
+    _Alignas(64) float k_wide[CACHE], v_wide[CACHE];
+    _Alignas(64) uint16_t k_half[CACHE], v_half[CACHE];
 } scene;
+
+/* Blocks of 64 positions of a head: keys (head_dim, 64), values (64, head_dim). What was never
+ * stored is NaN. */
+static scene *scene_new(void)
+{
+    scene *s = aligned_alloc(64, sizeof *s);
+    memset(s, 0xff, sizeof *s);
+    fill(&s->q[0][0], 16 * HEADS * DIM, 3.0f);
+    fill(s->k, POSITIONS * KV_HEADS * DIM, 2.0f);
+    fill(s->v, POSITIONS * KV_HEADS * DIM, 1.0f);
+    for (int p = 0; p < POSITIONS; p++) {
+        for (int i = 0; i < KV_HEADS * DIM; i++) {
+            int head = i / DIM, d = i % DIM, block = (p / 64 * KV_HEADS + head) * 64 * DIM;
+            int k_at = block + d * 64 + p % 64, v_at = block + p % 64 * DIM + d;
+            s->k_wide[k_at] = s->k[p * KV_HEADS * DIM + i];
+            s->v_wide[v_at] = s->v[p * KV_HEADS * DIM + i];
+            s->k_half[k_at] = half_from_float(s->k_wide[k_at]);
+            s->v_half[v_at] = half_from_float(s->v_wide[v_at]);
+        }
+    }
+    return s;
+}
+
+/* Stored in any order and by heads, a cache is the picture above; its rows come back. */
+static void cache_follows_the_text(void **state)
+{
+    (void)state;
+    scene *s = scene_new();
+    for (int i = 0; i < 4; i++) {
+        const void *picture[] = {s->k_wide, s->v_wide, s->k_half, s->v_half};
+        size_t size = i < 2 ? 4 : 2, bytes = CACHE * size;
+        kv_shape shape = {i < 2 ? DTYPE_F32 : DTYPE_F16, KV_HEADS, DIM};
+        kv_side side = i % 2 ? KV_VALUES : KV_KEYS;
+        const float *x = i % 2 ? s->v : s->k;
+        void *cache = aligned_alloc(64, bytes);
+        FOR_TABLES(t)
+        {
+            memset(cache, 0xff, bytes);
+            for (int64_t n = 0; n < 2 * POSITIONS; n++) {
+                int64_t p = n * 7 % POSITIONS;
+                kv_store_args a = {x + p * KV_HEADS * DIM, cache, shape, side, p};
+                int32_t head = (int32_t)(n % 2) ^ (n < POSITIONS);
+                t->kv_store(&a, head, head + 1);
+            }
+            assert_memory_equal(cache, picture[i], bytes);
+        }
+        for (int64_t p = 0; p < POSITIONS; p++) {
+            uint8_t row[KV_HEADS * DIM * 4];
+            kernel_kv_load(&(kv_load_args){cache, shape, side, p, row});
+            for (int d = 0; d < KV_HEADS * DIM; d++) {
+                float value = x[p * KV_HEADS * DIM + d];
+                uint16_t half = half_from_float(value);
+                assert_memory_equal(row + (size_t)d * size, i < 2 ? (void *)&value : (void *)&half,
+                                    size);
+            }
+        }
+        free(cache);
+    }
+    free(s);
+}
 
 /* One head by the text: tiles of 64 positions, each with its maximum, sum and chain, then merged.
  */
@@ -597,25 +661,20 @@ static void attend_by_the_text(const scene *s, int h, int64_t n, float *y)
 static void attention_is_softmax_of_what_is_visible(void **state)
 {
     (void)state;
-    scene *s = malloc(sizeof *s);
-    fill(&s->q[0][0], 16 * HEADS * DIM, 3.0f);
-    fill(s->k, POSITIONS * KV_HEADS * DIM, 2.0f);
-    fill(s->v, POSITIONS * KV_HEADS * DIM, 1.0f);
+    scene *s = scene_new();
     FOR_TABLES(t)
     {
         for (int64_t n = 1; n <= POSITIONS; n += n < 70 ? 1 : 13) {
             float y[HEADS * DIM];
             attention_args a = {.q = s->q[0],
-                                .k = s->k,
-                                .v = s->v,
-                                .kv_type = DTYPE_F32,
+                                .k = s->k_wide,
+                                .v = s->v_wide,
+                                .kv = {DTYPE_F32, KV_HEADS, DIM},
                                 .n_position = n,
                                 .n_token = 1,
                                 .q_stride = HEADS * DIM,
                                 .y_stride = HEADS * DIM,
                                 .n_head = HEADS,
-                                .n_head_kv = KV_HEADS,
-                                .head_dim = DIM,
                                 .scale = 0.25f,
                                 .y = y};
             t->attention(&a, 0, KV_HEADS);
@@ -653,28 +712,19 @@ static void attention_is_softmax_of_what_is_visible(void **state)
 static void attention_does_not_depend_on_company(void **state)
 {
     (void)state;
-    scene *s = malloc(sizeof *s);
-    fill(&s->q[0][0], 16 * HEADS * DIM, 3.0f);
-    fill(s->k, POSITIONS * KV_HEADS * DIM, 2.0f);
-    fill(s->v, POSITIONS * KV_HEADS * DIM, 1.0f);
-    for (int i = 0; i < POSITIONS * KV_HEADS * DIM; i++) {
-        s->k_half[i] = half_from_float(s->k[i]);
-        s->v_half[i] = half_from_float(s->v[i]);
-    }
+    scene *s = scene_new();
     float first[2][16][HEADS * DIM], y[16][HEADS * DIM];
     for (int half = 0; half < 2; half++) {
         for (int64_t start = 1; start < POSITIONS - 16; start += 11) {
             attention_args a = {.q = s->q[0],
-                                .k = half ? (void *)s->k_half : (void *)s->k,
-                                .v = half ? (void *)s->v_half : (void *)s->v,
-                                .kv_type = half ? DTYPE_F16 : DTYPE_F32,
+                                .k = half ? (void *)s->k_half : (void *)s->k_wide,
+                                .v = half ? (void *)s->v_half : (void *)s->v_wide,
+                                .kv = {half ? DTYPE_F16 : DTYPE_F32, KV_HEADS, DIM},
                                 .n_position = start,
                                 .n_token = 16,
                                 .q_stride = HEADS * DIM,
                                 .y_stride = HEADS * DIM,
                                 .n_head = HEADS,
-                                .n_head_kv = KV_HEADS,
-                                .head_dim = DIM,
                                 .scale = 0.25f,
                                 .y = first[0][0]};
             kernel_tables()[0]->attention(&a, 0, KV_HEADS);
@@ -711,6 +761,7 @@ int main(void)
         cmocka_unit_test(products_follow_the_text),
         cmocka_unit_test(quantised_products_are_within_their_bound),
         cmocka_unit_test(products_do_not_depend_on_company),
+        cmocka_unit_test(cache_follows_the_text),
         cmocka_unit_test(attention_is_softmax_of_what_is_visible),
         cmocka_unit_test(attention_does_not_depend_on_company),
     };

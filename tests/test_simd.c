@@ -182,16 +182,30 @@ static void stats_trial(judge *j, int64_t n, data_kind kind)
     judge_note(j, good, "row_stats", n, kind);
 }
 
+/* Bytes of the whole tiles that hold n positions. */
+static size_t cache_bytes(const kv_shape *shape, int64_t n)
+{
+    int64_t n_tile = (n + ATTENTION_TILE - 1) / ATTENTION_TILE;
+    return (size_t)(n_tile * shape->n_head_kv * kv_block_size(shape)) * kv_value_bytes(shape);
+}
+
+/* Any position of up to two tiles, of one side of a cache of one type; nothing else is touched. */
 static void kv_store_trial(judge *j, int64_t n, data_kind kind)
 {
-    static uint16_t by_ref[8192];
-    const float *x = numbers(n, kind);
-    uint16_t *half = operand((size_t)n * 2, 2);
-    float *wide = results(n);
-    ref->kv_store(x, by_ref, DTYPE_F16, n);
-    int good = SURVIVES(j->t->kv_store(x, half, DTYPE_F16, n)) &&
-               SURVIVES(j->t->kv_store(x, wide, DTYPE_F32, n)) &&
-               memcmp(half, by_ref, (size_t)n * 2) == 0 && floats_are_equal(wide, x, n);
+    int32_t n_head_kv = n % 3 == 0 ? 3 : 1;
+    kv_store_args a = {
+        .x = numbers(n, kind),
+        .shape = {random_bits() % 2 ? DTYPE_F16 : DTYPE_F32, n_head_kv, (int32_t)n / n_head_kv},
+        .side = random_bits() % 2 ? KV_KEYS : KV_VALUES,
+        .position = random_below(2 * ATTENTION_TILE)};
+    size_t bytes = cache_bytes(&a.shape, 2 * ATTENTION_TILE);
+    kv_store_args by_ref = a;
+    a.cache = operand(bytes, 64);
+    by_ref.cache = operand(bytes, 64);
+    ref->kv_store(&by_ref, 0, n_head_kv);
+    int32_t middle = n_head_kv / 2;
+    int good = SURVIVES((j->t->kv_store(&a, middle, n_head_kv), j->t->kv_store(&a, 0, middle))) &&
+               memcmp(a.cache, by_ref.cache, bytes) == 0;
     judge_note(j, good, "kv_store", n, kind);
 }
 
@@ -353,42 +367,47 @@ static void products_judge(judge *j)
  */
 
 typedef struct scene {
-    int32_t n_head_kv, n_group, head_dim;
+    kv_shape kv;
+    int32_t n_group;
     int64_t n_position, n_token;
-    dtype kv_type;
 } scene;
 
-static const void *cache_new(const scene *s, data_kind kind)
+/* Whole tiles of numbers; positions that were not stored are sometimes NaN. */
+static const void *cache_new(const scene *s, kv_side side, data_kind kind)
 {
-    int64_t n = (s->n_position + s->n_token - 1) * s->n_head_kv * s->head_dim;
-    if (s->kv_type == DTYPE_F32) {
-        return numbers(n, kind);
+    int64_t n = s->n_position + s->n_token - 1;
+    size_t bytes = cache_bytes(&s->kv, n), size = kv_value_bytes(&s->kv);
+    uint8_t *cache = operand(bytes, 64);
+    int is_poisoned = random_bits() % 2 != 0;
+    for (int64_t p = 0; p < (n + ATTENTION_TILE - 1) / ATTENTION_TILE * ATTENTION_TILE; p++) {
+        for (int32_t h = 0; h < s->kv.n_head_kv; h++) {
+            int64_t at = kv_at(&s->kv, side, p, h);
+            for (int32_t d = 0; d < s->kv.head_dim; d++, at += kv_step(side)) {
+                float x = p >= n && is_poisoned ? NAN : number_new(kind);
+                uint16_t half = half_from_float(x);
+                memcpy(cache + (size_t)at * size, size == 2 ? (void *)&half : (void *)&x, size);
+            }
+        }
     }
-    uint16_t *half = operand((size_t)n * 2, 2);
-    for (int64_t i = 0; i < n; i++) {
-        half[i] = half_from_float(number_new(kind));
-    }
-    return half;
+    return cache;
 }
 
 static void attention_trial(judge *j, const scene *s, data_kind kind)
 {
     n_slot = 0;
-    int32_t n_head = s->n_head_kv * s->n_group;
-    int64_t width = n_head * s->head_dim;
+    int32_t n_head = s->kv.n_head_kv * s->n_group;
+    int64_t width = n_head * s->kv.head_dim;
     /* One hard number among keys spoils a query's outputs: few, so that others tell of errors. */
     data_kind soft = kind == DATA_HARD && random_bits() % 4 ? DATA_RANDOM : kind;
     attention_args a = {.q = numbers(width * s->n_token, soft),
-                        .k = cache_new(s, soft == DATA_RARE ? DATA_RANDOM : soft),
-                        .v = cache_new(s, kind == DATA_HARD ? DATA_RARE : kind),
-                        .kv_type = s->kv_type,
+                        .k = cache_new(s, KV_KEYS, soft == DATA_RARE ? DATA_RANDOM : soft),
+                        .v = cache_new(s, KV_VALUES, kind == DATA_HARD ? DATA_RARE : kind),
+                        .kv = s->kv,
                         .n_position = s->n_position,
                         .n_token = s->n_token,
                         .q_stride = width,
                         .y_stride = width,
                         .n_head = n_head,
-                        .n_head_kv = s->n_head_kv,
-                        .head_dim = s->head_dim,
                         .scale = random_bits() % 3 ? 0.125f : 9.0f,
                         .y = results(width * s->n_token)};
     attention_args one = a;
@@ -397,13 +416,13 @@ static void attention_trial(judge *j, const scene *s, data_kind kind)
         one.q = a.q + t * width;
         one.y = expected + t * width;
         one.n_position = a.n_position + t;
-        ref->attention(&one, 0, s->n_head_kv);
+        ref->attention(&one, 0, s->kv.n_head_kv);
     }
-    int32_t middle = s->n_head_kv / 2; /* heads in two calls, the later ones first */
+    int32_t middle = s->kv.n_head_kv / 2; /* heads in two calls, the later ones first */
     int good =
-        SURVIVES((j->t->attention(&a, middle, s->n_head_kv), j->t->attention(&a, 0, middle))) &&
+        SURVIVES((j->t->attention(&a, middle, s->kv.n_head_kv), j->t->attention(&a, 0, middle))) &&
         floats_are_equal(a.y, expected, width * s->n_token);
-    judge_note(j, good, s->kv_type == DTYPE_F16 ? "attention f16" : "attention f32", s->n_position,
+    judge_note(j, good, s->kv.type == DTYPE_F16 ? "attention f16" : "attention f32", s->n_position,
                kind);
 }
 
@@ -413,12 +432,11 @@ static void attention_judge(judge *j)
     static const int32_t groups[] = {1, 3, 4, 7};
     for (int round = 0; round < 220; round++) {
         at_end = round % 2;
-        scene s = {.n_head_kv = 1 + (int32_t)random_below(3),
+        scene s = {.kv = {round / 2 % 2 ? DTYPE_F16 : DTYPE_F32, 1 + (int32_t)random_below(3),
+                          dims[round % 12]},
                    .n_group = groups[random_below(4)],
-                   .head_dim = dims[round % 12],
                    .n_position = 1 + random_below(round % 4 ? 70 : 260),
-                   .n_token = round % 3 ? 1 : 1 + random_below(ATTENTION_TOKENS),
-                   .kv_type = round / 2 % 2 ? DTYPE_F16 : DTYPE_F32};
+                   .n_token = round % 3 ? 1 : 1 + random_below(ATTENTION_TOKENS)};
         if (round % 5 == 0) { /* at the edge of a tile */
             s.n_position = 64 * (1 + random_below(3)) + random_below(3) - 1;
         }
@@ -589,13 +607,24 @@ static void stats_with_any_zero(const float *x, int64_t n, row_stats *stats)
     stats->min = stats->min == 0.0f ? 0.0f : stats->min;
 }
 
-static void kv_store_cut_off(const float *x, void *row, dtype kv_type, int64_t n)
+static void kv_store_cut_off(const kv_store_args *a, int32_t first, int32_t last)
 {
-    ref->kv_store(x, row, kv_type, n);
-    for (int64_t i = 0; i < n && kv_type == DTYPE_F16; i++) {
-        float cut = float_from_bits(bits_from_float(x[i]) & 0xffffe000u);
-        ((uint16_t *)row)[i] = isnan(x[i]) ? 0x7e00 : half_from_float(cut);
+    float cut[8192];
+    for (int64_t i = 0; i < a->shape.n_head_kv * a->shape.head_dim; i++) {
+        uint32_t bits = bits_from_float(a->x[i]);
+        int is_half = a->shape.type == DTYPE_F16 && !isnan(a->x[i]);
+        cut[i] = float_from_bits(is_half ? bits & 0xffffe000u : bits);
     }
+    kv_store_args with = *a;
+    with.x = cut;
+    ref->kv_store(&with, first, last);
+}
+
+static void kv_store_of_next_tile(const kv_store_args *a, int32_t first, int32_t last)
+{
+    kv_store_args next = *a;
+    next.position += a->position == ATTENTION_TILE - 1;
+    ref->kv_store(&next, first, last);
 }
 
 static void rope_contracted(const rope_args *a)
@@ -643,14 +672,28 @@ static void attention_one_position_ahead(const attention_args *a, int32_t first,
     ref->attention(&ahead, first, last);
 }
 
-static void attention_in_tiles_of_its_own(const attention_args *a, int32_t first, int32_t last)
+/* Positions behind the last one come in with weight zero: a NaN among them shows. */
+static void attention_times_zero(const attention_args *a, int32_t first, int32_t last)
 {
-    attention_args late = *a; /* tiles from position 1 on: the first key is lost with them */
-    int64_t row = (int64_t)a->n_head_kv * a->head_dim * (a->kv_type == DTYPE_F16 ? 2 : 4);
-    if (a->n_position > 64) {
-        late.k = (const uint8_t *)a->k + row;
-        late.v = (const uint8_t *)a->v + row;
-        late.n_position--;
+    ref->attention(a, first, last);
+    int64_t p = a->n_position + a->n_token - 1;
+    for (int32_t h = first; h < last && p % ATTENTION_TILE != 0; h++) {
+        int64_t at = kv_at(&a->kv, KV_VALUES, p, h);
+        float v = a->kv.type == DTYPE_F32 ? ((const float *)a->v)[at]
+                                          : half_to_float(((const uint16_t *)a->v)[at]);
+        float *y = a->y + h * (a->n_head / a->kv.n_head_kv) * a->kv.head_dim;
+        *y = fmaf(0.0f, v, *y);
+    }
+}
+
+static void attention_without_first_tile(const attention_args *a, int32_t first, int32_t last)
+{
+    attention_args late = *a;
+    size_t tile = cache_bytes(&a->kv, ATTENTION_TILE);
+    if (a->n_position > ATTENTION_TILE) {
+        late.k = (const uint8_t *)a->k + tile;
+        late.v = (const uint8_t *)a->v + tile;
+        late.n_position -= ATTENTION_TILE;
     }
     ref->attention(&late, first, last);
 }
@@ -678,12 +721,14 @@ static void broken_kernels_are_seen(void **state)
         {"NaN hashed as it is", rows_judge, {.row_stats = stats_with_nan_payload}},
         {"any zero for the least", rows_judge, {.row_stats = stats_with_any_zero}},
         {"halves cut off", rows_judge, {.kv_store = kv_store_cut_off}},
+        {"stored a tile late", rows_judge, {.kv_store = kv_store_of_next_tile}},
         {"other product rounded", rows_judge, {.rope = rope_contracted}},
         {"bias not last", products_judge, {.matmul = matmul_with_bias_first}},
         {"one row too many", products_judge, {.matmul = matmul_past_its_rows}},
         {"token 12 is token 0", products_judge, {.matmul = matmul_of_last_token}},
         {"sees the next position", attention_judge, {.attention = attention_one_position_ahead}},
-        {"tiles elsewhere", attention_judge, {.attention = attention_in_tiles_of_its_own}},
+        {"unseen times zero", attention_judge, {.attention = attention_times_zero}},
+        {"first tile lost", attention_judge, {.attention = attention_without_first_tile}},
     };
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         kernel_table t = *ref;

@@ -61,15 +61,14 @@ struct greta_session {
     op_list healthy, override; /* override.op NULL: none */
     uint32_t override_phases;
     plan plan;
-    /* KV cache: slot = sequence * n_ctx + position; (n_slot, n_head_kv, head_dim) per layer. */
-    dtype kv_type;
-    size_t kv_row_bytes;
-    uint8_t **k, **v; /* (n_layer) */
-    uint8_t *kv_memory;
-    int32_t *n_cached;    /* (n_sequence) positions held */
-    uint64_t *prefix;     /* (n_slot) hash of the ids up to this position */
-    uint64_t *generation; /* (n_slot) times the slot was written */
-    float *cos_sin;       /* (n_ctx, rope_dim / 2, 2) */
+    /* KV cache (cache.c) */
+    kv_shape kv;
+    size_t kv_row_bytes, kv_sequence_bytes; /* of one layer's keys, or values */
+    uint8_t *kv_memory;                     /* (n_layer, keys and values, n_sequence) */
+    int32_t *n_cached;                      /* (n_sequence) positions held */
+    uint64_t *prefix;                       /* (n_slot) hash of the ids up to this position */
+    uint64_t *generation;                   /* (n_slot) times the slot was written */
+    float *cos_sin;                         /* (n_ctx, rope_dim / 2, 2) */
     /* The pass. */
     int64_t pass; /* number of the current one, from 0 */
     greta_phase phase;
@@ -105,13 +104,25 @@ static inline uint8_t *rows_at(const rows *r, int64_t token)
 int64_t op_tokens(const greta_session *s, const op *o);
 /* Row of the pass of an op's token t. */
 int64_t op_row(const greta_session *s, const op *o, int64_t t);
-int64_t row_slot(const greta_session *s, const greta_row *row);
 /* Contiguous share of [0, n). */
 typedef struct span {
     int64_t first, last;
 } span;
 
 span share(int64_t n, int32_t thread, int32_t n_thread);
+
+/* ---- KV cache ---- */
+greta_status cache_new(greta_session *s, greta_error *err);
+void cache_free(greta_session *s);
+void cache_fork(greta_session *s, int32_t source, int32_t target);
+int64_t row_slot(const greta_session *s, const greta_row *row);
+kv_side cache_side(const edge *e);
+/* All sequences of a layer's keys or values; one sequence of a cache edge. */
+size_t cache_layer_bytes(const greta_session *s);
+uint8_t *cache_layer(const greta_session *s, int32_t layer, kv_side side);
+uint8_t *cache_of(const greta_session *s, const edge *e, int32_t sequence);
+/* A row of a cache edge, gathered: (n_head_kv, head_dim), kv_row_bytes. */
+void cache_row(const greta_session *s, const edge *e, const greta_row *at, void *row);
 
 /* Packs what this session's table wants packed. */
 greta_status session_pack(greta_session *s, greta_error *err);

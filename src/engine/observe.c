@@ -15,6 +15,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The hash of positions 0 .. n of a sequence: rows of one pass share what they saw. */
+typedef struct cache_read {
+    const op *op;
+    int64_t pass;
+    int32_t sequence;
+    int64_t n;
+    row_hash hash;
+} cache_read;
+
 struct observer {
     trace_selector *selector;
     trace_writer *writer;
@@ -24,6 +33,8 @@ struct observer {
     row_hash *hash;   /* (n_chunk) the same hashes, as an index record holds them */
     float *wide;      /* (n_thread + 1, width): rows of other types as floats */
     int64_t width;
+    uint8_t *gathered;  /* (n_thread + 1, kv_row_bytes): rows of the cache */
+    cache_read read[2]; /* what attention read of keys and of values */
     trace_record record;
 };
 
@@ -64,15 +75,17 @@ static void stats_take(const greta_session *s, dtype type, const void *row, int6
 
 static dtype edge_type(const greta_session *s, const edge *e)
 {
-    return e->is_cache ? s->kv_type : e->type;
+    return e->is_cache ? s->kv.type : e->type;
 }
 
-static const uint8_t *written_row(const greta_session *s, const op *o, int64_t t)
+/* Rows of the cache are gathered into this thread's scratch. */
+static const uint8_t *written_row(const greta_session *s, const op *o, int64_t t, int32_t thread)
 {
     const edge *e = &session_list(s, s->phase)->edge[o->out[0]];
     if (e->is_cache) {
-        const uint8_t *base = e->name == STAGE_K_CACHE ? s->k[e->layer] : s->v[e->layer];
-        return base + (size_t)row_slot(s, &s->row[op_row(s, o, t)]) * s->kv_row_bytes;
+        uint8_t *row = s->trace->gathered + (size_t)thread * s->kv_row_bytes;
+        cache_row(s, e, &s->row[op_row(s, o, t)], row);
+        return row;
     }
     rows y = rows_written(s, o, 0);
     return rows_at(&y, t);
@@ -91,7 +104,7 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     const edge *e = &session_list(s, s->phase)->edge[job->op->out[0]];
     span mine = share(op_tokens(s, job->op), thread, n_thread);
     for (int64_t t = mine.first; t < mine.last; t++) {
-        stats_take(s, edge_type(s, e), written_row(s, job->op, t), e->width,
+        stats_take(s, edge_type(s, e), written_row(s, job->op, t, thread), e->width,
                    o->wide + thread * o->width, &o->stats[t]);
         o->hash[t] = o->stats[t].hash;
     }
@@ -114,14 +127,18 @@ static void tensor_keep(trace_tensor *out, const trace_selector *selector, const
     out->n_kept = trace_selects_values(selector, out->n);
 }
 
-static void place_cache(const greta_session *s, const edge *e, int64_t slot, trace_tensor *out)
+/* A row of the cache does not lie in one piece: its place is that of its first value. */
+static void place_cache(const greta_session *s, const edge *e, const greta_row *at,
+                        trace_tensor *out)
 {
-    snprintf(out->buffer, sizeof out->buffer, "kv.%c.%d", e->name == STAGE_K_CACHE ? 'k' : 'v',
-             e->layer);
-    out->row = out->slot = slot;
-    out->stride = s->kv_row_bytes;
-    out->offset = (uint64_t)slot * s->kv_row_bytes;
-    out->generation = s->generation[slot];
+    kv_side side = cache_side(e);
+    size_t size = kv_value_bytes(&s->kv);
+    snprintf(out->buffer, sizeof out->buffer, "kv.%c.%d", side == KV_KEYS ? 'k' : 'v', e->layer);
+    out->row = out->slot = row_slot(s, at);
+    out->stride = size * (size_t)(side == KV_KEYS ? 1 : s->kv.head_dim);
+    out->offset = (uint64_t)at->sequence * s->kv_sequence_bytes +
+                  size * (uint64_t)kv_at(&s->kv, side, at->position, 0);
+    out->generation = s->generation[out->slot];
 }
 
 static void place_buffer(const greta_session *s, const rows *r, int64_t t, trace_tensor *out)
@@ -140,15 +157,45 @@ static trace_tensor tensor_of_edge(const greta_session *s, const edge *e)
         .name = e->name, .layer = e->layer, .type = edge_type(s, e), .n = e->width, .slot = -1};
 }
 
+/* Adds positions read->n .. end, all of one tile, as they lie in memory: the sum has no order. */
+static void cache_read_add(const greta_session *s, const edge *e, cache_read *read, int64_t end)
+{
+    int is_keys = cache_side(e) == KV_KEYS;
+    int64_t head_dim = s->kv.head_dim, n_position = end - read->n;
+    const uint8_t *cache = cache_of(s, e, read->sequence);
+    for (int32_t h = 0; h < s->kv.n_head_kv; h++) {
+        int64_t at = kv_at(&s->kv, cache_side(e), read->n, h);
+        trace_piece piece = {.n = is_keys ? n_position : head_dim,
+                             .first = read->n * e->width + h * head_dim,
+                             .step = is_keys ? e->width : 1};
+        for (int64_t i = 0; i < (is_keys ? head_dim : n_position); i++) {
+            piece.values = cache + (size_t)at * kv_value_bytes(&s->kv);
+            trace_values_hash_add(&read->hash, s->kv.type, &piece);
+            piece.first += is_keys ? 1 : e->width;
+            at += is_keys ? ATTENTION_TILE : head_dim;
+        }
+    }
+    read->n = end;
+}
+
 /* What attention read: all visible rows of the sequence, from its first slot. */
-static trace_tensor input_cache(const greta_session *s, const edge *e, const greta_row *row)
+static trace_tensor input_cache(const greta_session *s, const op *o, const edge *e,
+                                const greta_row *row)
 {
     trace_tensor in = tensor_of_edge(s, e);
-    int64_t first = (int64_t)row->sequence * s->options.n_ctx;
-    const uint8_t *base = e->name == STAGE_K_CACHE ? s->k[e->layer] : s->v[e->layer];
-    place_cache(s, e, first, &in);
+    cache_read *read = &s->trace->read[cache_side(e)];
+    int is_continued = read->op == o && read->pass == s->pass && read->sequence == row->sequence &&
+                       read->n <= row->position;
+    if (!is_continued) {
+        *read = (cache_read){.op = o, .pass = s->pass, .sequence = row->sequence};
+    }
+    for (int64_t n = (int64_t)row->position + 1, end; read->n < n;) {
+        end = (read->n / ATTENTION_TILE + 1) * ATTENTION_TILE;
+        cache_read_add(s, e, read, end < n ? end : n);
+    }
+    place_cache(s, e, &(greta_row){.sequence = row->sequence}, &in);
     in.n = (int64_t)e->width * (row->position + 1);
-    in.hash = trace_values_hash(s->kv_type, base + (size_t)first * s->kv_row_bytes, in.n);
+    in.hash = read->hash;
     return in;
 }
 
@@ -291,7 +338,7 @@ static void record_row(greta_session *s, const op *o, int64_t t)
     }
     for (int i = 0; i < OP_IN_MAX && o->in[i].edge >= 0; i++) {
         const edge *e = &list->edge[o->in[i].edge];
-        rec->in[rec->n_in++] = e->is_cache               ? input_cache(s, e, r)
+        rec->in[rec->n_in++] = e->is_cache               ? input_cache(s, o, e, r)
                                : e->name == STAGE_TOKENS ? input_token(s, e, row)
                                                          : input_buffer(s, o, i, t);
     }
@@ -302,13 +349,13 @@ static void record_row(greta_session *s, const op *o, int64_t t)
     trace_tensor *out = &rec->out[rec->n_out++];
     *out = tensor_of_edge(s, e);
     if (e->is_cache) {
-        place_cache(s, e, row_slot(s, r), out);
+        place_cache(s, e, r, out);
     } else {
         rows y = rows_written(s, o, 0);
         place_buffer(s, &y, t, out);
     }
     tensor_stats(out, &obs->stats[t]);
-    tensor_keep(out, obs->selector, written_row(s, o, t));
+    tensor_keep(out, obs->selector, written_row(s, o, t, s->options.n_thread));
     observer_add(obs, rec);
 }
 
@@ -331,7 +378,7 @@ static void record_index(greta_session *s, const op *o)
         rec->out[0] = tensor_of_edge(s, e);
         rec->out[0].data = obs->hash + first;
         if (e->is_cache) {
-            place_cache(s, e, row_slot(s, r), &rec->out[0]);
+            place_cache(s, e, r, &rec->out[0]);
         } else {
             rows y = rows_written(s, o, 0);
             place_buffer(s, &y, first, &rec->out[0]);
@@ -382,6 +429,7 @@ void observer_free(observer *o)
     free(o->stats);
     free(o->hash);
     free(o->wide);
+    free(o->gathered);
     free(o);
 }
 
@@ -390,7 +438,6 @@ static greta_status buffers_list(const greta_session *s, trace_buffer **out, siz
 {
     size_t n_layer = (size_t)s->model->cfg.n_layer,
            count = (size_t)s->plan.n_buffer + 2 * n_layer + 2;
-    uint64_t slab = (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence * s->kv_row_bytes;
     trace_buffer *b = calloc(count, sizeof *b);
     if (!b) {
         return error_memory(err, "the buffer map", count * sizeof *b);
@@ -406,9 +453,9 @@ static greta_status buffers_list(const greta_session *s, trace_buffer **out, siz
     for (size_t l = 0; l < n_layer; l++, b += 2) {
         snprintf(b[0].name, sizeof b[0].name, "kv.k.%zu", l);
         snprintf(b[1].name, sizeof b[1].name, "kv.v.%zu", l);
-        b[0].address = (uint64_t)(uintptr_t)s->k[l];
-        b[1].address = (uint64_t)(uintptr_t)s->v[l];
-        b[0].bytes = b[1].bytes = slab;
+        b[0].address = (uint64_t)(uintptr_t)cache_layer(s, (int32_t)l, KV_KEYS);
+        b[1].address = (uint64_t)(uintptr_t)cache_layer(s, (int32_t)l, KV_VALUES);
+        b[0].bytes = b[1].bytes = cache_layer_bytes(s);
     }
     b[0] = (trace_buffer){"tokens", (uint64_t)(uintptr_t)s->row,
                           (uint64_t)s->options.n_chunk * sizeof *s->row};
@@ -450,7 +497,7 @@ static void header_fill(greta_session *s, const greta_trace_options *o, trace_he
     copy_text(h->arch, sizeof h->arch, c->arch, "");
     copy_text(h->prompt_id, sizeof h->prompt_id, o->prompt_id, "");
     copy_text(h->notes, sizeof h->notes, o->notes, "");
-    copy_text(h->kv, sizeof h->kv, s->kv_type == DTYPE_F32 ? "f32" : "f16", "");
+    copy_text(h->kv, sizeof h->kv, s->kv.type == DTYPE_F32 ? "f32" : "f16", "");
     copy_text(h->act, sizeof h->act, s->options.act == GRETA_ACT_F32 ? "f32" : "q8", "");
     copy_text(h->kernel, sizeof h->kernel, s->table->name, "");
     copy_text(h->compiler, sizeof h->compiler, __VERSION__, "");
@@ -502,7 +549,8 @@ static greta_status observer_fill(greta_session *s, const greta_trace_options *o
     o->stats = malloc(n_chunk * sizeof *o->stats);
     o->hash = malloc(n_chunk * sizeof *o->hash);
     o->wide = malloc((size_t)(s->options.n_thread + 1) * (size_t)o->width * sizeof *o->wide);
-    if (!o->stats || !o->hash || !o->wide) {
+    o->gathered = malloc((size_t)(s->options.n_thread + 1) * s->kv_row_bytes);
+    if (!o->stats || !o->hash || !o->wide || !o->gathered) {
         return error_memory(err, "the trace", n_chunk * sizeof *o->stats);
     }
     GRETA_TRY(trace_selector_new(options, s->model->cfg.n_layer, &o->selector, err));

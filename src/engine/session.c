@@ -1,12 +1,10 @@
-/* session.c - what a session owns: op lists, plan, KV cache, rotary table, threads.
+/* session.c - what a session owns: op lists, plan, KV cache (cache.c), rotary table, threads.
  *
  * Everything is allocated by greta_session_new (and replanned by session_override_set), so
- * evaluation allocates nothing. The cache is addressed by (sequence, position): slot = sequence *
- * n_ctx + position.
+ * evaluation allocates nothing.
  */
 #include "engine/engine.h"
 
-#include "base/checked.h"
 #include "base/fpenv.h"
 #include "base/limits.h"
 
@@ -77,34 +75,6 @@ static greta_status options_resolve(greta_session *s, const greta_session_option
     return GRETA_OK;
 }
 
-static greta_status cache_new(greta_session *s, greta_error *err)
-{
-    const config *c = &s->model->cfg;
-    uint64_t n_slot = (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence, total = 0;
-    s->kv_type = s->options.kv == GRETA_KV_F32 ? DTYPE_F32 : DTYPE_F16;
-    s->kv_row_bytes =
-        (size_t)c->n_head_kv * (size_t)c->head_dim * (s->kv_type == DTYPE_F32 ? 4 : 2);
-    uint64_t slab = 0;
-    if (!checked_mul(n_slot, s->kv_row_bytes, &slab) ||
-        !checked_mul(slab, 2 * (uint64_t)c->n_layer, &total)) {
-        return error_set(err, GRETA_IO, "the KV cache does not fit 64 bits");
-    }
-    s->kv_memory = calloc(1, total);
-    s->k = calloc((size_t)c->n_layer, sizeof *s->k);
-    s->v = calloc((size_t)c->n_layer, sizeof *s->v);
-    s->n_cached = calloc((size_t)s->options.n_sequence, sizeof *s->n_cached);
-    s->prefix = calloc(n_slot, sizeof *s->prefix);
-    s->generation = calloc(n_slot, sizeof *s->generation);
-    if (!s->kv_memory || !s->k || !s->v || !s->n_cached || !s->prefix || !s->generation) {
-        return error_memory(err, "the KV cache", total);
-    }
-    for (int32_t l = 0; l < c->n_layer; l++) {
-        s->k[l] = s->kv_memory + (size_t)(2 * l) * slab;
-        s->v[l] = s->kv_memory + (size_t)(2 * l + 1) * slab;
-    }
-    return GRETA_OK;
-}
-
 static greta_status pass_new(greta_session *s, greta_error *err)
 {
     const config *c = &s->model->cfg;
@@ -167,12 +137,7 @@ void greta_session_free(greta_session *s)
     op_list_free(&s->healthy);
     op_list_free(&s->override);
     plan_free(&s->plan);
-    free(s->kv_memory);
-    free(s->k);
-    free(s->v);
-    free(s->n_cached);
-    free(s->prefix);
-    free(s->generation);
+    cache_free(s);
     free(s->cos_sin);
     free(s->row);
     free(s->feed);
@@ -211,22 +176,9 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
 {
     GRETA_TRY(sequence_check(s, source, err));
     GRETA_TRY(sequence_check(s, target, err));
-    if (source == target) {
-        return GRETA_OK;
+    if (source != target) {
+        cache_fork(s, source, target);
     }
-    size_t n_ctx = (size_t)s->options.n_ctx, n = (size_t)s->n_cached[source];
-    size_t from = (size_t)source * n_ctx, to = (size_t)target * n_ctx;
-    for (int32_t l = 0; l < s->model->cfg.n_layer; l++) {
-        memcpy(s->k[l] + to * s->kv_row_bytes, s->k[l] + from * s->kv_row_bytes,
-               n * s->kv_row_bytes);
-        memcpy(s->v[l] + to * s->kv_row_bytes, s->v[l] + from * s->kv_row_bytes,
-               n * s->kv_row_bytes);
-    }
-    memcpy(s->prefix + to, s->prefix + from, n * sizeof *s->prefix);
-    for (size_t p = 0; p < n; p++) {
-        s->generation[to + p]++;
-    }
-    s->n_cached[target] = s->n_cached[source];
     return GRETA_OK;
 }
 

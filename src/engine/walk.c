@@ -33,11 +33,6 @@ int64_t op_row(const greta_session *s, const op *o, int64_t t)
     return session_list(s, s->phase)->edge[o->out[0]].is_packed ? s->want[t] : t;
 }
 
-int64_t row_slot(const greta_session *s, const greta_row *row)
-{
-    return (int64_t)row->sequence * s->options.n_ctx + row->position;
-}
-
 rows rows_written(const greta_session *s, const op *o, int output)
 {
     int32_t slot = s->plan.slot[2 * o->out[output] + (s->pass & 1)];
@@ -169,45 +164,48 @@ static void walk_kv_store(const op_job *job, piece mine)
     greta_session *s = job->session;
     const op *o = job->op;
     const edge *cache = &session_list(s, s->phase)->edge[o->out[0]];
-    uint8_t *base = cache->name == STAGE_K_CACHE ? s->k[cache->layer] : s->v[cache->layer];
-    size_t at = (size_t)mine.column.first * (s->kv_type == DTYPE_F32 ? 4 : 2);
+    int32_t head_dim = s->kv.head_dim;
     rows x = rows_read(s, o, 0);
     for (int64_t t = mine.token.first; t < mine.token.last; t++) {
-        uint8_t *row = base + (size_t)row_slot(s, &s->row[t]) * s->kv_row_bytes;
-        session_table(s, o)->kv_store(floats_at(&x, t, mine.column.first), row + at, s->kv_type,
-                                      mine.column.last - mine.column.first);
+        kv_store_args a = {
+            .x = floats_at(&x, t, 0),
+            .cache = cache_of(s, cache, s->row[t].sequence),
+            .shape = s->kv,
+            .side = cache_side(cache),
+            .position = s->row[t].position,
+        };
+        session_table(s, o)->kv_store(&a, (int32_t)(mine.column.first / head_dim),
+                                      (int32_t)(mine.column.last / head_dim));
     }
 }
 
 /* Queries of consecutive tokens of one sequence share what they read. */
-static void attend_run(const op_job *job, int64_t first, int64_t n, int32_t kv_head)
+static void attend_run(const op_job *job, span tokens, span kv_heads)
 {
+    int64_t first = tokens.first;
     greta_session *s = job->session;
     const op *o = job->op;
     const op_list *list = session_list(s, s->phase);
     rows q = rows_read(s, o, 0), y = rows_written(s, o, 0);
     const greta_row *row = &s->row[first];
-    size_t start = (size_t)row->sequence * (size_t)s->options.n_ctx * s->kv_row_bytes;
     attention_args a = {
         .q = floats_at(&q, first, 0),
-        .k = s->k[list->edge[o->in[1].edge].layer] + start,
-        .v = s->v[list->edge[o->in[2].edge].layer] + start,
-        .kv_type = s->kv_type,
+        .k = cache_of(s, &list->edge[o->in[1].edge], row->sequence),
+        .v = cache_of(s, &list->edge[o->in[2].edge], row->sequence),
+        .kv = s->kv,
         .n_position = row->position + 1,
-        .n_token = n,
+        .n_token = tokens.last - first,
         .q_stride = (int64_t)(q.stride / sizeof(float)),
         .y_stride = (int64_t)(y.stride / sizeof(float)),
         .n_head = o->n_head,
-        .n_head_kv = o->n_head_kv,
-        .head_dim = o->head_dim,
         .scale = o->scale,
         .y = floats_to(&y, first, 0),
     };
-    session_table(s, o)->attention(&a, kv_head, kv_head + 1);
+    session_table(s, o)->attention(&a, (int32_t)kv_heads.first, (int32_t)kv_heads.last);
 }
 
-/* One kv head for the tokens of a block, sequence by sequence. */
-static void attend_block(const op_job *job, int64_t block, int32_t kv_head)
+/* Some kv heads for the tokens of a block, sequence by sequence. */
+static void attend_block(const op_job *job, int64_t block, span kv_heads)
 {
     const greta_session *s = job->session;
     int64_t first = block * ATTENTION_TOKENS;
@@ -217,7 +215,7 @@ static void attend_block(const op_job *job, int64_t block, int32_t kv_head)
         while (next < end && s->row[next].sequence == s->row[t].sequence) {
             next++;
         }
-        attend_run(job, t, next - t, kv_head);
+        attend_run(job, (span){t, next}, kv_heads);
     }
 }
 
@@ -226,9 +224,7 @@ static void walk_attention(const op_job *job, piece mine)
 {
     const op *o = job->op;
     int64_t width = (int64_t)o->n_head / o->n_head_kv * o->head_dim;
-    for (int64_t h = mine.column.first / width; h < mine.column.last / width; h++) {
-        attend_block(job, 0, (int32_t)h);
-    }
+    attend_block(job, 0, (span){mine.column.first / width, mine.column.last / width});
 }
 
 static void walk_pairwise(const op_job *job, piece mine)
@@ -260,7 +256,7 @@ static void walk_blocks(const op_job *job, int32_t thread, int32_t n_thread)
     int32_t n_head_kv = job->op->n_head_kv;
     int64_t n_block = (job->session->n_row + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS;
     for (int64_t p = thread; p < n_block * n_head_kv; p += n_thread) {
-        attend_block(job, p / n_head_kv, (int32_t)(p % n_head_kv));
+        attend_block(job, p / n_head_kv, (span){p % n_head_kv, p % n_head_kv + 1});
     }
 }
 

@@ -13,6 +13,21 @@ uint16_t kernel_f16_from_f32(float value)
     return half_from_float(value);
 }
 
+void kernel_kv_load(const kv_load_args *a)
+{
+    int64_t n = a->shape.head_dim, step = kv_step(a->side);
+    for (int32_t h = 0; h < a->shape.n_head_kv; h++) {
+        int64_t at = kv_at(&a->shape, a->side, a->position, h);
+        for (int64_t d = 0; d < n; d++, at += step) {
+            if (a->shape.type == DTYPE_F16) {
+                ((uint16_t *)a->row)[h * n + d] = ((const uint16_t *)a->cache)[at];
+            } else {
+                ((uint32_t *)a->row)[h * n + d] = ((const uint32_t *)a->cache)[at];
+            }
+        }
+    }
+}
+
 void kernel_dequantize(dtype type, const uint8_t *row, float *y, int64_t n)
 {
     if (type == DTYPE_F32) {

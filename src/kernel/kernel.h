@@ -75,14 +75,65 @@ typedef struct rope_args {
     int32_t n_head, head_dim, rope_dim;
 } rope_args;
 
+/* ---- KV cache -----------------------------------------------------------------------------------
+ * Every table has the same layout, so a cache may be written by one and read by another. Keys, and
+ * values, of one layer and sequence lie in tiles of ATTENTION_TILE positions; in a tile each head
+ * has a block of its own:
+ *     keys    (tile, n_head_kv, head_dim, ATTENTION_TILE)
+ *     values  (tile, n_head_kv, ATTENTION_TILE, head_dim)
+ * Attention reads blocks front to back: lanes are positions in the chains over head_dim, and values
+ * in the chains over positions. Memory is whole tiles from a multiple of 64 bytes on; positions
+ * that were not stored may hold anything: they are read, and take no part.
+ */
+typedef enum kv_side { KV_KEYS, KV_VALUES } kv_side;
+
+typedef struct kv_shape {
+    dtype type; /* DTYPE_F16 or DTYPE_F32 */
+    int32_t n_head_kv, head_dim;
+} kv_shape;
+
+static inline size_t kv_value_bytes(const kv_shape *s)
+{
+    return s->type == DTYPE_F16 ? 2 : 4;
+}
+
+/* One block, in values; block h of tile t is number t * n_head_kv + h. */
+static inline int64_t kv_block_size(const kv_shape *s)
+{
+    return (int64_t)ATTENTION_TILE * s->head_dim;
+}
+
+/* Where value 0 of a head at a position lies, in values from the sequence's start. */
+static inline int64_t kv_at(const kv_shape *s, kv_side which, int64_t position, int32_t head)
+{
+    int64_t block = position / ATTENTION_TILE * s->n_head_kv + head;
+    int64_t in_tile = position % ATTENTION_TILE;
+    return block * kv_block_size(s) + (which == KV_KEYS ? in_tile : in_tile * s->head_dim);
+}
+
+/* From a value to the next one of the same head and position. */
+static inline int64_t kv_step(kv_side which)
+{
+    return which == KV_KEYS ? ATTENTION_TILE : 1;
+}
+
+/* One position of one side: (n_head_kv, head_dim) floats rounded into the cache. */
+typedef struct kv_store_args {
+    const float *x;
+    void *cache; /* of the sequence */
+    kv_shape shape;
+    kv_side side;
+    int64_t position;
+} kv_store_args;
+
 /* n_token consecutive tokens of one sequence; token t sees positions 0 .. n_position + t - 1. */
 typedef struct attention_args {
     const float *q;    /* (n_token, n_head, head_dim), rows q_stride floats apart */
-    const void *k, *v; /* row of position 0; (position, n_head_kv, head_dim) in kv_type */
-    dtype kv_type;     /* DTYPE_F16 or DTYPE_F32 */
+    const void *k, *v; /* cache of the sequence */
+    kv_shape kv;
     int64_t n_position, n_token;
     int64_t q_stride, y_stride;
-    int32_t n_head, n_head_kv, head_dim;
+    int32_t n_head;
     float scale;
     float *y; /* (n_token, n_head, head_dim), rows y_stride floats apart */
 } attention_args;
@@ -110,7 +161,7 @@ typedef struct kernel_table {
     size_t (*packed_bytes)(dtype type, int64_t n_row, int64_t k);
     void (*pack)(const pack_args *a, int64_t tile_first, int64_t tile_last);
     void (*rope)(const rope_args *a);
-    void (*kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
+    void (*kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*add)(const float *a, const float *b, float *y, int64_t n);
     /* activation(gate) * up (Shazeer 2020, GLU variants); up NULL: activation(gate) alone. */
@@ -129,6 +180,15 @@ const kernel_table *kernel_find(const char *name);
 /* Row values rounded once to f32, as --act f32 and the embedding use them. n: multiple of the
  * block. */
 void kernel_dequantize(dtype type, const uint8_t *row, float *y, int64_t n);
+/* A position of a cache, gathered: (n_head_kv, head_dim) in the cache's type. */
+typedef struct kv_load_args {
+    const void *cache; /* of the sequence */
+    kv_shape shape;
+    kv_side side;
+    int64_t position;
+    void *row;
+} kv_load_args;
+void kernel_kv_load(const kv_load_args *a);
 float kernel_f32_from_f16(uint16_t half);
 uint16_t kernel_f16_from_f32(float value); /* nearest even, overflow to Inf, NaN to 7e00 */
 /* cos and sin of position * inv_freq, (n_position, rope_dim / 2, 2); factors may be NULL. */

@@ -110,5 +110,12 @@ typedef struct trace_header {
 bool trace_values_bytes(dtype type, int64_t n, uint64_t *bytes);
 /* The hash of a row of a type that can be kept; `values` need not be aligned. */
 row_hash trace_values_hash(dtype type, const void *values, int64_t n);
+/* Adjacent values, F16 or F32, which are values first, first + step .. of a longer row. */
+typedef struct trace_piece {
+    const void *values;
+    int64_t n, first, step;
+} trace_piece;
+/* Adds them to the row's hash. */
+void trace_values_hash_add(row_hash *hash, dtype type, const trace_piece *piece);
 
 #endif

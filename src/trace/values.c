@@ -40,12 +40,31 @@ bool trace_values_bytes(dtype type, int64_t n, uint64_t *bytes)
     }
 }
 
-static void hash_floats(row_hash *hash, const uint8_t *values, uint64_t first_index, int64_t n)
+static void hash_floats(row_hash *hash, const trace_piece *piece)
 {
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < piece->n; i++) {
         float value;
-        memcpy(&value, values + 4 * i, sizeof value);
-        hash_word(hash, first_index + (uint64_t)i, hash_float_bits(value));
+        memcpy(&value, (const uint8_t *)piece->values + 4 * i, sizeof value);
+        hash_word(hash, (uint64_t)(piece->first + i * piece->step), hash_float_bits(value));
+    }
+}
+
+static void hash_halves(row_hash *hash, const trace_piece *piece)
+{
+    for (int64_t i = 0; i < piece->n; i++) {
+        uint16_t half;
+        memcpy(&half, (const uint8_t *)piece->values + 2 * i, sizeof half);
+        hash_word(hash, (uint64_t)(piece->first + i * piece->step),
+                  (half & 0x7fff) > 0x7c00 ? 0x7e00 : half);
+    }
+}
+
+void trace_values_hash_add(row_hash *hash, dtype type, const trace_piece *piece)
+{
+    if (type == DTYPE_F16) {
+        hash_halves(hash, piece);
+    } else {
+        hash_floats(hash, piece);
     }
 }
 
@@ -54,7 +73,7 @@ row_hash trace_values_hash(dtype type, const void *values, int64_t n)
     const uint8_t *bytes = values;
     row_hash hash = {0, 0};
     if (type == DTYPE_F32) {
-        hash_floats(&hash, bytes, 0, n);
+        hash_floats(&hash, &(trace_piece){bytes, n, 0, 1});
     } else if (type == DTYPE_I32) {
         for (int64_t i = 0; i < n; i++) {
             uint32_t word;
@@ -62,16 +81,12 @@ row_hash trace_values_hash(dtype type, const void *values, int64_t n)
             hash_word(&hash, (uint64_t)i, word);
         }
     } else if (type == DTYPE_F16) {
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t half;
-            memcpy(&half, bytes + 2 * i, sizeof half);
-            hash_word(&hash, (uint64_t)i, (half & 0x7fff) > 0x7c00 ? 0x7e00 : half);
-        }
+        hash_halves(&hash, &(trace_piece){bytes, n, 0, 1});
     } else if (type == DTYPE_ACT_Q8) {
         for (int64_t i = 0; i < n; i++) {
             hash_word(&hash, (uint64_t)i, (uint32_t)(int32_t)(int8_t)bytes[i]);
         }
-        hash_floats(&hash, bytes + n, (uint64_t)n, n / SCALE_BLOCK);
+        hash_floats(&hash, &(trace_piece){bytes + n, n / SCALE_BLOCK, n, 1});
     }
     return hash;
 }

@@ -20,7 +20,7 @@
 #define STRIPS       (ATTENTION_TILE / STRIP)
 #define HEAD_DIM_MAX LIMIT_HEAD_DIM
 
-/* A strip of keys turned to (head_dim, STRIP), and of values (STRIP, head_dim), widened exactly. */
+/* A strip of keys (head_dim, STRIP) and of values (STRIP, head_dim), widened exactly. */
 typedef struct kv_strip {
     float key[HEAD_DIM_MAX][STRIP];
     float value[STRIP][HEAD_DIM_MAX];
@@ -31,34 +31,20 @@ typedef struct state {
     float *out; /* (head_dim) */
 } state;
 
-static void kv_row(const attention_args *a, const void *cache, int64_t position, int32_t kv_head,
-                   float *row)
+static float value_at(const attention_args *a, const void *cache, int64_t at)
 {
-    int64_t at = (position * a->n_head_kv + kv_head) * a->head_dim;
-    if (a->kv_type == DTYPE_F32) {
-        memcpy(row, (const float *)cache + at, (size_t)a->head_dim * sizeof *row);
-        return;
-    }
-    const uint16_t *half = (const uint16_t *)cache + at;
-    for (int32_t d = 0; d < a->head_dim; d++) {
-        row[d] = half_to_float(half[d]);
-    }
+    return a->kv.type == DTYPE_F32 ? ((const float *)cache)[at]
+                                   : half_to_float(((const uint16_t *)cache)[at]);
 }
 
+/* Keys of positions position .. position + n; the strip's other positions are zero. */
 static void strip_keys(const attention_args *a, int32_t kv_head, int64_t position, int64_t n,
                        float key[][STRIP])
 {
-    float row[STRIP][HEAD_DIM_MAX];
-    for (int64_t p = 0; p < STRIP; p++) {
-        if (p < n) {
-            kv_row(a, a->k, position + p, kv_head, row[p]);
-        } else {
-            memset(row[p], 0, (size_t)a->head_dim * sizeof row[p][0]);
-        }
-    }
-    for (int32_t d = 0; d < a->head_dim; d++) {
-        for (int p = 0; p < STRIP; p++) {
-            key[d][p] = row[p][d];
+    int64_t at = kv_at(&a->kv, KV_KEYS, position, kv_head);
+    for (int32_t d = 0; d < a->kv.head_dim; d++, at += kv_step(KV_KEYS)) {
+        for (int64_t p = 0; p < STRIP; p++) {
+            key[d][p] = p < n ? value_at(a, a->k, at + p) : 0.0f;
         }
     }
 }
@@ -67,7 +53,7 @@ static void strip_scores(const attention_args *a, const float *q, const float ke
                          float *score)
 {
     float acc[STRIP] = {0};
-    for (int32_t d = 0; d < a->head_dim; d++) {
+    for (int32_t d = 0; d < a->kv.head_dim; d++) {
         for (int p = 0; p < STRIP; p++) {
             acc[p] = fmaf(q[d], key[d][p], acc[p]);
         }
@@ -85,7 +71,11 @@ static void tile_read(const attention_args *a, int32_t kv_head, int64_t position
         strip_keys(a, kv_head, position + p, n - p, strip[p / STRIP].key);
     }
     for (int64_t p = 0; p < n; p++) {
-        kv_row(a, a->v, position + p, kv_head, strip[p / STRIP].value[p % STRIP]);
+        int64_t at = kv_at(&a->kv, KV_VALUES, position + p, kv_head);
+        float *value = strip[p / STRIP].value[p % STRIP];
+        for (int32_t d = 0; d < a->kv.head_dim; d++) {
+            value[d] = value_at(a, a->v, at + d);
+        }
     }
 }
 
@@ -116,11 +106,11 @@ static void tile_compute(const attention_args *a, const float *q, const kv_strip
     for (int64_t p = 0; p < n; p++) {
         score[p] = elementary_exp(score[p] - most);
     }
-    memset(tile->out, 0, (size_t)a->head_dim * sizeof tile->out[0]);
+    memset(tile->out, 0, (size_t)a->kv.head_dim * sizeof tile->out[0]);
     for (int64_t p = 0; p < n; p++) {
         const float *value = strip[p / STRIP].value[p % STRIP];
         float weight = score[p];
-        for (int32_t d = 0; d < a->head_dim; d++) {
+        for (int32_t d = 0; d < a->kv.head_dim; d++) {
             tile->out[d] = fmaf(weight, value[d], tile->out[d]);
         }
     }
@@ -135,7 +125,7 @@ static void kv_head_attend(const attention_args *a, int32_t kv_head)
     kv_strip strip[STRIPS];
     float max[ATTENTION_TOKENS][LIMIT_HEADS], sum[ATTENTION_TOKENS][LIMIT_HEADS];
     float tile_out[HEAD_DIM_MAX];
-    int32_t n_group = a->n_head / a->n_head_kv, head = kv_head * n_group;
+    int32_t n_group = a->n_head / a->kv.n_head_kv, head = kv_head * n_group;
     int64_t n_all = a->n_position + a->n_token - 1;
     for (int64_t start = 0; start < n_all; start += ATTENTION_TILE) {
         int64_t n_tile = n_all - start < ATTENTION_TILE ? n_all - start : ATTENTION_TILE;
@@ -144,7 +134,7 @@ static void kv_head_attend(const attention_args *a, int32_t kv_head)
             int64_t visible = a->n_position + t - start;
             int64_t n = visible < n_tile ? visible : n_tile;
             for (int32_t g = 0; g < n_group && n > 0; g++) {
-                int64_t at = (int64_t)(head + g) * a->head_dim;
+                int64_t at = (int64_t)(head + g) * a->kv.head_dim;
                 const float *q = a->q + t * a->q_stride + at;
                 state total = {max[t][g], sum[t][g], a->y + t * a->y_stride + at};
                 state tile = {0, 0, start == 0 ? total.out : tile_out};
@@ -152,7 +142,7 @@ static void kv_head_attend(const attention_args *a, int32_t kv_head)
                 if (start == 0) {
                     total = tile;
                 } else {
-                    state_merge(&total, &tile, a->head_dim);
+                    state_merge(&total, &tile, a->kv.head_dim);
                 }
                 max[t][g] = total.max;
                 sum[t][g] = total.sum;
@@ -161,8 +151,8 @@ static void kv_head_attend(const attention_args *a, int32_t kv_head)
     }
     for (int64_t t = 0; t < a->n_token; t++) {
         for (int32_t g = 0; g < n_group; g++) {
-            float *y = a->y + t * a->y_stride + (int64_t)(head + g) * a->head_dim;
-            for (int32_t d = 0; d < a->head_dim; d++) {
+            float *y = a->y + t * a->y_stride + (int64_t)(head + g) * a->kv.head_dim;
+            for (int32_t d = 0; d < a->kv.head_dim; d++) {
                 y[d] /= sum[t][g];
             }
         }

@@ -42,7 +42,7 @@ void REF(matmul)(const matmul_args *a, int64_t first, int64_t last);
 void REF(matmul_q8)(const matmul_args *a, int64_t first, int64_t last);
 void REF(matmul_f32)(const matmul_args *a, int64_t first, int64_t last);
 void REF(rope)(const rope_args *a);
-void REF(kv_store)(const float *x, void *row, dtype kv_type, int64_t n);
+void REF(kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(add)(const float *a, const float *b, float *y, int64_t n);
 void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_t n);

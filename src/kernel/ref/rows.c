@@ -125,15 +125,23 @@ void REF(rope)(const rope_args *a)
     }
 }
 
-void REF(kv_store)(const float *x, void *row, dtype kv_type, int64_t n)
+void REF(kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last)
 {
-    if (kv_type == DTYPE_F32) {
-        memcpy(row, x, (size_t)n * sizeof *x);
-        return;
-    }
-    uint16_t *half = row;
-    for (int64_t i = 0; i < n; i++) {
-        half[i] = half_from_float(x[i]);
+    int64_t step = kv_step(a->side), n = a->shape.head_dim;
+    for (int32_t h = kv_head_first; h < kv_head_last; h++) {
+        const float *x = a->x + h * n;
+        int64_t at = kv_at(&a->shape, a->side, a->position, h);
+        if (a->shape.type == DTYPE_F32) {
+            float *out = (float *)a->cache + at;
+            for (int64_t d = 0; d < n; d++) {
+                out[d * step] = x[d];
+            }
+        } else {
+            uint16_t *out = (uint16_t *)a->cache + at;
+            for (int64_t d = 0; d < n; d++) {
+                out[d * step] = half_from_float(x[d]);
+            }
+        }
     }
 }
 
