@@ -4,15 +4,19 @@
  *     idot = -offset * isum + sum over 8 groups of vpdpbusd(codes, broadcast of 4 activation codes)
  *     acc = fma(rn(ws * d), float(idot), acc);  with minima then acc = fma(wm, rn(d * isum), acc)
  * which is numerics.md's chain, one lane a row; integer sums are exact in any order. What belongs
- * to the activations alone (-offset * isum, d * isum) is made once per token tile and segment.
- * Weights are read front to back (rows16.h); a token tile of 12 keeps the multiplier, not the load
- * ports, busy.
+ * to the activations alone is made once per panel (act_tile.inc).
+ *
+ * Per block and token 8 products share their pipes with 2 or 3 multiplications of floats, which
+ * bounds the share of the integer peak at 8/10 or 8/11. Eight tokens hold 16 of the 32 registers
+ * and are within a few percent of taller and wider tiles (2 x 6, 12, 2 x 8), so that batches of up
+ * to eight sequences and prefill are one body.
  */
 #include "kernel/x86/avx512/avx512.h"
 
 #include "kernel/x86/avx512/unit.h"
 
-#define TOKENS_MAX     12
+#define TILE_MAX       8
+#define PREFETCH_BYTES 4096 /* of the packed weights, ahead of what is read */
 
 /* What was added to a code, as far as the product does not take it back itself. */
 INLINE int32_t code_offset(dtype type)
@@ -22,104 +26,98 @@ INLINE int32_t code_offset(dtype type)
 
 #include "kernel/x86/act_tile.inc"
 
-INLINE __m512i broadcast4(const int8_t *code)
-{
-    int32_t four;
-    memcpy(&four, code, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
 /* Adds groups [first, last) of a unit to the sums of T tokens. */
-INLINE void unit_dot(dtype type, int T, const unit_view *u, int first, int last,
-                     const act_tile *act, int64_t b, __m512i *idot)
+INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], const int32_t *act,
+                     __m512i *idot)
 {
-    for (int g = first; g < last; g++) {
+#pragma GCC unroll 8
+    for (int g = group[0]; g < group[1]; g++) {
         __m512i codes = unit_group(type, u->codes, g);
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
-            idot[t] =
-                _mm512_dpbusd_epi32(idot[t], codes, broadcast4(act->code[t] + 32 * b + 4 * g));
+            idot[t] = _mm512_dpbusd_epi32(idot[t], codes, _mm512_set1_epi32(act[g * T + t]));
         }
     }
 }
 
 /* sum q * code of a block: two sub-scales for Q6_K. */
-INLINE void block_dot(dtype type, int T, const unit_view *u, const act_tile *act, int64_t b,
-                      __m512i *idot)
+INLINE void block_dot(dtype type, int T, const unit_view *u, const int32_t *act, __m512i *idot)
 {
-    if (type != DTYPE_Q6_K) {
-        for (int t = 0; t < T; t++) {
-            idot[t] = _mm512_set1_epi32(act->start[t][b]);
-        }
-        unit_dot(type, T, u, 0, 8, act, b, idot);
+    int is_q6 = type == DTYPE_Q6_K;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+        idot[t] = _mm512_set1_epi32(block_has_min(type) ? 0 : act[9 * T + t]);
+    }
+    unit_dot(type, T, u, (const int[2]){0, is_q6 ? 4 : 8}, act, idot);
+    if (!is_q6) {
         return;
     }
-    __m512i half[TOKENS_MAX];
+    __m512i half[TILE_MAX];
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        idot[t] = _mm512_set1_epi32(act->half[t][b][0]);
-        half[t] = _mm512_set1_epi32(act->half[t][b][1]);
+        idot[t] = _mm512_mullo_epi32(idot[t], u->scale[0]);
+        half[t] = _mm512_set1_epi32(act[10 * T + t]);
     }
-    unit_dot(type, T, u, 0, 4, act, b, idot);
-    unit_dot(type, T, u, 4, 8, act, b, half);
+    unit_dot(type, T, u, (const int[2]){4, 8}, act, half);
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        idot[t] = _mm512_add_epi32(_mm512_mullo_epi32(idot[t], u->scale[0]),
-                                   _mm512_mullo_epi32(half[t], u->scale[1]));
+        idot[t] = _mm512_add_epi32(idot[t], _mm512_mullo_epi32(half[t], u->scale[1]));
     }
+}
+
+INLINE __m512 act_float(const int32_t *word)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32(*word));
 }
 
 /* One segment of one tile of rows for T tokens. */
-INLINE void tile_chain(dtype type, int T, const uint8_t *tile, int64_t block, int64_t n_block,
-                       const act_tile *act, __m512 *acc)
+INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *act, __m512 *acc)
 {
+    const int64_t block_bytes = rows16_unit_bytes(type) * BLOCK / rows16_unit(type);
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
         acc[t] = _mm512_setzero_ps();
     }
-    for (int64_t b = 0; b < n_block; b++) {
-        unit_view u = unit_read(type, tile, block + b);
-        __m512i idot[TOKENS_MAX];
-        block_dot(type, T, &u, act, b, idot);
+    for (int64_t b = p->block; b < p->block + p->n_block; b++) {
+        for (int64_t i = 0; i < block_bytes; i += 64) {
+            _mm_prefetch((const char *)p->tile + b * block_bytes + i + p->ahead, _MM_HINT_T0);
+        }
+        unit_view u = unit_read(type, p->tile, b);
+        __m512i idot[TILE_MAX];
+        block_dot(type, T, &u, act, idot);
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
-            __m512 scale = _mm512_mul_ps(u.ws, _mm512_set1_ps(act->d[t][b]));
+            __m512 scale = _mm512_mul_ps(u.ws, act_float(&act[8 * T + t]));
             acc[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(idot[t]), acc[t]);
             if (block_has_min(type)) {
-                acc[t] = _mm512_fmadd_ps(u.wm, _mm512_set1_ps(act->d_sum[t][b]), acc[t]);
+                acc[t] = _mm512_fmadd_ps(u.wm, act_float(&act[9 * T + t]), acc[t]);
             }
         }
+        act += act_words(type) * T;
     }
 }
 
-INLINE void tile_store(const matmul_args *a, int T, int64_t token, int64_t row, __mmask16 rows,
-                       int64_t segment, int is_last, const __m512 *acc)
+INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *p,
+                     const int32_t *act)
 {
+    __m512 acc[TILE_MAX];
+    int64_t left = p->last - p->row;
+    __mmask16 rows = (__mmask16)(left >= PACK_ROWS ? 0xffff : (1u << left) - 1);
+    int is_last = (p->block + p->n_block) * BLOCK == a->k;
+    tile_chain(type, T, p, act, acc);
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        float *y = a->y + (token + t) * a->y_stride + row;
-        __m512 total = segment ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
+        if (t >= p->n_token) {
+            break;
+        }
+        float *y = a->y + (p->token + t) * a->y_stride + p->row;
+        __m512 total = p->block ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
         if (is_last && a->bias) {
-            total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(rows, a->bias + row));
+            total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(rows, a->bias + p->row));
         }
         _mm512_mask_storeu_ps(y, rows, total);
     }
 }
 
-/* Rows [first, last) for T tokens from `token`; first is a multiple of 16. */
-INLINE void token_tile(const matmul_args *a, dtype type, int T, int64_t token, int64_t first,
-                       int64_t last)
-{
-    int64_t tile_bytes = a->k / rows16_unit(type) * rows16_unit_bytes(type),
-            n_block = a->k / ACT_BLOCK;
-    for (int64_t block = 0; block < n_block; block += SEGMENT_BLOCKS) {
-        int64_t n = n_block - block < SEGMENT_BLOCKS ? n_block - block : SEGMENT_BLOCKS;
-        act_tile act;
-        act_tile_read(a, type, T, token, block, n, &act);
-        for (int64_t row = first; row < last; row += PACK_ROWS) {
-            __m512 acc[TOKENS_MAX];
-            __mmask16 rows = (__mmask16)(last - row >= 16 ? 0xffff : (1u << (last - row)) - 1);
-            tile_chain(type, T, a->packed + row / PACK_ROWS * tile_bytes, block, n, &act, acc);
-            tile_store(a, T, token, row, rows, block, block + n == n_block, acc);
-        }
-    }
-}
-
-#define TILE_TALL 12
-#define TILE_SHORT 4
 #define MATMUL_Q8 avx512_matmul_q8
 #include "kernel/x86/types.inc"

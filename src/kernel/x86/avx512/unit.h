@@ -37,7 +37,7 @@ INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
               : g % 4 == 1 ? _mm512_slli_epi16(top, 2)
               : g % 4 == 3 ? _mm512_srli_epi16(top, 2)
                            : top;
-        return _mm512_or_si512(codes, _mm512_and_si512(top, _mm512_set1_epi8(48)));
+        return _mm512_ternarylogic_epi32(codes, top, _mm512_set1_epi8(48), 0xf8); /* a | (b & c) */
     }
     return codes;
 }
