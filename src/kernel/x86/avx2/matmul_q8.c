@@ -16,6 +16,8 @@
 #include "kernel/x86/avx2/unit.h"
 
 #define TILE_MAX       4
+#define TILE_LOW       2
+#define PANEL_TOKENS   96
 #define PREFETCH_BYTES 4096 /* of the packed weights, ahead of what is read */
 
 /* What was added to a code, as far as the product does not take it back itself. */
@@ -24,6 +26,7 @@ INLINE int32_t code_offset(dtype type)
     return type == DTYPE_Q8_0 ? 0 : unit_offset(type);
 }
 
+#define MATMUL_Q8 avx2_matmul_q8
 #include "kernel/x86/act_tile.inc"
 
 /* Groups whose pair sums fit 16 bits together. */
@@ -105,7 +108,7 @@ INLINE void tile_chain(dtype type, int T, int half, const tile_place *p, const i
     for (int t = 0; t < T; t++) {
         acc[t] = _mm256_setzero_ps();
     }
-    for (int64_t b = p->block; b < p->block + p->n_block; b++) {
+    for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
         for (int64_t i = 0; i < block_bytes && half == 0; i += 64) {
             _mm_prefetch((const char *)p->tile + b * block_bytes + i + p->ahead, _MM_HINT_T0);
         }
@@ -120,7 +123,7 @@ INLINE void tile_chain(dtype type, int T, int half, const tile_place *p, const i
                 acc[t] = _mm256_fmadd_ps(u.wm, act_float(&act[9 * T + t]), acc[t]);
             }
         }
-        act += act_words(type) * T;
+        act += block_words(type) * T;
     }
 }
 
@@ -128,7 +131,7 @@ INLINE void tile_chain(dtype type, int T, int half, const tile_place *p, const i
 INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *p,
                      const int32_t *act)
 {
-    unit_place place = {p->row, p->last, p->block == 0, (p->block + p->n_block) * BLOCK == a->k};
+    unit_place place = {p->row, p->last, p->k == 0, is_last_segment(a, p)};
     for (int half = 0; half < 2; half++) {
         __m256 acc[TILE_MAX];
         tile_chain(type, T, half, p, act, acc);
@@ -141,6 +144,3 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
         }
     }
 }
-
-#define MATMUL_Q8 avx2_matmul_q8
-#include "kernel/x86/types.inc"

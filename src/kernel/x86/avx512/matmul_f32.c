@@ -1,15 +1,53 @@
 /* matmul_f32.c - weights as floats times float activations.
  *
- * A tile is 32 output rows (two registers of lanes) by T tokens; each lane is one FMA chain in K
- * order, segments joined as in numerics.md. F32, F16 and BF16 are widened as they are read;
- * quantised weights (under
- * `--act f32`) are first unpacked, a segment of a tile at a time, to the floats they stand for.
+ * Each lane is one output row and one FMA chain in K order, segments joined as in numerics.md; a
+ * chain waits four cycles for itself, so several run side by side: R tiles of 16 rows by T tokens.
+ * F32, F16 and BF16 are widened as they are read, quantised weights (under `--act f32`) become the
+ * floats they stand for in registers.
  */
 #include "kernel/x86/avx512/avx512.h"
 
 #include "kernel/x86/avx512/unit.h"
 
-#define TOKENS_MAX 12
+#define TILE_MAX       8
+#define TILE_LOW       4
+#define PANEL_TOKENS   64
+#define PANEL_WORDS    SEGMENT /* values side by side, (K, T) */
+#define PREFETCH_BYTES 4096    /* of the packed weights, ahead of what is read */
+#define TILES_MAX      4       /* of rows side by side */
+
+#include "kernel/x86/panel.inc"
+
+INLINE int64_t act_words(dtype type, int64_t n)
+{
+    (void)type;
+    return n;
+}
+
+INLINE void act_token(const matmul_args *a, dtype type, const act_span *s, int T, int32_t *word)
+{
+    (void)type;
+    const uint8_t *x = (const uint8_t *)a->x + s->token * a->x_stride + 4 * s->k;
+    for (int64_t k = 0; k < s->n_k; k++) {
+        memcpy(&word[k * T], x + 4 * k, sizeof *word);
+    }
+}
+
+INLINE int is_float(dtype type)
+{
+    return rows16_unit(type) == 1;
+}
+
+/* Widening is shared by tokens: the more there are, the fewer tiles hide the chain's latency. */
+INLINE int tiles_abreast(dtype type, int T)
+{
+    return is_float(type) ? 2 : T > 1 ? 1 : TILES_MAX;
+}
+
+INLINE int64_t rows_step(dtype type)
+{
+    return PACK_ROWS * (is_float(type) ? 2 : TILES_MAX);
+}
 
 /* 16 values (rows) at position k of a tile of a float type. */
 INLINE __m512 float_column(dtype type, const uint8_t *tile, int64_t k)
@@ -23,185 +61,172 @@ INLINE __m512 float_column(dtype type, const uint8_t *tile, int64_t k)
                : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-typedef struct x_tile {
-    const float *row[TOKENS_MAX];
-} x_tile;
-
-/* R tiles of rows, T tokens, one segment; column k of tile r is at tile[r] + k units. */
-INLINE void chain(dtype type, int R, int T, const uint8_t *const *tile, int64_t n, const x_tile *x,
-                  __m512 acc[2][TOKENS_MAX])
+/* Value 4g + i of a unit, of 16 rows; ws * q is exact. */
+INLINE __m512 unit_column(dtype type, const unit_view *u, __m512i codes, int g, int i)
 {
-    for (int r = 0; r < R; r++) {
-        for (int t = 0; t < T; t++) {
-            acc[r][t] = _mm512_setzero_ps();
+    const __m512 count = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 low = _mm512_sub_ps(count, _mm512_set1_ps((float)unit_offset(type)));
+    const __m512 high = _mm512_add_ps(low, _mm512_set1_ps(16));
+    codes = _mm512_srli_epi32(codes, (unsigned)(8 * i));
+    __m512 q;
+    if (type == DTYPE_Q8_0 || type == DTYPE_Q6_K) {
+        __m512i offset = _mm512_set1_epi32(type == DTYPE_Q6_K ? 32 : unit_offset(type));
+        codes = _mm512_sub_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(255)), offset);
+        if (type == DTYPE_Q6_K) {
+            codes = _mm512_mullo_epi32(codes, u->scale[g / 4]);
         }
+        q = _mm512_cvtepi32_ps(codes);
+    } else { /* a table: the permutation sees the low 4 or 5 bits of a lane */
+        int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
+        q = is_5 ? _mm512_permutex2var_ps(low, codes, high) : _mm512_permutexvar_ps(codes, low);
     }
-    for (int64_t k = 0; k < n; k++) {
-        __m512 w[2];
+    return block_has_min(type) ? _mm512_fmadd_ps(u->ws, q, u->wm) : _mm512_mul_ps(u->ws, q);
+}
+
+typedef __m512 sums[TILES_MAX][TILE_MAX];
+
+/* One column of R tiles by T tokens. */
+INLINE void column_add(int R, int T, const __m512 *w, const int32_t *act, sums acc)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+        __m512 x = _mm512_castsi512_ps(_mm512_set1_epi32(act[t]));
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            w[r] = float_column(type, tile[r], k);
-        }
-        for (int t = 0; t < T; t++) {
-            __m512 value = _mm512_set1_ps(x->row[t][k]);
-            for (int r = 0; r < R; r++) {
-                acc[r][t] = _mm512_fmadd_ps(w[r], value, acc[r][t]);
-            }
+            acc[r][t] = _mm512_fmadd_ps(w[r], x, acc[r][t]);
         }
     }
 }
 
-typedef struct place {
-    int64_t token, row, last; /* rows end at `last` */
-    int64_t segment, is_last;
-} place;
-
-INLINE void store(const matmul_args *a, int T, const place *p, const __m512 *acc)
+INLINE void prefetch(const tile_place *p, const uint8_t *at, int64_t bytes)
 {
-    int64_t left = p->last - p->row;
+    for (int64_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)at + i + p->ahead, _MM_HINT_T0);
+    }
+}
+
+INLINE void float_chain(dtype type, int R, int T, const uint8_t *const *tile, const tile_place *p,
+                        const int32_t *act, sums acc)
+{
+    const int64_t column = rows16_unit_bytes(type);
+    for (int64_t k = p->k; k < p->k + p->n_k; k++) {
+        __m512 w[TILES_MAX];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            prefetch(p, tile[r] + k * column, column);
+            w[r] = float_column(type, tile[r], k);
+        }
+        column_add(R, T, w, act, acc);
+        act += T;
+    }
+}
+
+/* Group g of R units, four columns. */
+INLINE void group_add(dtype type, int R, int T, const unit_view *u, int g, const int32_t *act,
+                      sums acc)
+{
+    __m512i codes[TILES_MAX];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        codes[r] = unit_group(type, u[r].codes, g);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512 w[TILES_MAX];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            w[r] = unit_column(type, &u[r], codes[r], g, i);
+        }
+        column_add(R, T, w, act + i * T, acc);
+    }
+}
+
+INLINE void unit_chain(dtype type, int R, int T, const uint8_t *const *tile, const tile_place *p,
+                       const int32_t *act, sums acc)
+{
+    const int64_t bytes = rows16_unit_bytes(type) * BLOCK / rows16_unit(type);
+    for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
+        unit_view u[TILES_MAX];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            prefetch(p, tile[r] + b * bytes, bytes);
+            u[r] = unit_read(type, tile[r], b);
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++) {
+            group_add(type, R, T, u, g, act + 4 * g * T, acc);
+        }
+        act += BLOCK * T;
+    }
+}
+
+INLINE void store(const matmul_args *a, int T, const tile_place *p, int64_t row, const __m512 *acc)
+{
+    int64_t left = p->last - row;
     __mmask16 rows = (__mmask16)(left >= PACK_ROWS ? 0xffff : left <= 0 ? 0 : (1u << left) - 1);
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        float *y = a->y + (p->token + t) * a->y_stride + p->row;
-        __m512 total = p->segment ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
-        if (p->is_last && a->bias) {
-            total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(rows, a->bias + p->row));
+        if (t >= p->n_token) {
+            break;
+        }
+        float *y = a->y + (p->token + t) * a->y_stride + row;
+        __m512 total = p->k ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
+        if (is_last_segment(a, p) && a->bias) {
+            total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(rows, a->bias + row));
         }
         _mm512_mask_storeu_ps(y, rows, total);
     }
 }
 
-/* All tokens over R tiles of one segment. */
-INLINE void segment_tokens(const matmul_args *a, dtype type, int R, int T,
-                           const uint8_t *const *tile, place p, int64_t k0, int64_t n)
+INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *p,
+                     const int32_t *act)
 {
-    __m512 acc[2][TOKENS_MAX];
-    x_tile x;
-    for (int t = 0; t < T; t++) {
-        const uint8_t *row = (const uint8_t *)a->x + (p.token + t) * a->x_stride;
-        x.row[t] = (const float *)(const void *)row + k0;
-    }
-    chain(type, R, T, tile, n, &x, acc);
-    for (int r = 0; r < R; r++) {
-        store(a, T, &p, acc[r]);
-        p.row += PACK_ROWS;
-    }
-}
-
-INLINE void segment_run(const matmul_args *a, dtype type, int R, const uint8_t *const *tile,
-                        place p, int64_t k0, int64_t n)
-{
-    for (; p.token + 12 <= a->n_token; p.token += 12) {
-        segment_tokens(a, type, R, 12, tile, p, k0, n);
-    }
-    for (; p.token + 4 <= a->n_token; p.token += 4) {
-        segment_tokens(a, type, R, 4, tile, p, k0, n);
-    }
-    for (; p.token < a->n_token; p.token++) {
-        segment_tokens(a, type, R, 1, tile, p, k0, n);
-    }
-}
-
-INLINE void float_rows(const matmul_args *a, dtype type, int64_t first, int64_t last)
-{
-    int64_t unit = rows16_unit_bytes(type), tile_bytes = a->k * unit;
-    for (int64_t row = first; row < last; row += 2 * PACK_ROWS) {
-        const uint8_t *base = a->packed + row / PACK_ROWS * tile_bytes;
-        for (int64_t k0 = 0; k0 < a->k; k0 += SEGMENT) {
-            int64_t n = a->k - k0 < SEGMENT ? a->k - k0 : SEGMENT;
-            const uint8_t *tile[2] = {base + k0 * unit, base + tile_bytes + k0 * unit};
-            place p = {0, row, last, k0, k0 + n == a->k};
-            if (last - row > PACK_ROWS) {
-                segment_run(a, type, 2, tile, p, k0, n);
-            } else {
-                segment_run(a, type, 1, tile, p, k0, n);
+    const int R = tiles_abreast(type, T);
+    for (int64_t row = p->row; row < p->last && row < p->row + rows_step(type);
+         row += R * PACK_ROWS) {
+        const uint8_t *tile[TILES_MAX];
+        sums acc;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            /* Past the end the first tile is computed again, and not stored. */
+            int64_t at = row + r * PACK_ROWS < p->last ? row + r * PACK_ROWS : row;
+            tile[r] = p->tile + (at - p->row) / PACK_ROWS * p->tile_bytes;
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) {
+                acc[r][t] = _mm512_setzero_ps();
             }
+        }
+        if (is_float(type)) {
+            float_chain(type, R, T, tile, p, act, acc);
+        } else {
+            unit_chain(type, R, T, tile, p, act, acc);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            store(a, T, p, row + r * PACK_ROWS, acc[r]);
         }
     }
 }
 
-/* 32 values of 16 rows as floats, (32, 16). */
-INLINE void unit_floats(dtype type, const uint8_t *tile, int64_t block, float *out)
-{
-    unit_view u = unit_read(type, tile, block);
-    __m512i offset = _mm512_set1_epi32(type == DTYPE_Q6_K ? 32 : unit_offset(type));
-    for (int g = 0; g < 8; g++) {
-        __m512i codes = unit_group(type, u.codes, g);
-        for (int i = 0; i < 4; i++) {
-            __m512i q = _mm512_and_si512(codes, _mm512_set1_epi32(255));
-            q = _mm512_sub_epi32(q, offset);
-            if (type == DTYPE_Q6_K) {
-                q = _mm512_mullo_epi32(q, u.scale[g / 4]);
-            }
-            __m512 value = _mm512_mul_ps(u.ws, _mm512_cvtepi32_ps(q)); /* exact */
-            if (block_has_min(type)) {
-                value = _mm512_add_ps(value, u.wm);
-            }
-            _mm512_storeu_ps(out + (4 * g + i) * PACK_ROWS, value);
-            codes = _mm512_srli_epi32(codes, 8);
-        }
-    }
-}
+#define TYPE_LIST(X)                                                                               \
+    X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
 
-INLINE void quantised_rows(const matmul_args *a, dtype type, int64_t first, int64_t last)
-{
-    float unpacked[2][SEGMENT * PACK_ROWS];
-    int64_t tile_bytes = a->k / rows16_unit(type) * rows16_unit_bytes(type);
-    for (int64_t row = first; row < last; row += 2 * PACK_ROWS) {
-        int R = last - row > PACK_ROWS ? 2 : 1;
-        for (int64_t k0 = 0; k0 < a->k; k0 += SEGMENT) {
-            int64_t n = a->k - k0 < SEGMENT ? a->k - k0 : SEGMENT;
-            for (int r = 0; r < R; r++) {
-                const uint8_t *packed = a->packed + (row / PACK_ROWS + r) * tile_bytes;
-                for (int64_t b = 0; b < n / BLOCK; b++) {
-                    unit_floats(type, packed, k0 / BLOCK + b, unpacked[r] + b * BLOCK * PACK_ROWS);
-                }
-            }
-            const uint8_t *tile[2] = {(const uint8_t *)unpacked[0], (const uint8_t *)unpacked[1]};
-            place p = {0, row, last, k0, k0 + n == a->k};
-            if (R == 2) {
-                segment_run(a, DTYPE_F32, 2, tile, p, k0, n);
-            } else {
-                segment_run(a, DTYPE_F32, 1, tile, p, k0, n);
-            }
-        }
+#define TYPE_FUNCTION(name)                                                                        \
+    static __attribute__((noinline)) void matmul_##name(const matmul_args *a, int64_t first,       \
+                                                        int64_t last)                              \
+    {                                                                                              \
+        matmul_type(a, DTYPE_##name, first, last);                                                 \
     }
-}
+TYPE_LIST(TYPE_FUNCTION)
 
 void avx512_matmul_f32(const matmul_args *a, int64_t first, int64_t last)
 {
     switch (a->type) {
-    case DTYPE_F32:
-        float_rows(a, DTYPE_F32, first, last);
+#define TYPE_CASE(name)                                                                            \
+    case DTYPE_##name:                                                                             \
+        matmul_##name(a, first, last);                                                             \
         break;
-    case DTYPE_F16:
-        float_rows(a, DTYPE_F16, first, last);
-        break;
-    case DTYPE_BF16:
-        float_rows(a, DTYPE_BF16, first, last);
-        break;
-    case DTYPE_Q4_0:
-        quantised_rows(a, DTYPE_Q4_0, first, last);
-        break;
-    case DTYPE_Q4_1:
-        quantised_rows(a, DTYPE_Q4_1, first, last);
-        break;
-    case DTYPE_Q5_0:
-        quantised_rows(a, DTYPE_Q5_0, first, last);
-        break;
-    case DTYPE_Q5_1:
-        quantised_rows(a, DTYPE_Q5_1, first, last);
-        break;
-    case DTYPE_Q8_0:
-        quantised_rows(a, DTYPE_Q8_0, first, last);
-        break;
-    case DTYPE_Q4_K:
-        quantised_rows(a, DTYPE_Q4_K, first, last);
-        break;
-    case DTYPE_Q5_K:
-        quantised_rows(a, DTYPE_Q5_K, first, last);
-        break;
-    case DTYPE_Q6_K:
-        quantised_rows(a, DTYPE_Q6_K, first, last);
-        break;
+        TYPE_LIST(TYPE_CASE)
     default:
         break; /* there is no other weight type */
     }

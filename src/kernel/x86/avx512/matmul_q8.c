@@ -16,6 +16,8 @@
 #include "kernel/x86/avx512/unit.h"
 
 #define TILE_MAX       8
+#define TILE_LOW       2
+#define PANEL_TOKENS   96
 #define PREFETCH_BYTES 4096 /* of the packed weights, ahead of what is read */
 
 /* What was added to a code, as far as the product does not take it back itself. */
@@ -24,6 +26,7 @@ INLINE int32_t code_offset(dtype type)
     return unit_offset(type);
 }
 
+#define MATMUL_Q8 avx512_matmul_q8
 #include "kernel/x86/act_tile.inc"
 
 /* Adds groups [first, last) of a unit to the sums of T tokens. */
@@ -78,7 +81,7 @@ INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *ac
     for (int t = 0; t < T; t++) {
         acc[t] = _mm512_setzero_ps();
     }
-    for (int64_t b = p->block; b < p->block + p->n_block; b++) {
+    for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
         for (int64_t i = 0; i < block_bytes; i += 64) {
             _mm_prefetch((const char *)p->tile + b * block_bytes + i + p->ahead, _MM_HINT_T0);
         }
@@ -93,7 +96,7 @@ INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *ac
                 acc[t] = _mm512_fmadd_ps(u.wm, act_float(&act[9 * T + t]), acc[t]);
             }
         }
-        act += act_words(type) * T;
+        act += block_words(type) * T;
     }
 }
 
@@ -103,7 +106,6 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
     __m512 acc[TILE_MAX];
     int64_t left = p->last - p->row;
     __mmask16 rows = (__mmask16)(left >= PACK_ROWS ? 0xffff : (1u << left) - 1);
-    int is_last = (p->block + p->n_block) * BLOCK == a->k;
     tile_chain(type, T, p, act, acc);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
@@ -111,13 +113,10 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
             break;
         }
         float *y = a->y + (p->token + t) * a->y_stride + p->row;
-        __m512 total = p->block ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
-        if (is_last && a->bias) {
+        __m512 total = p->k ? _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), acc[t]) : acc[t];
+        if (is_last_segment(a, p) && a->bias) {
             total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(rows, a->bias + p->row));
         }
         _mm512_mask_storeu_ps(y, rows, total);
     }
 }
-
-#define MATMUL_Q8 avx512_matmul_q8
-#include "kernel/x86/types.inc"
