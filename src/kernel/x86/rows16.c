@@ -29,14 +29,13 @@ static void put_codes(uint8_t *out, codes c)
     }
 }
 
-static void put_nibbles(uint8_t *out, codes c)
+/* Values 8v .. 8v + 7 of a unit. */
+static void put_nibbles(uint8_t *out, codes c, int v)
 {
-    for (int v = 0; v < 4; v++) {
-        for (int r = 0; r < ROWS; r++) {
-            for (int i = 0; i < 4; i++) {
-                uint8_t low = c[r][8 * v + i] & 15, high = c[r][8 * v + 4 + i] & 15;
-                out[64 * v + 4 * r + i] = (uint8_t)(low | high << 4);
-            }
+    for (int r = 0; r < ROWS; r++) {
+        for (int i = 0; i < 4; i++) {
+            uint8_t low = c[r][8 * v + i] & 15, high = c[r][8 * v + 4 + i] & 15;
+            out[4 * r + i] = (uint8_t)(low | high << 4);
         }
     }
 }
@@ -54,14 +53,15 @@ static void put_fifth_bits(uint8_t *out, codes c)
     }
 }
 
-static void put_top_bits(uint8_t *out, codes c)
+/* One half of a unit: values 16h .. 16h + 15. */
+static void put_top_bits(uint8_t *out, codes c, int h)
 {
-    memset(out, 0, 128);
-    for (int g = 0; g < 8; g++) {
+    memset(out, 0, 64);
+    for (int j = 0; j < 4; j++) {
         for (int r = 0; r < ROWS; r++) {
             for (int i = 0; i < 4; i++) {
-                uint8_t *byte = &out[64 * (g / 4) + 4 * r + i];
-                *byte = (uint8_t)(*byte | (c[r][4 * g + i] >> 4) << (2 * (g % 4)));
+                uint8_t *byte = &out[4 * r + i];
+                *byte = (uint8_t)(*byte | (c[r][16 * h + 4 * j + i] >> 4) << (2 * j));
             }
         }
     }
@@ -94,6 +94,18 @@ static void put_halves(const pack_args *a, int64_t tile, int64_t block_at, uint8
     }
 }
 
+/* Nibbles of a unit, and the fifth bits before them where there are any. */
+static void put_unit(dtype type, uint8_t *out, codes c)
+{
+    if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K) {
+        put_fifth_bits(out, c);
+        out += 64;
+    }
+    for (int v = 0; v < 4; v++) {
+        put_nibbles(out + 64 * v, c, v);
+    }
+}
+
 static void pack_small(const pack_args *a, int64_t tile, int64_t block, uint8_t *out)
 {
     codes c;
@@ -101,20 +113,16 @@ static void pack_small(const pack_args *a, int64_t tile, int64_t block, uint8_t 
     int64_t at = block * dtype_find((uint32_t)t)->bytes;
     int offset = t == DTYPE_Q8_0 ? 128 : t == DTYPE_Q4_0 ? 8 : t == DTYPE_Q5_0 ? 16 : 0;
     read_codes(a, tile, block, offset, c);
+    put_halves(a, tile, at, out);
+    out += 32;
+    if (block_has_min(t)) {
+        put_halves(a, tile, at + 2, out);
+        out += 32;
+    }
     if (t == DTYPE_Q8_0) {
         put_codes(out, c);
-        out += 512;
     } else {
-        put_nibbles(out, c);
-        out += 256;
-    }
-    if (t == DTYPE_Q5_0 || t == DTYPE_Q5_1) {
-        put_fifth_bits(out, c);
-        out += 64;
-    }
-    put_halves(a, tile, at, out);
-    if (block_has_min(t)) {
-        put_halves(a, tile, at + 2, out + 32);
+        put_unit(t, out, c);
     }
 }
 
@@ -135,11 +143,7 @@ static void pack_k_super(const pack_args *a, int64_t tile, int64_t super, uint8_
         }
         codes c;
         read_codes(a, tile, 8 * super + j, 0, c);
-        int64_t unit = a->type == DTYPE_Q5_K ? 320 : 256;
-        put_nibbles(out + 320 + unit * j, c);
-        if (a->type == DTYPE_Q5_K) {
-            put_fifth_bits(out + 320 + unit * j + 256, c);
-        }
+        put_unit(a->type, out + 320 + (a->type == DTYPE_Q5_K ? 320 : 256) * j, c);
     }
 }
 
@@ -169,8 +173,12 @@ static void pack_q6_k(const pack_args *a, int64_t tile, int64_t super, uint8_t *
                 q6_k_codes(block, j, c[r]);
             }
         }
-        put_nibbles(out + 288 + 384 * j, c);
-        put_top_bits(out + 288 + 384 * j + 256, c);
+        for (int h = 0; h < 2; h++) {
+            uint8_t *half = out + 288 + 384 * j + 192 * h;
+            put_top_bits(half, c, h);
+            put_nibbles(half + 64, c, 2 * h);
+            put_nibbles(half + 128, c, 2 * h + 1);
+        }
     }
 }
 

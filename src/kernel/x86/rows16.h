@@ -5,20 +5,24 @@
  *
  *   F32          1 value:   16 x f32
  *   F16, BF16    1 value:   16 x u16
- *   Q8_0         32 values: codes 512, d 16 x f16
- *   Q4_0         32 values: nibbles 256, d
- *   Q4_1         32 values: nibbles 256, d, m
- *   Q5_0         32 values: nibbles 256, fifth bits 64, d
- *   Q5_1         32 values: nibbles 256, fifth bits 64, d, m
+ *   Q8_0         32 values: d 16 x f16, codes 512
+ *   Q4_0         32 values: d, nibbles 256
+ *   Q4_1         32 values: d, m, nibbles 256
+ *   Q5_0         32 values: d, fifth bits 64, nibbles 256
+ *   Q5_1         32 values: d, m, fifth bits 64, nibbles 256
  *   Q4_K         256 values: d, dmin; 8 x {sc 16 x u8, mn 16 x u8}; 8 x nibbles 256
- *   Q5_K         256 values: the same; 8 x {nibbles 256, fifth bits 64}
- *   Q6_K         256 values: d; 8 x {sc 2 x 16 x i8}; 8 x {nibbles 256, top bits 128}
+ *   Q5_K         256 values: the same; 8 x {fifth bits 64, nibbles 256}
+ *   Q6_K         256 values: d; 8 x {sc 2 x 16 x i8}; 16 x {top bits 64, nibbles 128}
+ *
+ * Everything stands where it is wanted first: a stream read in its own order comes from memory a
+ * sixth faster than one with steps back (and two streams come slower than one).
  *
  * Codes are unsigned (code + offset: 128 for Q8_0, 8, 16, 32; 0 with minima), four consecutive
- * values of a row to a 32-bit lane: group g of a unit of 32 is values 4g .. 4g+3. codes vector g,
- * byte 4r + i:   value 4g + i of row r nibbles      vector v, byte 4r + i:   low nibble value 8v +
- * i, high nibble value 8v + 4 + i fifth bits   word g, bit 4r + i:      bit 4 of value 4g + i top
- * bits     vector h, byte 4r + i:   bits 2j, 2j+1: bits 4, 5 of value 16h + 4j + i
+ * values of a row to a 32-bit lane: group g of a unit of 32 is values 4g .. 4g+3.
+ *   codes        vector g, byte 4r + i: value 4g + i of row r
+ *   nibbles      vector v, byte 4r + i: low nibble value 8v + i, high nibble value 8v + 4 + i
+ *   fifth bits   word g, bit 4r + i: bit 4 of value 4g + i
+ *   top bits     of half h of a unit, byte 4r + i, bits 2j, 2j + 1: bits 4, 5 of value 16h + 4j + i
  */
 #ifndef GRETA_KERNEL_X86_ROWS16_H
 #define GRETA_KERNEL_X86_ROWS16_H

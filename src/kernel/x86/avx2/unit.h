@@ -42,17 +42,18 @@ INLINE __m256i fifth_bits(const uint8_t *p)
 INLINE __m256i unit_group(dtype type, const uint8_t *unit, int g, int half)
 {
     const __m256i low4 = _mm256_set1_epi8(15);
-    unit += 32 * half;
+    int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
     if (type == DTYPE_Q8_0) {
-        return load_bytes(unit + 64 * g);
+        return load_bytes(unit + 64 * g + 32 * half);
     }
-    __m256i packed = load_bytes(unit + 64 * (g / 2));
+    int64_t at = 64 * (g / 2) + (type == DTYPE_Q6_K ? 64 * (1 + g / 4) : 64 * is_5);
+    __m256i packed = load_bytes(unit + at + 32 * half);
     __m256i codes = _mm256_and_si256(g % 2 ? _mm256_srli_epi16(packed, 4) : packed, low4);
-    if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K) {
-        return _mm256_or_si256(codes, fifth_bits(unit - 32 * half + 256 + 8 * g + 4 * half));
+    if (is_5) {
+        return _mm256_or_si256(codes, fifth_bits(unit + 8 * g + 4 * half));
     }
     if (type == DTYPE_Q6_K) {
-        __m256i top = load_bytes(unit + 256 + 64 * (g / 4));
+        __m256i top = load_bytes(unit + 192 * (g / 4) + 32 * half);
         top = g % 4 == 0   ? _mm256_slli_epi16(top, 4) /* bits 2j, 2j+1 to bits 4, 5 */
               : g % 4 == 1 ? _mm256_slli_epi16(top, 2)
               : g % 4 == 3 ? _mm256_srli_epi16(top, 2)
@@ -106,11 +107,12 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b, int half)
         u.scale[0] = load_i8(scale, half);
         u.scale[1] = load_i8(scale + 16, half);
     } else {
-        u.codes = tile + b * rows16_unit_bytes(type);
-        int64_t at = rows16_unit_bytes(type) - (block_has_min(type) ? 64 : 32);
-        u.ws = load_halves(u.codes + at, half);
+        const uint8_t *unit = tile + b * rows16_unit_bytes(type);
+        u.ws = load_halves(unit, half);
+        u.codes = unit + 32;
         if (block_has_min(type)) {
-            u.wm = load_halves(u.codes + at + 32, half);
+            u.wm = load_halves(unit + 32, half);
+            u.codes = unit + 64;
         }
     }
     return u;

@@ -9,12 +9,11 @@
 
 #include "kernel/x86/avx512/unit.h"
 
-#define TILE_MAX       8
-#define TILE_LOW       4
-#define PANEL_TOKENS   64
-#define PANEL_WORDS    SEGMENT /* values side by side, (K, T) */
-#define PREFETCH_BYTES 4096    /* of the packed weights, ahead of what is read */
-#define TILES_MAX      4       /* of rows side by side */
+#define TILE_MAX     8
+#define TILE_LOW     4
+#define PANEL_TOKENS 64
+#define PANEL_WORDS  SEGMENT /* values side by side, (K, T) */
+#define TILES_MAX    4       /* of rows side by side */
 
 #include "kernel/x86/panel.inc"
 
@@ -98,22 +97,13 @@ INLINE void column_add(int R, int T, const __m512 *w, const int32_t *act, sums a
     }
 }
 
-INLINE void prefetch(const tile_place *p, const uint8_t *at, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)at + i + p->ahead, _MM_HINT_T0);
-    }
-}
-
 INLINE void float_chain(dtype type, int R, int T, const uint8_t *const *tile, const tile_place *p,
                         const int32_t *act, sums acc)
 {
-    const int64_t column = rows16_unit_bytes(type);
     for (int64_t k = p->k; k < p->k + p->n_k; k++) {
         __m512 w[TILES_MAX];
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            prefetch(p, tile[r] + k * column, column);
             w[r] = float_column(type, tile[r], k);
         }
         column_add(R, T, w, act, acc);
@@ -144,12 +134,10 @@ INLINE void group_add(dtype type, int R, int T, const unit_view *u, int g, const
 INLINE void unit_chain(dtype type, int R, int T, const uint8_t *const *tile, const tile_place *p,
                        const int32_t *act, sums acc)
 {
-    const int64_t bytes = rows16_unit_bytes(type) * BLOCK / rows16_unit(type);
     for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
         unit_view u[TILES_MAX];
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            prefetch(p, tile[r] + b * bytes, bytes);
             u[r] = unit_read(type, tile[r], b);
         }
 #pragma GCC unroll 8

@@ -15,10 +15,9 @@
 
 #include "kernel/x86/avx512/unit.h"
 
-#define TILE_MAX       8
-#define TILE_LOW       2
-#define PANEL_TOKENS   96
-#define PREFETCH_BYTES 4096 /* of the packed weights, ahead of what is read */
+#define TILE_MAX     8
+#define TILE_LOW     2
+#define PANEL_TOKENS 96
 
 /* What was added to a code, as far as the product does not take it back itself. */
 INLINE int32_t code_offset(dtype type)
@@ -76,15 +75,11 @@ INLINE __m512 act_float(const int32_t *word)
 /* One segment of one tile of rows for T tokens. */
 INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *act, __m512 *acc)
 {
-    const int64_t block_bytes = rows16_unit_bytes(type) * BLOCK / rows16_unit(type);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
         acc[t] = _mm512_setzero_ps();
     }
     for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
-        for (int64_t i = 0; i < block_bytes; i += 64) {
-            _mm_prefetch((const char *)p->tile + b * block_bytes + i + p->ahead, _MM_HINT_T0);
-        }
         unit_view u = unit_read(type, p->tile, b);
         __m512i idot[TILE_MAX];
         block_dot(type, T, &u, act, idot);

@@ -24,20 +24,23 @@ INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
     if (type == DTYPE_Q8_0) {
         return _mm512_loadu_si512(unit + 64 * g);
     }
-    __m512i packed = _mm512_loadu_si512(unit + 64 * (g / 2));
+    int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
+    const uint8_t *at = unit + 64 * (g / 2) + (type == DTYPE_Q6_K ? 64 * (1 + g / 4) : 64 * is_5);
+    __m512i packed = _mm512_loadu_si512(at);
     __m512i codes = _mm512_and_si512(g % 2 ? _mm512_srli_epi16(packed, 4) : packed, low4);
-    if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K) {
+    if (is_5) {
         uint64_t fifth;
-        memcpy(&fifth, unit + 256 + 8 * g, sizeof fifth);
+        memcpy(&fifth, unit + 8 * g, sizeof fifth);
         return _mm512_mask_add_epi8(codes, fifth, codes, _mm512_set1_epi8(16));
     }
     if (type == DTYPE_Q6_K) {
-        __m512i top = _mm512_loadu_si512(unit + 256 + 64 * (g / 4));
+        __m512i top = _mm512_loadu_si512(unit + 192 * (g / 4));
         top = g % 4 == 0   ? _mm512_slli_epi16(top, 4) /* bits 2j, 2j+1 to bits 4, 5 */
               : g % 4 == 1 ? _mm512_slli_epi16(top, 2)
               : g % 4 == 3 ? _mm512_srli_epi16(top, 2)
                            : top;
-        return _mm512_ternarylogic_epi32(codes, top, _mm512_set1_epi8(48), 0xf8); /* a | (b & c) */
+        /* codes | (top & 48) */
+        return _mm512_ternarylogic_epi32(codes, top, _mm512_set1_epi8(48), 0xf8);
     }
     return codes;
 }
@@ -82,11 +85,12 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b)
         u.scale[1] =
             _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16)));
     } else {
-        u.codes = tile + b * rows16_unit_bytes(type);
-        int64_t at = rows16_unit_bytes(type) - (block_has_min(type) ? 64 : 32);
-        u.ws = load_halves(u.codes + at);
+        const uint8_t *unit = tile + b * rows16_unit_bytes(type);
+        u.ws = load_halves(unit);
+        u.codes = unit + 32;
         if (block_has_min(type)) {
-            u.wm = load_halves(u.codes + at + 32);
+            u.wm = load_halves(unit + 32);
+            u.codes = unit + 64;
         }
     }
     return u;
