@@ -9,6 +9,25 @@
 #include "engine/engine.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+
+/* Weights are read end to end for every token; large pages spare most of the address translation
+ * and let the machine's own prefetching run on. Only whole ones: nothing is wasted. Where the
+ * system grants none, nothing changes but the speed. */
+#define PAGE_LARGE ((size_t)2 << 20)
+
+static uint8_t *packed_memory(size_t bytes)
+{
+    void *memory = NULL;
+    size_t whole = bytes / PAGE_LARGE * PAGE_LARGE;
+    if (posix_memalign(&memory, whole > 0 ? PAGE_LARGE : 64, bytes) != 0) {
+        return NULL;
+    }
+    if (whole > 0) {
+        (void)madvise(memory, whole, MADV_HUGEPAGE);
+    }
+    return memory;
+}
 
 typedef struct pack_job {
     const kernel_table *table;
@@ -30,11 +49,10 @@ static greta_status pack_weight(greta_session *s, const weight *w, greta_error *
     if (*packed || bytes == 0) {
         return GRETA_OK;
     }
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, bytes) != 0) {
+    *packed = packed_memory(bytes);
+    if (!*packed) {
         return error_memory(err, "packed weights", bytes);
     }
-    *packed = memory;
     pack_job job = {s->table, {w->type, w->data, w->row_bytes, w->n_row, w->n_col, *packed}};
     thread_pool_run(s->pool, pack_run, &job);
     return GRETA_OK;
