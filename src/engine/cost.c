@@ -39,7 +39,8 @@ greta_cost greta_session_cost(const greta_session *s)
         }
     }
     cost.bytes_kv = 2 * (uint64_t)s->kv_row_bytes * (uint64_t)m->cfg.n_layer;
-    cost.memory_kv = cost.bytes_kv * (uint64_t)s->options.n_ctx * (uint64_t)s->options.n_sequence;
+    cost.memory_kv = 2 * (uint64_t)s->kv_sequence_bytes * (uint64_t)m->cfg.n_layer *
+                     (uint64_t)s->options.n_sequence;
     for (size_t i = 0; m->packed && i < m->n_weight; i++) {
         const weight *w = &m->weight[i];
         cost.memory_packed +=
