@@ -289,7 +289,7 @@ static void statistics_are_those_of_the_row(void **state)
         FOR_TABLES(t)
         {
             row_stats stats;
-            t->row_stats(x, n, &stats);
+            t->row_stats(DTYPE_F32, x, n, &stats);
             assert_true(stats.hash.ordered == hash.ordered && stats.hash.bag == hash.bag);
             assert_true(stats.n_nonfinite == n_bad && stats.min == least && stats.max == most);
             float sum = sum_by_the_text(squares, n);

@@ -166,6 +166,17 @@ static void add_trial(judge *j, int64_t n, data_kind kind)
     judge_note(j, good, "add", n, kind);
 }
 
+static void stats_judge(judge *j, dtype type, const void *row, int64_t n, data_kind kind)
+{
+    row_stats a, b;
+    ref->row_stats(type, row, n, &b);
+    int good = SURVIVES(j->t->row_stats(type, row, n, &a)) &&
+               floats_are_equal(&a.sumsq, &b.sumsq, 1) && floats_are_equal(&a.min, &b.min, 1) &&
+               floats_are_equal(&a.max, &b.max, 1) && a.n_nonfinite == b.n_nonfinite &&
+               a.hash.ordered == b.hash.ordered && a.hash.bag == b.hash.bag;
+    judge_note(j, good, "row_stats", n, kind);
+}
+
 static void stats_trial(judge *j, int64_t n, data_kind kind)
 {
     float *x = numbers(n, kind);
@@ -173,13 +184,26 @@ static void stats_trial(judge *j, int64_t n, data_kind kind)
     for (int64_t i = from; i < n; i++) {
         x[i] = random_bits() % 4 ? fabsf(x[i]) : random_bits() % 2 ? 0.0f : -0.0f;
     }
-    row_stats a, b;
-    ref->row_stats(x, n, &b);
-    int good = SURVIVES(j->t->row_stats(x, n, &a)) && floats_are_equal(&a.sumsq, &b.sumsq, 1) &&
-               floats_are_equal(&a.min, &b.min, 1) && floats_are_equal(&a.max, &b.max, 1) &&
-               a.n_nonfinite == b.n_nonfinite && a.hash.ordered == b.hash.ordered &&
-               a.hash.bag == b.hash.bag;
-    judge_note(j, good, "row_stats", n, kind);
+    stats_judge(j, DTYPE_F32, x, n, kind);
+    uint16_t *half = operand((size_t)n * 2, 2);
+    for (int64_t i = 0; i < n; i++) {
+        half[i] = random_bits() % 9 ? kernel_f16_from_f32(x[i]) : (uint16_t)random_bits();
+    }
+    stats_judge(j, DTYPE_F16, half, n, kind);
+    int64_t k = (n % 40 + 1) * ACT_BLOCK;
+    int8_t *code =
+        operand((size_t)(k + k / 8), sizeof(float)); /* no block sums behind the scales */
+    float *scale = (float *)(void *)(code + k);
+    for (int64_t i = 0; i < k; i++) {
+        code[i] = (int8_t)random_bits();
+    }
+    for (int64_t b = 0; b < k / ACT_BLOCK; b++) {
+        scale[b] = fabsf(x[b % n]);
+        if (scale[b] == 0.0f) { /* as the quantiser has it */
+            memset(code + b * ACT_BLOCK, 0, ACT_BLOCK);
+        }
+    }
+    stats_judge(j, DTYPE_ACT_Q8, code, k, kind);
 }
 
 /* Bytes of the whole tiles that hold n positions. */
@@ -591,19 +615,20 @@ static void quantize_all_of_the_row(const float *x, void *act, int64_t k, int64_
     }
 }
 
-static void stats_with_nan_payload(const float *x, int64_t n, row_stats *stats)
+static void stats_with_nan_payload(dtype type, const void *row, int64_t n, row_stats *stats)
 {
-    ref->row_stats(x, n, stats);
-    for (int64_t i = 0; i < n; i++) {
+    const float *x = row;
+    ref->row_stats(type, row, n, stats);
+    for (int64_t i = 0; i < n && type == DTYPE_F32; i++) {
         if (isnan(x[i])) {
             stats->hash.bag += hash_mix64(bits_from_float(x[i]), 0) - hash_mix64(0x7fc00000u, 0);
         }
     }
 }
 
-static void stats_with_any_zero(const float *x, int64_t n, row_stats *stats)
+static void stats_with_any_zero(dtype type, const void *row, int64_t n, row_stats *stats)
 {
-    ref->row_stats(x, n, stats);
+    ref->row_stats(type, row, n, stats);
     stats->min = stats->min == 0.0f ? 0.0f : stats->min;
 }
 

@@ -9,7 +9,6 @@
 #include "engine/engine.h"
 
 #include "base/fpenv.h"
-#include "kernel/half.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,10 +28,9 @@ struct observer {
     trace_writer *writer;
     greta_status status; /* of the first failed write */
     greta_error error;
-    row_stats *stats; /* (n_chunk) of the op's output rows */
-    row_hash *hash;   /* (n_chunk) the same hashes, as an index record holds them */
-    float *wide;      /* (n_thread + 1, width): rows of other types as floats */
-    int64_t width;
+    row_stats *stats;   /* (n_chunk) of the op's output rows */
+    row_hash *hash;     /* (n_chunk) the same hashes, as an index record holds them */
+    float *wide;        /* a row of a weight as floats */
     uint8_t *gathered;  /* (n_thread + 1, kv_row_bytes): rows of the cache */
     cache_read read[2]; /* what attention read of keys and of values */
     trace_record record;
@@ -40,40 +38,17 @@ struct observer {
 
 /* ---- Rows as numbers ------------------------------------------------------------------------- */
 
-static const float *row_floats(dtype type, const void *row, int64_t n, float *wide)
-{
-    if (type == DTYPE_F16) {
-        for (int64_t i = 0; i < n; i++) {
-            wide[i] = half_to_float(((const uint16_t *)row)[i]);
-        }
-        return wide;
-    }
-    if (type == DTYPE_ACT_Q8) {
-        const int8_t *code = row;
-        const float *scale = (const float *)(const void *)(code + n);
-        for (int64_t i = 0; i < n; i++) {
-            wide[i] = (float)code[i] * scale[i / ACT_BLOCK];
-        }
-        return wide;
-    }
-    return row;
-}
-
-/* Statistics are those of the values a row stands for; hashes are of the row as stored. */
-static void stats_take(const greta_session *s, dtype type, const void *row, int64_t n, float *wide,
+static void stats_take(const greta_session *s, dtype type, const void *row, int64_t n,
                        row_stats *stats)
 {
     if (type == DTYPE_I32) {
         *stats = (row_stats){.hash = trace_values_hash(type, row, n)};
-        return;
-    }
-    s->table->row_stats(row_floats(type, row, n, wide), n, stats);
-    if (type != DTYPE_F32) {
-        stats->hash = trace_values_hash(type, row, n);
+    } else {
+        s->table->row_stats(type, row, n, stats);
     }
 }
 
-static dtype edge_type(const greta_session *s, const edge *e)
+dtype edge_type(const greta_session *s, const edge *e)
 {
     return e->is_cache ? s->kv.type : e->type;
 }
@@ -104,8 +79,7 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     const edge *e = &session_list(s, s->phase)->edge[job->op->out[0]];
     span mine = share(op_tokens(s, job->op), thread, n_thread);
     for (int64_t t = mine.first; t < mine.last; t++) {
-        stats_take(s, edge_type(s, e), written_row(s, job->op, t, thread), e->width,
-                   o->wide + thread * o->width, &o->stats[t]);
+        stats_take(s, edge_type(s, e), written_row(s, job->op, t, thread), e->width, &o->stats[t]);
         o->hash[t] = o->stats[t].hash;
     }
 }
@@ -209,7 +183,7 @@ static trace_tensor input_buffer(const greta_session *s, const op *o, int input,
     trace_tensor in = tensor_of_edge(s, e);
     row_stats stats;
     place_buffer(s, &x, t, &in);
-    stats_take(s, in.type, row, in.n, obs->wide + s->options.n_thread * obs->width, &stats);
+    stats_take(s, in.type, row, in.n, &stats);
     tensor_stats(&in, &stats);
     int is_recorded = o->in[input].delay == READ_THIS_PASS &&
                       trace_selects_op(obs->selector, e->name, e->layer, s->phase);
@@ -283,7 +257,7 @@ static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *
     }
     if (w->n_row == 1 && w->type == DTYPE_F32) {
         row_stats stats;
-        stats_take(s, w->type, w->data, w->n_col, NULL, &stats);
+        stats_take(s, w->type, w->data, w->n_col, &stats);
         tensor_stats(&out, &stats);
         tensor_keep(&out, s->trace->selector, w->data);
     } else {
@@ -469,7 +443,19 @@ static void copy_text(char *out, size_t bytes, const char *text, const char *abs
     snprintf(out, bytes, "%s", text ? text : absent);
 }
 
-static void header_fill(greta_session *s, const greta_trace_options *o, trace_header *h)
+void observer_selection(const greta_trace_options *o, trace_header *h)
+{
+    h->sample = o->sample;
+    h->bytes_max = o->bytes_max;
+    copy_text(h->prompt_id, sizeof h->prompt_id, o->prompt_id, "");
+    copy_text(h->notes, sizeof h->notes, o->notes, "");
+    copy_text(h->selection_stages, sizeof h->selection_stages, o->stages, "all");
+    copy_text(h->selection_layers, sizeof h->selection_layers, o->layers, "all");
+    copy_text(h->selection_phases, sizeof h->selection_phases, o->phases, "prefill,decode");
+    copy_text(h->selection_tokens, sizeof h->selection_tokens, o->tokens, "all");
+}
+
+void observer_header(greta_session *s, const greta_trace_options *o, trace_header *h)
 {
     const config *c = &s->model->cfg;
     *h = (trace_header){
@@ -485,8 +471,6 @@ static void header_fill(greta_session *s, const greta_trace_options *o, trace_he
         .n_sequence = s->options.n_sequence,
         .n_chunk = s->options.n_chunk,
         .n_thread = thread_pool_size(s->pool),
-        .sample = o->sample,
-        .bytes_max = o->bytes_max,
     };
     uint32_t saved = fpenv_enter();
     h->mxcsr = fpenv_enter();
@@ -495,24 +479,16 @@ static void header_fill(greta_session *s, const greta_trace_options *o, trace_he
     copy_text(h->greta, sizeof h->greta, greta_version().library, "");
     copy_text(h->model_name, sizeof h->model_name, c->name, "");
     copy_text(h->arch, sizeof h->arch, c->arch, "");
-    copy_text(h->prompt_id, sizeof h->prompt_id, o->prompt_id, "");
-    copy_text(h->notes, sizeof h->notes, o->notes, "");
     copy_text(h->kv, sizeof h->kv, s->kv.type == DTYPE_F32 ? "f32" : "f16", "");
     copy_text(h->act, sizeof h->act, s->options.act == GRETA_ACT_F32 ? "f32" : "q8", "");
     copy_text(h->kernel, sizeof h->kernel, s->table->name, "");
     copy_text(h->compiler, sizeof h->compiler, __VERSION__, "");
-    copy_text(h->selection_stages, sizeof h->selection_stages, o->stages, "all");
-    copy_text(h->selection_layers, sizeof h->selection_layers, o->layers, "all");
-    copy_text(h->selection_phases, sizeof h->selection_phases, o->phases, "prefill,decode");
-    copy_text(h->selection_tokens, sizeof h->selection_tokens, o->tokens, "all");
+    observer_selection(o, h);
 }
 
-static int64_t widest_row(const greta_session *s)
+static int64_t widest_weight(const greta_session *s)
 {
     int64_t width = 1;
-    for (int32_t e = 0; e < s->healthy.n_edge; e++) {
-        width = s->healthy.edge[e].width > width ? s->healthy.edge[e].width : width;
-    }
     for (size_t i = 0; i < s->model->n_weight; i++) {
         width = s->model->weight[i].n_col > width ? s->model->weight[i].n_col : width;
     }
@@ -545,10 +521,9 @@ static greta_status observer_fill(greta_session *s, const greta_trace_options *o
                                   greta_error *err)
 {
     size_t n_chunk = (size_t)s->options.n_chunk;
-    o->width = widest_row(s);
     o->stats = malloc(n_chunk * sizeof *o->stats);
     o->hash = malloc(n_chunk * sizeof *o->hash);
-    o->wide = malloc((size_t)(s->options.n_thread + 1) * (size_t)o->width * sizeof *o->wide);
+    o->wide = malloc((size_t)widest_weight(s) * sizeof *o->wide);
     o->gathered = malloc((size_t)(s->options.n_thread + 1) * s->kv_row_bytes);
     if (!o->stats || !o->hash || !o->wide || !o->gathered) {
         return error_memory(err, "the trace", n_chunk * sizeof *o->stats);
@@ -556,7 +531,7 @@ static greta_status observer_fill(greta_session *s, const greta_trace_options *o
     GRETA_TRY(trace_selector_new(options, s->model->cfg.n_layer, &o->selector, err));
     trace_header header;
     trace_buffer *map = NULL;
-    header_fill(s, options, &header);
+    observer_header(s, options, &header);
     GRETA_TRY(buffers_list(s, &map, &header.n_buffer, err));
     header.buffer = map;
     greta_status status = trace_writer_new(options, &header, &o->writer, err);

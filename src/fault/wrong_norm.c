@@ -97,7 +97,7 @@ void norm_sum_for_mean(norm_args *a)
 static float sum_of_squares(const float *x, int64_t n)
 {
     row_stats stats;
-    definition()->row_stats(x, n, &stats);
+    definition()->row_stats(DTYPE_F32, x, n, &stats);
     return stats.sumsq;
 }
 

@@ -140,8 +140,9 @@ typedef struct attention_args {
 
 #define ATTENTION_TOKENS 16 /* tokens that may share a call; any number gives the same bits */
 
+/* Of the values a row stands for; the hash is of its words (base/hash.h). */
 typedef struct row_stats {
-    float min, max; /* of the finite values; 0 if none */
+    float min, max; /* of the finite values, the first of equal ones; 0 if none */
     float sumsq;    /* canonical row sum of squares */
     uint64_t n_nonfinite;
     row_hash hash;
@@ -166,7 +167,8 @@ typedef struct kernel_table {
     void (*add)(const float *a, const float *b, float *y, int64_t n);
     /* activation(gate) * up (Shazeer 2020, GLU variants); up NULL: activation(gate) alone. */
     void (*glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
-    void (*row_stats)(const float *x, int64_t n, row_stats *stats);
+    /* Of F32, F16 and ACT_Q8 rows. */
+    void (*row_stats)(dtype type, const void *row, int64_t n, row_stats *stats);
 } kernel_table;
 
 /* The tables this machine can run, best first, ended by NULL. */

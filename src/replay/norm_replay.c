@@ -468,7 +468,7 @@ static void judge_f64(replay *r, float sumsq)
 static bool stats_match(const replay *r, const trace_tensor *t, bool with_sum)
 {
     row_stats stats;
-    r->table->row_stats(t->data, r->n, &stats);
+    r->table->row_stats(DTYPE_F32, t->data, r->n, &stats);
     return stats.hash.ordered == t->hash.ordered && stats.hash.bag == t->hash.bag &&
            (!with_sum || hash_float_bits(stats.sumsq) == hash_float_bits(t->sumsq));
 }
@@ -477,7 +477,7 @@ static void replay_all(replay *r)
 {
     const trace_record *record = r->operands->record;
     row_stats stats;
-    r->table->row_stats(r->x_read, r->n, &stats);
+    r->table->row_stats(DTYPE_F32, r->x_read, r->n, &stats);
     r->sumsq_read = stats.sumsq;
     r->out->stats_agree = stats_match(r, &record->in[0], true) &&
                           stats_match(r, &record->out[0], true) &&
@@ -486,7 +486,7 @@ static void replay_all(replay *r)
     evidence healthy = {.role = EVIDENCE_HEALTHY, .phrase = "healthy"};
     norm_args a = healthy_args(r);
     item_try(r, &healthy, &a);
-    r->table->row_stats(r->x, r->n, &stats);
+    r->table->row_stats(DTYPE_F32, r->x, r->n, &stats);
     judge_f64(r, stats.sumsq);
 
     evidence as_read = {.role = EVIDENCE_AS_READ, .phrase = "as read"};

@@ -46,7 +46,7 @@ void REF(kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_hea
 void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(add)(const float *a, const float *b, float *y, int64_t n);
 void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
-void REF(row_stats)(const float *x, int64_t n, row_stats *stats);
+void REF(row_stats)(dtype type, const void *row, int64_t n, row_stats *stats);
 
 extern const kernel_table REF(table);
 

@@ -1,5 +1,4 @@
-/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, gated activation,
- * statistics.
+/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, gated activation.
  *
  * Each function is the definition of its op; docs/numerics.md says the same in words. Row sums have
  * one order for every machine: terms are rounded first, a group of 64 is folded by stride 32, 16,
@@ -180,23 +179,4 @@ void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_
         glu_row(elementary_silu, gate, up, y, n);
         break;
     }
-}
-
-void REF(row_stats)(const float *x, int64_t n, row_stats *stats)
-{
-    row_hash hash = {0};
-    float least = INFINITY, most = -INFINITY;
-    uint64_t n_nonfinite = 0;
-    for (int64_t i = 0; i < n; i++) {
-        int finite = fabsf(x[i]) <= 0x1.fffffep+127f;
-        n_nonfinite += !finite;
-        least = finite && x[i] < least ? x[i] : least;
-        most = finite && x[i] > most ? x[i] : most;
-        hash_word(&hash, (uint64_t)i, hash_float_bits(x[i]));
-    }
-    stats->min = n_nonfinite < (uint64_t)n ? least : 0.0f;
-    stats->max = n_nonfinite < (uint64_t)n ? most : 0.0f;
-    stats->sumsq = REF(row_sum_squares)(x, n);
-    stats->n_nonfinite = n_nonfinite;
-    stats->hash = hash;
 }

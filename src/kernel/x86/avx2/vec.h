@@ -186,6 +186,21 @@ INLINE ivec ivec_lane_numbers(void)
     return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }
 
+INLINE ivec ivec_load_codes(const int8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+
+INLINE ivec ivec_load_halves(const uint16_t *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+INLINE vec vec_of_ints(ivec x)
+{
+    return _mm256_cvtepi32_ps(x);
+}
+
 INLINE ivec ivec_bits(vec x)
 {
     return _mm256_castps_si256(x);

@@ -176,6 +176,21 @@ INLINE ivec ivec_lane_numbers(void)
     return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+INLINE ivec ivec_load_codes(const int8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+INLINE ivec ivec_load_halves(const uint16_t *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+INLINE vec vec_of_ints(ivec x)
+{
+    return _mm512_cvtepi32_ps(x);
+}
+
 INLINE ivec ivec_bits(vec x)
 {
     return _mm512_castps_si512(x);
