@@ -20,7 +20,7 @@ typedef struct trace_args {
     int64_t n, fault_layer;
     uint64_t seed;
     int e1; /* -1: a single trace; 0 fresh, 1 truncate */
-    bool json, force;
+    bool json, force, capture;
 } trace_args;
 
 #define TRACE_FIELD(field) (offsetof(trace_args, trace) + offsetof(greta_trace_options, field))
@@ -44,6 +44,8 @@ static const flag trace_flags[] = {
      .help = "stop cleanly before this size; default 4G"},
     {.name = "--prompt-id", .kind = FLAG_TEXT, .value = "ID", .offset = TRACE_FIELD(prompt_id),
      .help = "name of the prompt, recorded in the trace"},
+    {.name = "--capture", .kind = FLAG_SWITCH, .offset = offsetof(trace_args, capture),
+     .help = "outputs only, held in memory during the run and written after it"},
     {.name = "--force", .kind = FLAG_SWITCH, .offset = offsetof(trace_args, force),
      .help = "replace a trace that exists"},
     {.name = "--json", .kind = FLAG_SWITCH, .offset = offsetof(trace_args, json),
@@ -78,6 +80,9 @@ static greta_status trace_check(const trace_args *args, greta_error *err)
     }
     if (!is_pair && (args->fault || args->fault_layer >= 0)) {
         return fail(err, GRETA_USAGE, "--fault needs --e1");
+    }
+    if (is_pair && args->capture) {
+        return fail(err, GRETA_USAGE, "--e1 needs what ops read, which --capture leaves out");
     }
     if (is_pair && (args->trace.stages || args->trace.layers || args->trace.phases ||
                     args->trace.tokens)) {
@@ -128,7 +133,8 @@ static greta_status trace_run(const trace_args *args, runner *r, const prompt_te
                               greta_error *err)
 {
     const greta_tokens *tokens = &text->tokens;
-    tracing trace = {.options = args->trace, .name = trace_names, .is_asked = true};
+    tracing trace = {.options = args->trace, .name = trace_names, .is_asked = true,
+                     .is_captured = args->capture};
     size_t n_fed = 0;
     trace.options.path = args->out;
     trace.options.notes = text->notes;

@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SAMPLE_DEFAULT 1024
 
@@ -141,6 +142,35 @@ static void subject_rename(const tracing *t, greta_error *err)
     }
 }
 
+/* The file is made when the run is over; what can be known of it now is said now. */
+static greta_status capture_begin(const tracing *t, runner *r, greta_error *err)
+{
+    struct stat found;
+    char q[QUOTED_MAX];
+    if (!t->options.overwrite && lstat(t->options.path, &found) == 0) {
+        fail(err, GRETA_USAGE, "%s exists already",
+             quoted(t->options.path, strlen(t->options.path), q));
+        fail_hint(err, "choose another name or overwrite it");
+        return GRETA_USAGE;
+    }
+    greta_capture_options options = {.size = sizeof options, .values = t->options.sample != 0,
+                                     .bytes_max = t->options.bytes_max};
+    return greta_capture_begin(r->session, &options, err);
+}
+
+/* What was captured is written however the run ended. */
+static greta_status capture_end(const tracing *t, runner *r, bool is_complete, greta_error *err)
+{
+    greta_capture *capture = NULL;
+    greta_status status = greta_capture_end(r->session, &capture, err);
+    if (!status) {
+        status = greta_capture_write(capture, &t->options,
+                                     is_complete ? "complete" : "interrupted", err);
+    }
+    greta_capture_free(capture);
+    return status;
+}
+
 greta_status tracing_begin(tracing *t, runner *r, size_t n_prefill, size_t n_decode,
                            greta_error *err)
 {
@@ -155,7 +185,8 @@ greta_status tracing_begin(tracing *t, runner *r, size_t n_prefill, size_t n_dec
         greta_trace_plan(r->session, &t->options, n_prefill, n_decode, &bytes, err);
     if (!status) {
         plan_note(&t->options, bytes);
-        status = greta_trace_begin(r->session, &t->options, err);
+        status = t->is_captured ? capture_begin(t, r, err)
+                                : greta_trace_begin(r->session, &t->options, err);
     }
     if (status) {
         subject_rename(t, err);
@@ -170,5 +201,8 @@ greta_status tracing_end(tracing *t, runner *r, bool is_complete, greta_error *e
         return GRETA_OK;
     }
     t->is_running = false;
+    if (t->is_captured) {
+        return capture_end(t, r, is_complete, err);
+    }
     return greta_trace_end(r->session, is_complete ? "complete" : "interrupted", err);
 }

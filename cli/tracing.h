@@ -12,6 +12,7 @@ typedef struct tracing {
     const char *const *name;
     bool is_asked;   /* a trace is wanted */
     bool is_running; /* it was begun and not ended */
+    bool is_captured; /* outputs only, written when the run is over */
 } tracing;
 
 /* Reads the variables. Both families at once are refused: a session has one trace. */

@@ -255,6 +255,49 @@ GRETA_API greta_status greta_trace_begin(greta_session *session, const greta_tra
 /* Footer, checksums, rename to the final name. `why` is "complete" or "interrupted". */
 GRETA_API greta_status greta_trace_end(greta_session *session, const char *why, greta_error *err);
 
+/* ---- Capture: what every op of a run wrote, in memory, at the speed of the run --------------- */
+
+typedef struct greta_capture greta_capture;
+
+typedef struct greta_capture_options {
+    size_t size;
+    int values;           /* keep every value; 0: statistics and hashes only */
+    uint64_t bytes_max;   /* a pass that would take more is refused (GRETA_IO); 0: 4 GiB */
+    uint64_t bytes_ready; /* memory to have ready before the first pass */
+} greta_capture_options;
+
+/* One row that an op wrote. Statistics and hashes as in a trace (docs/trace-format.md). */
+typedef struct greta_captured {
+    const char *stage; /* "ffn_norm" */
+    int32_t layer;     /* -1: not in a layer */
+    int32_t token, position, sequence;
+    greta_phase phase;
+    int64_t pass;
+    const char *type; /* "F32", "F16" or "ACT_Q8": codes int8[n], then scales float[n / 32] */
+    int64_t n;
+    float min, max, sumsq;
+    uint64_t n_nonfinite, hash, bag;
+    const void *values; /* (n), 64-byte aligned, owned by the capture; NULL: not kept */
+} greta_captured;
+
+/* From here on every pass of the session is captured; options may be NULL. What ops read is not
+ * looked at: that is what a trace is for. The two go together. */
+GRETA_API greta_status greta_capture_begin(greta_session *session,
+                                           const greta_capture_options *options, greta_error *err);
+/* *capture is the caller's, and outlives the session. */
+GRETA_API greta_status greta_capture_end(greta_session *session, greta_capture **capture,
+                                         greta_error *err);
+GRETA_API void greta_capture_free(greta_capture *capture); /* NULL is fine */
+/* Rows, ordered by pass, op and token. */
+GRETA_API size_t greta_capture_count(const greta_capture *capture);
+GRETA_API uint64_t greta_capture_bytes(const greta_capture *capture);
+GRETA_API int greta_capture_row(const greta_capture *capture, size_t i, greta_captured *row);
+/* As a trace whose records have outputs only; it keeps no more values than the capture has. `why`
+ * as in greta_trace_end. */
+GRETA_API greta_status greta_capture_write(const greta_capture *capture,
+                                           const greta_trace_options *options, const char *why,
+                                           greta_error *err);
+
 /* ---- Explanation ---------------------------------------------------------------------------- */
 
 typedef enum greta_e1 {

@@ -76,10 +76,11 @@ struct greta_session {
     int64_t n_row, n_row_previous;
     int32_t *want; /* rows whose logits are wanted, ascending */
     int64_t n_want;
-    float *inv_rms;       /* (n_chunk) what the last norm op reported per row */
-    const float *logits;  /* (n_want, n_vocab) of the last pass */
-    size_t logits_stride; /* floats */
-    observer *trace;      /* NULL: off */
+    float *inv_rms;         /* (n_chunk) what the last norm op reported per row */
+    const float *logits;    /* (n_want, n_vocab) of the last pass */
+    size_t logits_stride;   /* floats */
+    observer *trace;        /* NULL: off */
+    greta_capture *capture; /* likewise */
 };
 
 const op_list *session_list(const greta_session *s, greta_phase phase);
@@ -134,5 +135,20 @@ const uint8_t *packed_view(const greta_session *s, const kernel_table *table,
 void walk_list(greta_session *s);
 void observe_op(greta_session *s, const op *o);
 void observer_free(observer *o);
+dtype edge_type(const greta_session *s,
+                const edge *e); /* of its rows; a cache's is the session's */
+/* The header of a trace without its buffer map; the part that says what was selected. */
+void observer_header(greta_session *s, const greta_trace_options *options, trace_header *header);
+void observer_selection(const greta_trace_options *options, trace_header *header);
+
+/* ---- Capture (capture.c) ---- */
+/* Room for a batch that is about to become a pass; refuses it when there is none. */
+greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_error *err);
+/* The pass has begun. */
+void capture_pass(greta_session *s);
+/* This thread's share of the rows that ops [first, last) have written. */
+void capture_look(const greta_session *s, span ops, int32_t thread, int32_t n_thread);
+/* The plan again, after an override or a capture came or went. */
+greta_status session_replan(greta_session *s, greta_error *err);
 
 #endif

@@ -90,8 +90,14 @@ greta_status greta_session_eval(greta_session *s, const greta_batch *batch, gret
         GRETA_TRY(batch_check_row(s, batch, i, err));
     }
     GRETA_TRY(delays_check(s, batch->phase, err));
+    if (s->capture) {
+        GRETA_TRY(capture_reserve(s, batch, err));
+    }
     uint32_t saved = fpenv_enter();
     pass_begin(s, batch);
+    if (s->capture) {
+        capture_pass(s);
+    }
     walk_list(s);
     fpenv_leave(saved);
     int32_t edge_of = op_list_edge(&s->healthy, STAGE_LOGITS, -1);

@@ -26,12 +26,23 @@ static void life_extend(life *l, const schedule *groups, int32_t i)
     l->last = l->last > last ? l->last : last;
 }
 
-static void life_read(const op_list *list, const schedule *groups, life *lives)
+/* The op at whose end a capture has looked at what op i wrote: of the next group of all threads. */
+static int32_t seen_by(const op_list *list, const schedule *groups, int32_t i)
+{
+    int32_t next = groups->end[i];
+    while (next < list->n_op && groups->split[next].kind == SPLIT_CALLER) {
+        next = groups->end[next];
+    }
+    return next < list->n_op ? next : list->n_op - 1;
+}
+
+static void life_read(const op_list *list, const schedule *groups, int is_captured, life *lives)
 {
     for (int32_t i = 0; i < list->n_op; i++) {
         for (int out = 0; out < OP_OUT_MAX; out++) {
             if (list->op[i].out[out] >= 0) {
-                life_extend(&lives[list->op[i].out[out]], groups, i);
+                int32_t last = is_captured ? seen_by(list, groups, i) : i;
+                life_extend(&lives[list->op[i].out[out]], groups, last);
             }
         }
         for (int in = 0; in < OP_IN_MAX; in++) {
@@ -136,7 +147,7 @@ static greta_status plan_schedule(const greta_session *session, const op_list *c
         for (int is_single = 0; is_single < 2; is_single++) {
             schedule *groups = &out->schedule[l][is_single];
             GRETA_TRY(schedule_build(session, list[l], is_single, groups, err));
-            life_read(list[l], groups, lives);
+            life_read(list[l], groups, session->capture != NULL, lives);
         }
     }
     int32_t logits = op_list_edge(list[0], STAGE_LOGITS, -1);

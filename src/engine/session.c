@@ -133,6 +133,7 @@ void greta_session_free(greta_session *s)
         return;
     }
     observer_free(s->trace);
+    greta_capture_free(s->capture);
     thread_pool_free(s->pool);
     op_list_free(&s->healthy);
     op_list_free(&s->override);
@@ -182,28 +183,40 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
     return GRETA_OK;
 }
 
+/* What a pass left behind is gone with the old buffers. */
+static greta_status plan_replace(greta_session *s, const op_list *override, greta_error *err)
+{
+    plan replanned;
+    GRETA_TRY(plan_build(s, &s->healthy, override, &replanned, err));
+    plan_free(&s->plan);
+    s->plan = replanned;
+    s->n_row_previous = 0;
+    s->n_want = 0;
+    s->logits = NULL;
+    return GRETA_OK;
+}
+
+greta_status session_replan(greta_session *s, greta_error *err)
+{
+    return plan_replace(s, &s->override, err);
+}
+
 greta_status session_override_set(greta_session *s, const session_override *override,
                                   greta_error *err)
 {
     op_list copy = {0};
-    plan replanned;
     if (override) {
         GRETA_TRY(op_list_copy(override->list, &copy, err));
         GRETA_ASSERT(copy.n_edge == s->healthy.n_edge && copy.n_op == s->healthy.n_op);
     }
-    greta_status status = plan_build(s, &s->healthy, &copy, &replanned, err);
+    greta_status status = plan_replace(s, &copy, err);
     if (status != GRETA_OK) {
         op_list_free(&copy);
         return status;
     }
     op_list_free(&s->override);
-    plan_free(&s->plan);
-    s->plan = replanned;
     s->override = copy;
     s->override_phases = override ? override->phases : 0;
     s->alternate = override ? override->table : NULL;
-    s->n_row_previous = 0;
-    s->n_want = 0;
-    s->logits = NULL;
     return GRETA_OK;
 }

@@ -289,11 +289,15 @@ typedef struct group_job {
     const op_list *list;
     const op_split *split;
     int32_t first, end;
+    span unseen; /* ops whose rows the capture has not looked at */
 } group_job;
 
 static void group_run(void *user, int32_t thread, int32_t n_thread)
 {
     const group_job *group = user;
+    if (group->session->capture && group->unseen.first < group->unseen.last) {
+        capture_look(group->session, group->unseen, thread, n_thread);
+    }
     for (int32_t i = group->first; i < group->end; i++) {
         op_job job = {group->session, &group->list->op[i]};
         op_run(&job, group->split[i], thread, n_thread);
@@ -304,15 +308,26 @@ void walk_list(greta_session *s)
 {
     const op_list *list = session_list(s, s->phase);
     const schedule *groups = &s->plan.schedule[list == &s->override][s->n_row == 1];
+    group_job group = {.session = s, .list = list, .split = groups->split};
+    span unseen = {0, 0};
     for (int32_t i = 0; i < list->n_op; i = groups->end[i]) {
-        group_job group = {s, list, groups->split, i, groups->end[i]};
+        group.first = i;
+        group.end = groups->end[i];
+        group.unseen = (span){0, 0};
         if (groups->split[i].kind == SPLIT_CALLER) {
             group_run(&group, 0, 1); /* waking the others would only cost */
         } else {
+            group.unseen = unseen;
             thread_pool_run(s->pool, group_run, &group);
+            unseen.first = i;
         }
+        unseen.last = groups->end[i];
         for (int32_t member = i; member < groups->end[i] && s->trace; member++) {
             observe_op(s, &list->op[member]);
         }
+    }
+    if (s->capture) {
+        group_job rest = {.session = s, .list = list, .split = groups->split, .unseen = unseen};
+        thread_pool_run(s->pool, group_run, &rest);
     }
 }
