@@ -10,11 +10,13 @@
 #define REPEAT_MAX 1000
 #define CASES_MAX  8
 
+enum { TRACE_OFF, TRACE_STATS, TRACE_FULL }; /* indices into "off|stats|full" */
+
 typedef struct bench_args {
     session_args session;
     int64_t prompt, gen, repeat;
     const char *depth, *batch;
-    int trace; /* index into "off|stats" */
+    int trace; /* TRACE_OFF ... */
     uint64_t seed;
     bool no_pack, probe, json;
 } bench_args;
@@ -43,8 +45,9 @@ summary series_summary(const series *s);
 /* Every member has one value per run. */
 typedef struct timing {
     series seconds;
-    series traced; /* seconds of the same work under a trace; empty: none */
-    series slower; /* traced over untraced, of the two that stood side by side */
+    series traced;         /* seconds of the same work under a trace; empty: none */
+    series slower;         /* traced over untraced, of the two that stood side by side */
+    uint64_t bytes_traced; /* memory that a traced run took */
 } timing;
 
 typedef struct decode_case {
@@ -65,11 +68,10 @@ typedef struct bench {
     greta_session_options options;
     greta_cost cost;
     greta_probe *probe;
-    greta_row *row;   /* (n_chunk) */
-    int32_t *id;      /* (n_ctx) */
-    uint64_t state;   /* of the token ids */
-    char *trace_path; /* NULL: nothing was traced */
-    char *trace_folder;
+    greta_row *row;        /* (n_chunk) */
+    int32_t *id;           /* (n_ctx) */
+    uint64_t state;        /* of the token ids */
+    uint64_t bytes_traced; /* memory that the last traced run took */
     double seconds_load, seconds_session;
     uint64_t bytes_resident;
     timing prefill;
@@ -84,8 +86,6 @@ uint64_t resident_bytes(void); /* of this process; 0: the system does not say */
 
 greta_status bench_measure(bench *b, greta_error *err);
 void probe_measure(bench *b);
-/* Removes what traced runs wrote. */
-void trace_forget(bench *b);
 /* Bytes that the `gen` steps of a case read: the file's weights, those as read, embedding and KV.
  */
 typedef struct decode_bytes {

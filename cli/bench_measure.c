@@ -2,9 +2,9 @@
  *
  * A case is prepared once (positions cached, sequences forked) and run `repeat` times, each time
  * from the same state and with other tokens, after one run that is not counted. What the clock
- * sees is greta_session_eval alone: drawing tokens, dropping positions and opening a trace stand
- * outside. Within a repetition the traced run comes before the untraced one every other time, so
- * that a machine that gets slower or faster favours neither.
+ * sees is greta_session_eval alone: drawing tokens, dropping positions and making room for a trace
+ * stand outside. Within a repetition the traced run comes before the untraced one every other time,
+ * so that a machine that gets slower or faster favours neither.
  */
 #include "bench.h"
 
@@ -130,58 +130,26 @@ static greta_status work_time(const work *w, double *seconds, greta_error *err)
                      : prefill_time(w->b, seconds, err);
 }
 
-/* ---- The same under a trace ------------------------------------------------------------------ */
+/* ---- The same with every tensor looked at ---------------------------------------------------- */
 
-static greta_status trace_place(bench *b, greta_error *err)
-{
-    const char *folder = getenv("TMPDIR");
-    b->trace_folder = text_new("%s/greta-bench-XXXXXX", folder && *folder ? folder : "/tmp");
-    if (!b->trace_folder) {
-        return fail_memory(err);
-    }
-    if (!mkdtemp(b->trace_folder)) {
-        greta_status status = fail_errno(err, "cannot create %s", b->trace_folder);
-        free(b->trace_folder);
-        b->trace_folder = NULL;
-        return status;
-    }
-    b->trace_path = text_new("%s/trace.jsonl", b->trace_folder);
-    return b->trace_path ? GRETA_OK : fail_memory(err);
-}
-
-void trace_forget(bench *b)
-{
-    char *blob = b->trace_path ? text_new("%s.blob", b->trace_path) : NULL;
-    if (b->trace_path) {
-        unlink(b->trace_path);
-    }
-    if (blob) {
-        unlink(blob);
-    }
-    if (b->trace_folder) {
-        rmdir(b->trace_folder);
-    }
-    free(blob);
-    free(b->trace_path);
-    free(b->trace_folder);
-    b->trace_path = b->trace_folder = NULL;
-}
-
+/* The memory of a capture is there before the clock runs, as much as the run before it took. */
 static greta_status traced_time(const work *w, double *seconds, greta_error *err)
 {
     bench *b = w->b;
-    greta_status status = b->trace_folder ? GRETA_OK : trace_place(b, err);
-    if (status) {
-        return status;
-    }
-    greta_trace_options options = {
-        .size = sizeof options, .path = b->trace_path, .sample = 0, .overwrite = 1};
-    status = greta_trace_begin(b->session, &options, err);
+    greta_capture *capture = NULL;
+    greta_capture_options options = {.size = sizeof options,
+                                     .values = b->args->trace == TRACE_FULL,
+                                     .bytes_ready = b->bytes_traced};
+    greta_status status = greta_capture_begin(b->session, &options, err);
     if (status) {
         return status;
     }
     status = work_time(w, seconds, err);
-    greta_status end = greta_trace_end(b->session, status ? "interrupted" : "complete", err);
+    greta_status end = greta_capture_end(b->session, &capture, err);
+    if (!status && !end) {
+        b->bytes_traced = greta_capture_bytes(capture);
+    }
+    greta_capture_free(capture);
     return status ? status : end;
 }
 
@@ -189,7 +157,7 @@ static greta_status traced_time(const work *w, double *seconds, greta_error *err
 static greta_status pair_time(const work *w, timing *t, bool is_odd, greta_error *err)
 {
     double seconds[2] = {0, 0};
-    bool is_traced = w->b->args->trace != 0;
+    bool is_traced = w->b->args->trace != TRACE_OFF;
     greta_status status = GRETA_OK;
     for (int i = 0; i < 2 && !status; i++) {
         bool is_trace_turn = (i == 0) == is_odd;
@@ -207,6 +175,15 @@ static greta_status pair_time(const work *w, timing *t, bool is_odd, greta_error
         }
     }
     return status;
+}
+
+/* The run that is not counted. */
+static greta_status work_warm(const work *w, greta_error *err)
+{
+    double seconds;
+    w->b->bytes_traced = 0;
+    greta_status status = work_time(w, &seconds, err);
+    return status || w->b->args->trace == TRACE_OFF ? status : traced_time(w, &seconds, err);
 }
 
 /* ---- Cases ----------------------------------------------------------------------------------- */
@@ -232,14 +209,14 @@ decode_bytes decode_bytes_of(const bench *b, const decode_case *d)
 static greta_status prefill_measure(bench *b, greta_error *err)
 {
     work w = {b, NULL};
-    double seconds;
-    greta_status status = work_time(&w, &seconds, err);
+    greta_status status = work_warm(&w, err);
     for (int64_t i = 0; i < b->args->repeat && !status && !signals_seen(); i++) {
         series_add(&b->peak_int8, probe_rate(b, GRETA_PROBE_INT8));
         series_add(&b->peak_fma, probe_rate(b, GRETA_PROBE_FMA));
         status = pair_time(&w, &b->prefill, i & 1, err);
         progress("prefill", (uint64_t)i + 1, (uint64_t)b->args->repeat);
     }
+    b->prefill.bytes_traced = b->bytes_traced;
     return status;
 }
 
@@ -264,12 +241,11 @@ static greta_status decode_measure(bench *b, decode_case *d, greta_error *err)
 {
     work w = {b, d};
     char what[64];
-    double seconds;
     snprintf(what, sizeof what, "decode, depth %d, batch %d", d->depth, d->batch);
     progress(what, 0, (uint64_t)b->args->repeat);
     greta_status status = decode_prepare(b, d, err);
     if (!status) {
-        status = work_time(&w, &seconds, err);
+        status = work_warm(&w, err);
     }
     for (int64_t i = 0; i < b->args->repeat && !status && !signals_seen(); i++) {
         double before = probe_rate(b, GRETA_PROBE_READ);
@@ -285,6 +261,7 @@ static greta_status decode_measure(bench *b, decode_case *d, greta_error *err)
         }
         progress(what, (uint64_t)i + 1, (uint64_t)b->args->repeat);
     }
+    d->time.bytes_traced = b->bytes_traced;
     return status;
 }
 

@@ -71,10 +71,12 @@ static json_t *json_series(const series *s)
 
 static json_t *json_trace(const bench *b, const timing *t)
 {
-    return b->args->trace == 0
-               ? json_null()
-               : json_pack("{s:s, s:o, s:o}", "kind", "stats", "seconds", json_series(&t->traced),
-                           "slower", json_summary(series_summary(&t->slower)));
+    return b->args->trace == TRACE_OFF ? json_null()
+                                       : json_pack("{s:s, s:o, s:o, s:I}", "kind",
+                                                   b->args->trace == TRACE_FULL ? "full" : "stats",
+                                                   "seconds", json_series(&t->traced), "slower",
+                                                   json_summary(series_summary(&t->slower)),
+                                                   "bytes", (json_int_t)t->bytes_traced);
 }
 
 static json_t *json_peak(const bench *b, greta_probe_kind kind, const series *rates)
@@ -214,10 +216,12 @@ static void print_rate(const char *what, summary rate)
 
 static void print_traced(const bench *b, const timing *t)
 {
-    if (b->args->trace) {
+    if (b->args->trace != TRACE_OFF) {
         summary s = series_summary(&t->slower);
-        printf("  %-24s %9.3f times the untraced  (%.3f to %.3f)\n", "traced: statistics", s.median,
-               s.min, s.max);
+        char size[32];
+        printf("  %-24s %9.3f times the untraced  (%.3f to %.3f), %s\n",
+               b->args->trace == TRACE_FULL ? "every value kept" : "statistics, hashes", s.median,
+               s.min, s.max, bytes_text(t->bytes_traced, size));
     }
 }
 

@@ -45,9 +45,9 @@ static const flag bench_flags[] = {
      .help = "runs of each case; default 5"},
     {.name = "--trace",
      .kind = FLAG_CHOICE,
-     .value = "off|stats",
+     .value = "off|stats|full",
      .offset = offsetof(bench_args, trace),
-     .help = "time the same work with statistics and hash of every tensor traced"},
+     .help = "time the same work with statistics and hash, or all values, of every tensor kept"},
     {.name = "--no-pack",
      .kind = FLAG_SWITCH,
      .offset = offsetof(bench_args, no_pack),
@@ -154,7 +154,6 @@ static void bench_close(bench *b)
     free(b->row);
     free(b->id);
     free(b->decode);
-    trace_forget(b);
 }
 
 static greta_status bench_model(bench *b, const command_line *line, greta_error *err)

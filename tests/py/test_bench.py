@@ -106,17 +106,17 @@ def test_decode(told):
                                     pytest.approx(case["tokens_per_second"]["median"] / one))
 
 
-def test_trace_stands_beside_the_untraced(told, tmp_path):
-    for part in (told[1]["prefill"], *told[1]["decode"]):
-        traced = part["trace"]
-        assert traced["kind"] == "stats" and len(traced["seconds"]) == 3
-        is_summary(traced["slower"], [a / b for a, b in zip(traced["seconds"], part["seconds"])])
-
-
-def test_trace_leaves_nothing(cli, model, tmp_path):
-    answer(cli("bench", model, "--prompt", 4, "--gen", 0, "--repeat", 1, "--trace", "stats",
-               env={"TMPDIR": str(tmp_path)}))
-    assert not list(tmp_path.glob("greta-bench*"))
+def test_trace_stands_beside_the_untraced(told, cli, mkmodel):
+    full = json.loads(answer(cli("bench", mkmodel("--type", "Q4_0"), "--prompt", 20, "--gen", 3,
+                                 "--repeat", 1, "--trace", "full", "--json")))
+    for found, kind in (told[1], "stats"), (full, "full"):
+        for part in (found["prefill"], *found["decode"]):
+            traced, plain = part["trace"], part["seconds"]
+            assert traced["kind"] == kind and len(traced["seconds"]) == len(plain)
+            is_summary(traced["slower"], [a / b for a, b in zip(traced["seconds"], plain)])
+    # every value of 20 rows: at least logits, embedding, and what layers write in f32
+    few, all_of = (found["prefill"]["trace"]["bytes"] for found in (told[1], full))
+    assert few > 0 and all_of > few + 4 * (300 + 20 * (96 + 2 * (4 * 96 + 3 * 1056)))
 
 
 def test_memory_and_packing(cli, mkmodel):
@@ -172,7 +172,7 @@ def test_probe(cli):
     (["MODEL", "--ctx", "11"], 2, "--ctx 11 is shorter than the longest case, 512"),
     (["MODEL", "--prompt", "0", "--gen", "0"], 2, "leave nothing to measure"),
     (["MODEL", "--repeat", "0"], 2, '--repeat "0" is not a whole number from 1 to 1000'),
-    (["MODEL", "--trace", "all"], 2, '--trace "all" is not one of off|stats'),
+    (["MODEL", "--trace", "all"], 2, '--trace "all" is not one of off|stats|full'),
 ])
 def test_refused(cli, model, arguments, code, words):
     done = cli("bench", *[str(model) if a == "MODEL" else a for a in arguments])
