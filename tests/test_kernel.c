@@ -412,13 +412,13 @@ static void table_args_free(const matmul_args *a)
     free(packed.owned);
 }
 
-/* One output by the text: chains over segments of 1024 in K order. */
+/* One output by the text: chains over segments of 256 in K order. */
 static float float_output(const product *p, int64_t token)
 {
     float total = 0;
-    for (int64_t start = 0; start < p->k; start += 1024) {
+    for (int64_t start = 0; start < p->k; start += 256) {
         float acc = 0;
-        for (int64_t k = start; k < p->k && k < start + 1024; k++) {
+        for (int64_t k = start; k < p->k && k < start + 256; k++) {
             acc = fmaf(p->values[k], p->x[token * p->k + k], acc);
         }
         total = start == 0 ? acc : total + acc;

@@ -16,7 +16,8 @@
 
 #define ARITHMETIC_VERSION 2
 #define ACT_BLOCK          32   /* values per activation block */
-#define SEGMENT            1024 /* values of K per accumulation chain */
+#define SEGMENT            1024 /* values of K per chain of a quantised product */
+#define SEGMENT_FLOAT      256  /* and of a product of floats */
 #define ATTENTION_TILE     64   /* absolute positions per attention tile */
 #define ROW_SUM_GROUP      64   /* terms per group of a row sum */
 

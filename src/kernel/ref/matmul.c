@@ -127,7 +127,7 @@ void REF(matmul_q8)(const matmul_args *a, int64_t first, int64_t last)
 /* ---- Float activations -------------------------------------------------------------------------
  */
 
-/* Values k0 .. k0+n of a row, n <= SEGMENT; K is a multiple of 32 for quantised types. */
+/* Values k0 .. k0+n of a row, n <= SEGMENT_FLOAT; K is a multiple of 32 for quantised types. */
 static void row_values(dtype type, const uint8_t *row, int64_t k0, int64_t n, float *y)
 {
     if (type == DTYPE_F32) {
@@ -146,7 +146,7 @@ static void row_values(dtype type, const uint8_t *row, int64_t k0, int64_t n, fl
     }
 }
 
-typedef float f32_tile[SEGMENT][LANES];
+typedef float f32_tile[SEGMENT_FLOAT][LANES];
 
 /* Piece by piece along K, so that the lines being filled stay in the first cache level. */
 static void f32_tile_read(const matmul_args *a, int64_t first, int64_t n, int64_t k0, int64_t size,
@@ -207,8 +207,8 @@ void REF(matmul_f32)(const matmul_args *a, int64_t first, int64_t last)
     f32_tile tile;
     for (int64_t row = first; row < last; row += LANES) {
         int64_t n = last - row < LANES ? last - row : LANES;
-        for (int64_t start = 0; start < a->k; start += SEGMENT) {
-            int64_t size = a->k - start < SEGMENT ? a->k - start : SEGMENT;
+        for (int64_t start = 0; start < a->k; start += SEGMENT_FLOAT) {
+            int64_t size = a->k - start < SEGMENT_FLOAT ? a->k - start : SEGMENT_FLOAT;
             f32_tile_read(a, row, n, start, size, tile);
             int64_t t = 0;
             float chain[TOKENS][LANES];

@@ -97,13 +97,13 @@ INLINE void unit_floats(dtype type, const uint8_t *tile, int64_t block, float *o
 
 INLINE void rows_run(const matmul_args *a, dtype type, int64_t first, int64_t last)
 {
-    float unpacked[SEGMENT * PACK_ROWS];
+    float unpacked[SEGMENT_FLOAT * PACK_ROWS];
     int64_t unit = rows16_unit_bytes(type), tile_bytes = a->k / rows16_unit(type) * unit;
     int is_float = rows16_unit(type) == 1;
     for (int64_t row = first; row < last; row += PACK_ROWS) {
         const uint8_t *tile = a->packed + row / PACK_ROWS * tile_bytes;
-        for (int64_t k0 = 0; k0 < a->k; k0 += SEGMENT) {
-            segment s = {.k0 = k0, .n = a->k - k0 < SEGMENT ? a->k - k0 : SEGMENT};
+        for (int64_t k0 = 0; k0 < a->k; k0 += SEGMENT_FLOAT) {
+            segment s = {.k0 = k0, .n = a->k - k0 < SEGMENT_FLOAT ? a->k - k0 : SEGMENT_FLOAT};
             s.place = (unit_place){row, last, k0 == 0, k0 + s.n == a->k};
             s.columns = is_float ? tile + k0 * unit : (const uint8_t *)unpacked;
             for (int64_t b = 0; b < s.n / BLOCK && !is_float; b++) {

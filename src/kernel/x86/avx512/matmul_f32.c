@@ -13,6 +13,7 @@
 #define TILE_LOW     4
 #define PANEL_TOKENS 64
 #define PANEL_WORDS  SEGMENT /* values side by side, (K, T) */
+#define CHAIN        SEGMENT_FLOAT
 #define TILES_MAX    4       /* of rows side by side */
 
 #include "kernel/x86/panel.inc"
