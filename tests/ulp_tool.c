@@ -105,7 +105,7 @@ static void judge(const exact_function *f, float x, float y, findings *found)
         error = error_in_ulp(f, x, y, ulp);
         found->n_exact++;
     }
-    if (error > w->ulp) {
+    if (error > w->ulp || (error == w->ulp && x < w->at)) { /* whichever thread came first */
         *w = (worst){error, x};
     }
 }

@@ -195,3 +195,40 @@ void plan_free(plan *p)
     free(p->memory);
     *p = (plan){0};
 }
+
+/* ---- Rows of a pass -------------------------------------------------------------------------- */
+
+int64_t op_tokens(const greta_session *s, const op *o)
+{
+    return session_list(s, s->phase)->edge[o->out[0]].is_packed ? s->n_want : s->n_row;
+}
+
+int64_t op_row(const greta_session *s, const op *o, int64_t t)
+{
+    return session_list(s, s->phase)->edge[o->out[0]].is_packed ? s->want[t] : t;
+}
+
+rows rows_written(const greta_session *s, const op *o, int output)
+{
+    int32_t slot = s->plan.slot[2 * o->out[output] + (s->pass & 1)];
+    const buffer *b = &s->plan.buffer[slot];
+    return (rows){.base = b->base, .stride = b->stride, .buffer = slot};
+}
+
+rows rows_read(const greta_session *s, const op *o, int input)
+{
+    const op_read *read = &o->in[input];
+    const op_list *list = session_list(s, s->phase);
+    int is_delayed = read->delay == READ_PREVIOUS_PASS;
+    int32_t slot = s->plan.slot[2 * read->edge + ((s->pass ^ is_delayed) & 1)];
+    const buffer *b = &s->plan.buffer[slot];
+    rows r = {.base = b->base, .stride = b->stride, .buffer = slot};
+    if (is_delayed) {
+        r.first = read->row < 0 ? s->n_row_previous + read->row : read->row;
+        r.base += (size_t)r.first * b->stride;
+        r.stride = 0;
+    } else if (list->edge[o->out[0]].is_packed && !list->edge[read->edge].is_packed) {
+        r.index = s->want;
+    }
+    return r;
+}

@@ -16,6 +16,11 @@
 
 #define COLUMNS 32 /* of a matrix product per part: a block of the quantiser, two tiles of rows */
 
+span share(int64_t n, int32_t thread, int32_t n_thread)
+{
+    return (span){n * thread / n_thread, n * (thread + 1) / n_thread};
+}
+
 static op_split part_split(int32_t n_part, int32_t width)
 {
     return (op_split){SPLIT_PARTS, n_part, (width + n_part - 1) / n_part};
