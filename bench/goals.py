@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 from compare_llama_bench import (Case, Failed, Greta, answer, compare, locked, options_add, show,
@@ -57,7 +58,8 @@ class Measured:
     """Comparisons that were made, each once, and what greta alone was asked."""
 
     def __init__(self, engines, options):
-        self.engines, self.options, self.results, self.alone = engines, options, {}, []
+        self.engines, self.options = engines, options
+        self.results, self.turns, self.alone = {}, [], []
 
     def compared(self, row, case):
         key = row.model, row.threads, case
@@ -76,6 +78,21 @@ class Measured:
         self.alone.append(told)
         return told
 
+    def slower(self, row):
+        """Depth 0 and the case in turn, since bandwidth moves from one minute to the next."""
+        path, ratios = self.options.models / f"{row.model}.gguf", {}
+        once = SimpleNamespace(**{**vars(self.options), "rounds": 1})
+        for _ in range(self.options.rounds):
+            results = [compare(self.engines, path, row.threads, Case(case), once)
+                       for case in (row.case.split("@")[0], row.case)]
+            self.turns += results
+            at_0, deep = (summary(result) for result in results)
+            for label in deep:
+                if deep[label]["rate"] and at_0[label]["rate"]:
+                    ratio = at_0[label]["rate"]["median"] / deep[label]["rate"]["median"]
+                    ratios.setdefault(label, []).append(ratio)
+        return {label: median(of) for label, of in ratios.items()}
+
     def figures(self, row):
         """{label: figure} of a row; a peer that gave none is left out."""
         case = Case(row.case)
@@ -88,11 +105,9 @@ class Measured:
             told = self.greta_alone(row, *sizes, "--trace", TRACED[row.figure])
             part = told["prefill"] if case.is_prefill else told["decode"][0]
             return {"greta": part["trace"]["slower"]["median"]}
-        here = self.compared(row, row.case)
         if row.figure == "slower than at 0":
-            there = self.compared(row, row.case.split("@")[0])
-            return {label: there[label]["rate"]["median"] / here[label]["rate"]["median"]
-                    for label in here if here[label]["rate"] and there[label]["rate"]}
+            return self.slower(row)
+        here = self.compared(row, row.case)
         return {label: one["shares"][row.figure]["median"] for label, one in here.items()
                 if row.figure in one["shares"]}
 
@@ -129,7 +144,7 @@ def main():
         print("\n".join(lines))
         if options.json:
             Path(options.json).write_text(json.dumps(
-                {"table": lines, "compared": list(measured.results.values()),
+                {"table": lines, "compared": [*measured.results.values(), *measured.turns],
                  "greta": measured.alone}, indent=1) + "\n")
 
 
