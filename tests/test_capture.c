@@ -233,6 +233,7 @@ static void a_capture_is_written_as_a_trace(void **state)
         const trace_record *r = &t->record[i];
         assert_true(r->name == STAGE_Q || r->name == STAGE_LOGITS);
         assert_int_equal(r->out[0].n_kept, 3);
+        assert_string_equal(r->kernel, greta_session_describe(s).cpu);
     }
     assert_true(t->n_record > 0 && t->n_record < greta_capture_count(c));
     trace_close(t);

@@ -45,12 +45,12 @@ typedef struct captured_op {
 typedef struct captured_pass {
     int64_t pass, n_row, n_want, before; /* rows of all passes before */
     greta_phase phase;
-    const char *kernel;
-    greta_row *row;   /* (n_row) */
-    uint64_t *prefix; /* (n_row) */
-    int32_t *want;    /* (n_want) */
-    row_stats *stats; /* one per row of an op */
-    uint8_t *values;  /* NULL: not kept */
+    const char **kernel; /* (n_op) tables that ran */
+    greta_row *row;      /* (n_row) */
+    uint64_t *prefix;    /* (n_row) */
+    int32_t *want;       /* (n_want) */
+    row_stats *stats;    /* one per row of an op */
+    uint8_t *values;     /* NULL: not kept */
 } captured_pass;
 
 struct greta_capture {
@@ -238,10 +238,13 @@ greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_e
     uint64_t n = batch->n, n_stats = (uint64_t)rows_of_pass(c, p.n_row, p.n_want);
     uint64_t values =
         c->has_values ? c->row_bytes[0] * n + c->row_bytes[1] * (uint64_t)p.n_want : 0;
-    uint64_t part[] = {aligned(n_stats * sizeof *p.stats), aligned(values),
-                       aligned(n * sizeof *p.row), aligned(n * sizeof *p.prefix),
-                       aligned((uint64_t)p.n_want * sizeof *p.want)};
-    uint64_t bytes = part[0] + part[1] + part[2] + part[3] + part[4];
+    uint64_t part[] = {aligned(n_stats * sizeof *p.stats),
+                       aligned(values),
+                       aligned(n * sizeof *p.row),
+                       aligned(n * sizeof *p.prefix),
+                       aligned((uint64_t)p.n_want * sizeof *p.want),
+                       aligned((uint64_t)c->n_op * sizeof *p.kernel)};
+    uint64_t bytes = part[0] + part[1] + part[2] + part[3] + part[4] + part[5];
     GRETA_TRY(pass_reserve(c, err));
     if (bytes > c->bytes_max - c->bytes) {
         error_hint(err, "raise bytes_max, capture fewer tokens, or capture no values");
@@ -260,6 +263,7 @@ greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_e
     p.row = (greta_row *)(void *)(at + part[0] + part[1]);
     p.prefix = (uint64_t *)(void *)(at + part[0] + part[1] + part[2]);
     p.want = (int32_t *)(void *)(at + part[0] + part[1] + part[2] + part[3]);
+    p.kernel = (const char **)(void *)(at + bytes - part[5]);
     if (c->n_pass > 0) {
         const captured_pass *last = &c->pass[c->n_pass - 1];
         p.before = last->before + rows_of_pass(c, last->n_row, last->n_want);
@@ -271,7 +275,9 @@ greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_e
 void capture_pass(greta_session *s)
 {
     captured_pass *p = &s->capture->pass[s->capture->n_pass++];
-    p->kernel = s->table->name;
+    for (int32_t i = 0; i < s->capture->n_op; i++) {
+        p->kernel[i] = session_table(s, &session_list(s, s->phase)->op[i])->name;
+    }
     memcpy(p->row, s->row, (size_t)s->n_row * sizeof *p->row);
     memcpy(p->want, s->want, (size_t)s->n_want * sizeof *p->want);
     for (int64_t t = 0; t < s->n_row; t++) {
@@ -443,7 +449,7 @@ static greta_status row_write(const writing *w, const captured_pass *p, const ca
         .row = (int32_t)row,
         .first_position = p->row[0].position,
         .op = op_kind_name(o->kind),
-        .kernel = p->kernel,
+        .kernel = p->kernel[o - w->capture->op],
         .n_out = 1,
         .out[0] = {.name = o->name,
                    .layer = o->layer,
