@@ -300,18 +300,26 @@ static void damaged_traces_are_refused(void **state)
     }
 }
 
+/* The records of a clean pair, for a test to change. */
+static void clean_pair(const char *name, plant_bench *bench)
+{
+    greta_error err = {0};
+    greta_isolate_options o = options_for(name);
+    analysis_prompt judged;
+    check(folder_make(o.out, &err), &err);
+    check(bench_open(bench, model, &prompts[1], &o, &err), &err);
+    check(bench_run(bench, NULL, -1, &judged, &err), &err);
+    analysis_prompt_free(&judged);
+}
+
 /* Records that contradict themselves give no verdict, although a bit differs. */
 static void a_record_against_itself(void **state)
 {
     greta_error err = {0};
-    greta_isolate_options o = options_for("against");
     plant_bench bench;
-    analysis_prompt judged;
+    analysis_prompt judged = {0};
     (void)state;
-    check(folder_make(o.out, &err), &err);
-    check(bench_open(&bench, model, &prompts[1], &o, &err), &err);
-    check(bench_run(&bench, NULL, -1, &judged, &err), &err);
-    analysis_prompt_free(&judged);
+    clean_pair("against", &bench);
     for (size_t i = 0; i < bench.prefill->n_record; i++) {
         trace_record *r = &bench.prefill->record[i];
         if (r->kind == TRACE_ROW && r->name == STAGE_FFN_NORM && r->layer == 1) {
@@ -329,14 +337,10 @@ static void a_record_against_itself(void **state)
 static void a_difference_outside_the_norms(void **state)
 {
     greta_error err = {0};
-    greta_isolate_options o = options_for("outside");
     plant_bench bench;
-    analysis_prompt judged;
+    analysis_prompt judged = {0};
     (void)state;
-    check(folder_make(o.out, &err), &err);
-    check(bench_open(&bench, model, &prompts[1], &o, &err), &err);
-    check(bench_run(&bench, NULL, -1, &judged, &err), &err);
-    analysis_prompt_free(&judged);
+    clean_pair("outside", &bench);
     for (size_t i = 0; i < bench.prefill->n_record; i++) {
         trace_record *r = &bench.prefill->record[i];
         if (r->kind == TRACE_ROW && r->name == STAGE_GATE && r->layer == 1) {
