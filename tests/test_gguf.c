@@ -476,24 +476,39 @@ static void test_alignment(void **state)
     }
 }
 
+/* What the split.* keys may say of one part; joining parts is test_gguf_split.c's. */
 static void test_split(void **state)
 {
     (void)state;
-    for (uint16_t part = 0; part < 3; part++) { /* G33 */
-        char core[96];
-        put_header(&b, 0, 3);
-        put_key(&b, "split.no", 2);
-        put_number(&b, part, 2);
-        put_key(&b, "split.count", 2);
-        put_number(&b, 3, 2);
-        put_key(&b, "split.tensors.count", 5);
-        put_u32(&b, 100);
-        snprintf(core, sizeof core, "part %u of 3; give all parts or the merged file", part + 1u);
-        refuse(core);
-    }
+    uint8_t *copy;
+    put_header(&b, 0, 3);
+    put_key(&b, "split.no", 2), put_number(&b, 511, 2);
+    put_key(&b, "split.count", 2), put_number(&b, LIMIT_GGUF_PARTS, 2);
+    put_key(&b, "split.tensors.count", 5), put_u32(&b, 100);
+    gguf *g = accept(&copy);
+    assert_int_equal(g->part, 511);
+    assert_int_equal(g->n_part, 512);
+    assert_int_equal(g->n_tensor_split, 100);
+    gguf_close(g);
+    free(copy);
     put_header(&b, 0, 1);
     put_key_u32(&b, "split.count", 2);
     refuse("key \"split.no\" is missing");
+    put_header(&b, 0, 2);
+    put_key_u32(&b, "split.count", 2);
+    put_key_u32(&b, "split.no", 2);
+    refuse("split.no is 2 (below split.count, 2)");
+    put_header(&b, 0, 2);
+    put_key_u32(&b, "split.count", 2);
+    put_key_u32(&b, "split.no", 1);
+    refuse("key \"split.tensors.count\" is missing");
+    put_header(&b, 0, 2);
+    put_key_u32(&b, "split.count", LIMIT_GGUF_PARTS + 1);
+    put_key_u32(&b, "split.no", 1);
+    refuse("split.count is 513 (at most 512)");
+    put_header(&b, 0, 1);
+    put_key(&b, "split.count", 5), put_u32(&b, UINT32_MAX);
+    refuse("key \"split.count\": is -1 (0 or more)");
     put_header(&b, 0, 1);
     put_key_u32(&b, "split.count", 1);
     accept_and_close();

@@ -278,8 +278,8 @@ static void test_open(void **state)
     assert_int_equal(write(fd, b.data, b.size), b.size);
     assert_int_equal(gguf_open(path, &g, &err), GRETA_OK);
     assert_int_equal(g->n_tensor, N_TYPE);
-    assert_string_equal(g->file.path, path);
-    assert_false(mapped_file_changed(&g->file));
+    assert_string_equal(g->file[0].path, path);
+    assert_false(mapped_file_changed(&g->file[0]));
     gguf_close(g);
     assert_int_equal(ftruncate(fd, 6), 0);
     assert_int_equal(gguf_open(path, &g, &err), GRETA_BAD_INPUT);

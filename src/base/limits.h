@@ -11,6 +11,7 @@
 #define LIMIT_GGUF_NAME_BYTES 64u  /* ggml: GGML_MAX_NAME, with the terminator */
 #define LIMIT_GGUF_DIMS 4u
 #define LIMIT_GGUF_ALIGNMENT 65536u
+#define LIMIT_GGUF_PARTS 512u
 
 /* Model */
 #define LIMIT_LAYERS 1024

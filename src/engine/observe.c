@@ -235,6 +235,12 @@ static row_hash weight_hash(const greta_session *s, const weight_view *view)
     return hash;
 }
 
+/* "model", and from the second file of a model on "model.2" */
+static void buffer_of_file(size_t i, char name[32])
+{
+    snprintf(name, 32, i == 0 ? "model" : "model.%zu", i + 1);
+}
+
 static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *view)
 {
     const weight *w = view->tensor;
@@ -247,13 +253,13 @@ static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *
                         .slot = -1,
                         .stride = (uint64_t)w->row_bytes};
     snprintf(out.tensor, sizeof out.tensor, "%s", w->name);
-    const uint8_t *file = s->model->file->file.data;
-    uint64_t size = s->model->file->file.size;
-    if (w->data >= file && w->data < file + size) {
-        snprintf(out.buffer, sizeof out.buffer, "model");
-        out.offset = (uint64_t)(w->data - file) + (uint64_t)(view->first * w->row_bytes);
-    } else {
-        snprintf(out.buffer, sizeof out.buffer, "weights");
+    snprintf(out.buffer, sizeof out.buffer, "weights");
+    for (size_t i = 0; i < s->model->file->n_file; i++) {
+        const mapped_file *file = &s->model->file->file[i];
+        if (w->data >= file->data && w->data < file->data + file->size) {
+            buffer_of_file(i, out.buffer);
+            out.offset = (uint64_t)(w->data - file->data) + (uint64_t)(view->first * w->row_bytes);
+        }
     }
     if (w->n_row == 1 && w->type == DTYPE_F32) {
         row_stats stats;
@@ -411,7 +417,8 @@ static greta_status buffers_list(const greta_session *s, trace_buffer **out, siz
                                  greta_error *err)
 {
     size_t n_layer = (size_t)s->model->cfg.n_layer,
-           count = (size_t)s->plan.n_buffer + 2 * n_layer + 2;
+           n_file = s->model->file->n_file,
+           count = (size_t)s->plan.n_buffer + 2 * n_layer + 1 + n_file;
     trace_buffer *b = calloc(count, sizeof *b);
     if (!b) {
         return error_memory(err, "the buffer map", count * sizeof *b);
@@ -433,8 +440,11 @@ static greta_status buffers_list(const greta_session *s, trace_buffer **out, siz
     }
     b[0] = (trace_buffer){"tokens", (uint64_t)(uintptr_t)s->row,
                           (uint64_t)s->options.n_chunk * sizeof *s->row};
-    b[1] = (trace_buffer){"model", (uint64_t)(uintptr_t)s->model->file->file.data,
-                          s->model->file->file.size};
+    for (size_t i = 0; i < n_file; i++) {
+        const mapped_file *file = &s->model->file->file[i];
+        b[1 + i] = (trace_buffer){"", (uint64_t)(uintptr_t)file->data, file->size};
+        buffer_of_file(i, b[1 + i].name);
+    }
     return GRETA_OK;
 }
 

@@ -16,6 +16,7 @@
  * overlaps are found by sorting.
  *
  * Checks that need the whole directory (overlap, end of file) come after all entries are read.
+ * Opening files, and joining the parts of a split model, is gguf_open.c's.
  * Numbers in messages count from 0, as the file does: key 0, tensor 0, dimension 0.
  */
 #include "format/gguf.h"
@@ -329,11 +330,34 @@ static greta_status read_keys(cursor *c, gguf *g)
     return index_keys(g, c->err);
 }
 
+/* Which part of a split model this is; the others are gguf_open.c's. */
+static greta_status read_split(gguf *g, greta_error *err)
+{
+    const gguf_key *count = gguf_find_key(g, "split.count");
+    g->n_part = 1;
+    GRETA_TRY(gguf_get_u64(g, "split.count", 0, &g->n_part, err));
+    if (g->n_part <= 1) {
+        g->n_part = 1;
+        return GRETA_OK;
+    }
+    if (g->n_part > LIMIT_GGUF_PARTS) {
+        return error_at(err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE, count->offset,
+                        "split.count is %" PRIu64 " (at most %u)", g->n_part, LIMIT_GGUF_PARTS);
+    }
+    GRETA_TRY(gguf_get_u64(g, "split.no", 1, &g->part, err));
+    if (g->part >= g->n_part) {
+        return error_at(err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE,
+                        gguf_find_key(g, "split.no")->offset,
+                        "split.no is %" PRIu64 " (below split.count, %" PRIu64 ")", g->part,
+                        g->n_part);
+    }
+    return gguf_get_u64(g, "split.tensors.count", 1, &g->n_tensor_split, err);
+}
+
 /* The keys that decide how the rest of the file is read. */
 static greta_status apply_keys(gguf *g, greta_error *err)
 {
     const gguf_key *alignment = gguf_find_key(g, "general.alignment");
-    uint64_t n_part = 1, part = 0;
     g->alignment = ALIGNMENT_DEFAULT;
     if (alignment != NULL) {
         int64_t value = alignment->kind == GGUF_U32 ? gguf_item_i64(alignment, 0) : 0;
@@ -349,14 +373,7 @@ static greta_status apply_keys(gguf *g, greta_error *err)
         }
         g->alignment = (uint64_t)value;
     }
-    GRETA_TRY(gguf_get_u64(g, "split.count", 0, &n_part, err));
-    if (n_part > 1) {
-        GRETA_TRY(gguf_get_u64(g, "split.no", 1, &part, err));
-        error_set(err, GRETA_BAD_INPUT, "part %" PRIu64 " of %" PRIu64, part + 1, n_part);
-        error_hint(err, "give all parts or the merged file");
-        return GRETA_BAD_INPUT;
-    }
-    return GRETA_OK;
+    return read_split(g, err);
 }
 
 /* ---- Tensors --------------------------------------------------------------------------------- */
@@ -441,7 +458,7 @@ static int compare_tensors(const void *a, const void *b)
 }
 
 /* As index_keys. */
-static greta_status index_tensors(gguf *g, greta_error *err)
+greta_status gguf_index_tensors(gguf *g, greta_error *err)
 {
     const gguf_tensor *twice = NULL;
     for (size_t i = 0; i < g->n_tensor; i++) {
@@ -456,9 +473,11 @@ static greta_status index_tensors(gguf *g, greta_error *err)
     }
     if (twice != NULL) {
         char shown[ESCAPED_MAX];
-        return error_at(err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE, twice->info_offset,
-                        "tensor name \"%s\" appears twice",
-                        escape(twice->name, strlen(twice->name), shown));
+        error_at(err, GRETA_BAD_INPUT, GRETA_PLACE_BYTE, twice->info_offset,
+                 "tensor name \"%s\" appears twice",
+                 escape(twice->name, strlen(twice->name), shown));
+        error_file(err, twice->part < g->n_file ? g->file[twice->part].path : NULL);
+        return GRETA_BAD_INPUT;
     }
     return GRETA_OK;
 }
@@ -480,7 +499,7 @@ static greta_status read_tensors(cursor *c, gguf *g)
             return status;
         }
     }
-    return index_tensors(g, c->err);
+    return gguf_index_tensors(g, c->err);
 }
 
 /* ---- Data ------------------------------------------------------------------------------------ */
@@ -591,21 +610,6 @@ greta_status gguf_parse(const uint8_t *data, uint64_t size, gguf **out, greta_er
     return GRETA_OK;
 }
 
-greta_status gguf_open(const char *path, gguf **out, greta_error *err)
-{
-    mapped_file file;
-    *out = NULL;
-    GRETA_TRY(mapped_file_open(path, &file, err));
-    greta_status status = gguf_parse(file.data, file.size, out, err);
-    if (status != GRETA_OK) {
-        mapped_file_close(&file);
-        error_file(err, path);
-        return status;
-    }
-    (*out)->file = file;
-    return GRETA_OK;
-}
-
 void gguf_close(gguf *g)
 {
     if (g == NULL) {
@@ -621,6 +625,9 @@ void gguf_close(gguf *g)
     free(g->tensor);
     free(g->key_by_name);
     free(g->tensor_by_name);
-    mapped_file_close(&g->file);
+    for (size_t i = 0; i < g->n_file; i++) {
+        mapped_file_close(&g->file[i]);
+    }
+    free(g->file);
     free(g);
 }

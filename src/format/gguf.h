@@ -6,6 +6,10 @@
  * bytes lie inside the file, are aligned, do not overlap, and have unique names; keys are unique
  * UTF-8 without NUL.
  * Strings point into the mapping and are NOT NUL-terminated unless said. No model knowledge here.
+ *
+ * A model may be split over files, NAME-00001-of-00003.gguf and so on (keys split.no, split.count,
+ * split.tensors.count). gguf_open is given any of them and opens all as one directory: the keys of
+ * part 1, the tensors of all parts in order.
  */
 #ifndef GRETA_FORMAT_GGUF_H
 #define GRETA_FORMAT_GGUF_H
@@ -38,14 +42,17 @@ typedef struct gguf_tensor {
     uint32_t n_dim;
     uint64_t dim[4];     /* GGUF order: dim[0] is the row length K; absent dimensions are 1 */
     dtype type;
-    uint64_t offset;     /* from the start of the file */
+    uint64_t offset;     /* from the start of its file */
     uint64_t bytes;
     const uint8_t *data;
     uint64_t info_offset; /* of its entry in the file, for messages */
+    uint32_t part;        /* the file it lies in: 0, or counted as split.no does */
 } gguf_tensor;
 
 typedef struct gguf {
-    mapped_file file;
+    mapped_file *file;   /* (n_file): one, or all parts in order; none of a parsed buffer */
+    size_t n_file;
+    uint64_t part, n_part, n_tensor_split; /* the split.* keys: of n_part > 1 it is part `part` */
     uint32_t version;
     uint64_t alignment;
     gguf_key *key;       /* in file order */
@@ -53,16 +60,21 @@ typedef struct gguf {
     gguf_tensor *tensor; /* in file order */
     size_t n_tensor;
     uint64_t n_hole;     /* data bytes that are neither tensor nor padding: a warning */
-    uint64_t data_offset; /* of the tensor data in the file */
-    uint64_t size;       /* of the file */
+    uint64_t data_offset; /* of the tensor data in the (first) file */
+    uint64_t size;       /* of all files */
     const gguf_key **key_by_name; /* (n_key), sorted; likewise the tensors */
     const gguf_tensor **tensor_by_name;
 } gguf;
 
+/* `path` may be any part of a split model; the others are sought beside it. Parts that are missing,
+ * repeated, in another order or of another model are refused (gguf_open.c). */
 greta_status gguf_open(const char *path, gguf **out, greta_error *err);
-/* Fuzz and test entry: parses a buffer that outlives the gguf; tensors point into it. */
+/* Fuzz and test entry: parses a buffer that outlives the gguf; tensors point into it. A part is
+ * given as it is: n_part says so. */
 greta_status gguf_parse(const uint8_t *data, uint64_t size, gguf **out, greta_error *err);
 void gguf_close(gguf *g);
+/* Sorts the tensors by name into tensor_by_name (n_tensor); a name that stands twice is refused. */
+greta_status gguf_index_tensors(gguf *g, greta_error *err);
 
 const gguf_key *gguf_find_key(const gguf *g, const char *name);          /* NULL: absent */
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);    /* NULL: absent */

@@ -2,11 +2,11 @@
  *
  * Text: aligned columns, every name and string escaped to printable ASCII and cut, the first few
  * items of an array. JSON, one object:
- *   format "gguf", version, bytes (of the file), alignment, n_parameters, bytes_weights,
+ *   format "gguf", version, n_part, bytes (of all files), alignment, n_parameters, bytes_weights,
  *   data_offset, hole_bytes,
  *   metadata [{name, kind, value}] in file order; an array has {kind "array", item_kind, n, first}
  *   tensors  [{name, shape, type, bytes, offset}] in file order; shape as in the file, shape[0] is
- *            the length of a row
+ *            the length of a row; of a split model also part, from 1, whose file offset counts in
  *   types    {"Q4_1": number of tensors, ...}, warnings [text]
  * Numbers that JSON can not hold are strings: "nan", "inf", "-inf", and a u64 above 2^63 - 1 in
  * decimal. A string that is not UTF-8 is escaped (\xNN) and its entry has "escaped": true. Floats
@@ -164,14 +164,18 @@ static void text_tensors(text *t, const gguf *g)
     if (g->n_tensor == 0) {
         return;
     }
-    text_format(t, "  %-*s  %-*s  %-5s  %12s  %12s\n", width, "name", shape_width, "shape", "type",
-                "bytes", "offset");
+    text_format(t, "  %-*s  %-*s  %-5s  %12s  %12s%s\n", width, "name", shape_width, "shape",
+                "type", "bytes", "offset", g->n_part > 1 ? "  part" : "");
     for (size_t i = 0; i < g->n_tensor; i++) {
         const gguf_tensor *tensor = &g->tensor[i];
-        text_format(t, "  %-*s  %-*s  %-5s  %12" PRIu64 "  %12" PRIu64 "\n", width,
+        text_format(t, "  %-*s  %-*s  %-5s  %12" PRIu64 "  %12" PRIu64, width,
                     escape(tensor->name, strlen(tensor->name), shown), shape_width,
                     shape_text(tensor, shape), dtype_name(tensor->type), tensor->bytes,
                     tensor->offset);
+        if (g->n_part > 1) {
+            text_format(t, "  %4" PRIu32, tensor->part + 1);
+        }
+        text_string(t, "\n");
     }
 }
 
@@ -203,8 +207,12 @@ static greta_status describe_text(const gguf *g, char **out, greta_error *err)
     text t = {0};
     totals sum = totals_of(g);
     char bytes[NUMBER_MAX], warning[96];
-    text_format(&t, "GGUF version %" PRIu32 ", alignment %" PRIu64 ", %s (%" PRIu64 " bytes)\n",
+    text_format(&t, "GGUF version %" PRIu32 ", alignment %" PRIu64 ", %s (%" PRIu64 " bytes)",
                 g->version, g->alignment, number_bytes(g->size, bytes), g->size);
+    if (g->n_part > 1) {
+        text_format(&t, " in %" PRIu64 " parts", g->n_part);
+    }
+    text_string(&t, "\n");
     text_keys(&t, g);
     text_tensors(&t, g);
     text_format(&t, "\nparameters: %" PRIu64 "\nweights: %s (%" PRIu64 " bytes)",
@@ -314,7 +322,7 @@ static json_t *json_key(json_writer *w, const gguf_key *key)
     return object;
 }
 
-static json_t *json_tensor(json_writer *w, const gguf_tensor *t)
+static json_t *json_tensor(json_writer *w, const gguf *g, const gguf_tensor *t)
 {
     json_t *object = json_object();
     json_t *shape = json_array();
@@ -326,6 +334,9 @@ static json_t *json_tensor(json_writer *w, const gguf_tensor *t)
     json_put(w, object, "type", json_string(dtype_name(t->type)));
     json_put(w, object, "bytes", json_u64(t->bytes));
     json_put(w, object, "offset", json_u64(t->offset));
+    if (g->n_part > 1) {
+        json_put(w, object, "part", json_u64(t->part + 1));
+    }
     return object;
 }
 
@@ -351,13 +362,14 @@ static json_t *json_directory(json_writer *w, const gguf *g)
         json_add(w, metadata, json_key(w, &g->key[i]));
     }
     for (size_t i = 0; i < g->n_tensor; i++) {
-        json_add(w, tensors, json_tensor(w, &g->tensor[i]));
+        json_add(w, tensors, json_tensor(w, g, &g->tensor[i]));
     }
     if (hole_warning(g, warning)[0] != '\0') {
         json_add(w, warnings, json_string(warning));
     }
     json_put(w, root, "format", json_string("gguf"));
     json_put(w, root, "version", json_u64(g->version));
+    json_put(w, root, "n_part", json_u64(g->n_part));
     json_put(w, root, "bytes", json_u64(g->size));
     json_put(w, root, "alignment", json_u64(g->alignment));
     json_put(w, root, "n_parameters", json_u64(sum.n_parameter));

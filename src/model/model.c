@@ -146,11 +146,27 @@ greta_model_info greta_model_describe(const greta_model *m)
     return info;
 }
 
+/* xxh3-64 of the files one behind the other; 0: no memory. */
+static uint64_t files_hash(const gguf *g)
+{
+    XXH3_state_t *state = XXH3_createState();
+    uint64_t hash = 0;
+    if (state) {
+        XXH3_64bits_reset(state);
+        for (size_t i = 0; i < g->n_file; i++) {
+            XXH3_64bits_update(state, g->file[i].data, (size_t)g->file[i].size);
+        }
+        hash = XXH3_64bits_digest(state);
+        XXH3_freeState(state);
+    }
+    return hash;
+}
+
 /* Two threads may both compute the hash; they store the same value. */
 uint64_t model_file_hash(struct greta_model *model)
 {
     if (!atomic_load(&model->has_file_hash)) {
-        uint64_t hash = XXH3_64bits(model->file->file.data, (size_t)model->file->file.size);
+        uint64_t hash = files_hash(model->file);
         atomic_store(&model->file_hash, hash);
         atomic_store(&model->has_file_hash, 1);
     }

@@ -31,7 +31,7 @@ struct greta_model {
     const weight *token_embd, *output_norm, *output; /* output == token_embd when tied */
     const float
         *rope_factors; /* (rope_dim / 2) divisors of inv_freq from rope_freqs.weight; NULL */
-    _Atomic uint64_t file_hash; /* xxh3 of the whole file; read with model_file_hash */
+    _Atomic uint64_t file_hash; /* xxh3 of the whole file(s); read with model_file_hash */
     atomic_int has_file_hash;
     /* Content hashes of whole weights, filled on demand by the engine under the lock. */
     pthread_mutex_t weight_lock;
@@ -43,7 +43,7 @@ struct greta_model {
     int packed_layout; /* 0: nothing is packed yet */
 };
 
-/* xxh3-64 of the file, computed once, on first use. */
+/* xxh3-64 of the file, or of all files in order, computed once, on first use. */
 uint64_t model_file_hash(struct greta_model *model);
 /* xxh3-64 of the tokens and merges, in order. */
 uint64_t model_tokenizer_hash(const struct greta_model *model);
