@@ -18,6 +18,7 @@
 #define TILE_MAX     8
 #define TILE_LOW     2
 #define PANEL_TOKENS 96
+#define AHEAD        4096 /* bytes of weights asked for before they are wanted */
 
 /* What was added to a code, as far as the product does not take it back itself. */
 INLINE int32_t code_offset(dtype type)
@@ -72,6 +73,20 @@ INLINE __m512 act_float(const int32_t *word)
     return _mm512_castsi512_ps(_mm512_set1_epi32(*word));
 }
 
+/* Asks for weights AHEAD bytes after unit b. With few tokens the products of a unit take about as
+ * long as its way from memory, which the processor's own prefetcher does not hide: 8 tokens ran
+ * 1.1 to 1.3 times faster with it (Zen 4, 1B, Q8_0 and Q4_0), 96 as fast, one token does not ask.
+ * Past the end of a matrix nothing is read: a prefetch has no effect but on caches. */
+INLINE void unit_ahead(dtype type, const uint8_t *tile, int64_t b)
+{
+    int64_t bytes = rows16_unit_bytes(type) * BLOCK / rows16_unit(type);
+    uintptr_t at = (uintptr_t)tile + (uintptr_t)(b * bytes) + AHEAD;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)(at + (uintptr_t)i), _MM_HINT_T1);
+    }
+}
+
 /* One segment of one tile of rows for T tokens. */
 INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *act, __m512 *acc)
 {
@@ -82,6 +97,9 @@ INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *ac
     for (int64_t b = p->k / BLOCK; b < (p->k + p->n_k) / BLOCK; b++) {
         unit_view u = unit_read(type, p->tile, b);
         __m512i idot[TILE_MAX];
+        if (T > 1) {
+            unit_ahead(type, p->tile, b);
+        }
         block_dot(type, T, &u, act, idot);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
