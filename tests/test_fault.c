@@ -40,7 +40,12 @@ static int32_t add_op(op_kind kind, stage name, int32_t layer, int32_t in)
             values[w][i] = (float)(100 * w + i);
         }
         snprintf(weight_name[w], sizeof weight_name[w], "norm %d", w);
-        weights[w] = (weight){weight_name[w], DTYPE_F32, 1, N, N * 4, (const uint8_t *)values[w]};
+        weights[w] = (weight){.name = weight_name[w],
+                              .type = DTYPE_F32,
+                              .n_row = 1,
+                              .n_col = N,
+                              .row_bytes = N * 4,
+                              .data = (const uint8_t *)values[w]};
         o->w[0] = (weight_view){&weights[w], 0, 1};
         o->eps = 1e-5f;
         o->count = N;

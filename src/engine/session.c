@@ -79,7 +79,7 @@ static greta_status pass_new(greta_session *s, greta_error *err)
 {
     const config *c = &s->model->cfg;
     size_t n = (size_t)s->options.n_chunk;
-    size_t angles = (size_t)s->options.n_ctx * (size_t)c->rope_dim;
+    size_t angles = (size_t)s->options.n_ctx * (size_t)c->rope.dim;
     s->row = calloc(n, sizeof *s->row);
     s->feed = calloc(n, sizeof *s->feed);
     s->want = calloc(n, sizeof *s->want);
@@ -89,7 +89,8 @@ static greta_status pass_new(greta_session *s, greta_error *err)
         return error_memory(err, "the session", angles * sizeof *s->cos_sin);
     }
     rope_table_args rope = {
-        c->rope_freq_base, c->rope_scale, s->model->rope_factors, c->rope_dim, 0, s->options.n_ctx};
+        c->rope.freq_base, c->rope.factor, s->model->rope_factors, c->rope.dim, 0,
+        s->options.n_ctx};
     uint32_t saved = fpenv_enter();
     kernel_rope_table(&rope, s->cos_sin);
     fpenv_leave(saved);

@@ -1,23 +1,98 @@
-/* arch.h - what an architecture gives the model room: its tensors and its op list. */
+/* arch.h - an architecture as data: its name, what it implies, its tensors, its op list.
+ *
+ * One `architecture` a family, in an arch_*.c of its own; arch.c lists them all. Tensors are rules
+ * in symbolic sizes; ops are appended by pieces that all families share (arch_blocks.c), for which
+ * a tensor that was not bound, or a number that is neutral, leaves its op out.
+ */
 #ifndef GRETA_MODEL_ARCH_H
 #define GRETA_MODEL_ARCH_H
 
 #include "model/model.h"
 
-/* A tensor as the architecture expects it: (n_row, n_col), row length n_col. */
-typedef struct weight_spec {
-    const char *name;
-    int64_t n_row, n_col;
-    int needed;
-    int is_f32; /* norms and biases: read as floats in place */
-} weight_spec;
+/* ---- Tensors -----------------------------------------------------------------------------------
+ */
 
-/* The bound tensor, or NULL when it is absent and not needed. */
-greta_status model_bind(const struct greta_model *m, const weight_spec *spec, const weight **out,
-                        greta_error *err);
+/* Sizes that a rule may name. */
+typedef enum dim {
+    DIM_0,         /* 0: a view from the first row */
+    DIM_1,         /* 1: a vector */
+    DIM_EMBD,      /* n_embd */
+    DIM_VOCAB,     /* n_vocab */
+    DIM_HEAD,      /* head_dim */
+    DIM_Q,         /* n_head * head_dim */
+    DIM_KV,        /* n_head_kv * head_dim */
+    DIM_Q_KV,      /* rows of q and k */
+    DIM_QKV,       /* rows of q, k and v */
+    DIM_FF,        /* n_ff */
+    DIM_FF_2,      /* 2 * n_ff: gate and up */
+    DIM_FF_EXPERT, /* n_ff_expert */
+    DIM_EXPERTS,   /* n_expert */
+    DIM_COUNT
+} dim;
+
+int64_t dim_of(const config *cfg, dim d);
+
+enum {
+    TENSOR_NEEDED = 1,  /* else it may be absent */
+    TENSOR_F32 = 2,     /* a norm or a bias, read as floats in place */
+    TENSOR_DENSE = 4,   /* of layers without experts only */
+    TENSOR_MOE = 8,     /* of layers with experts only */
+    TENSOR_EXPERTS = 16 /* one matrix per expert: "blk.3.ffn_up_exps.weight" of n_expert * n_row
+                           rows, or "blk.3.ffn_up.7.weight" one by one */
+};
+
+/* Rows [first, first + n_row) of a tensor of n_total rows (DIM_0: n_row) and n_col columns, bound
+ * to a weight_view of layer_weights. */
+typedef struct tensor_rule {
+    const char *suffix; /* after "blk.<layer>."; NULL ends a list */
+    size_t place;       /* offsetof(layer_weights, ...) */
+    dim n_row, n_col;
+    unsigned flags;
+    dim first, n_total;
+} tensor_rule;
+
+#define TENSOR_LISTS_MAX 6
+
+/* ---- The architecture --------------------------------------------------------------------------
+ */
+
+typedef struct op_builder op_builder;
+
+typedef struct architecture {
+    const char *name;             /* general.architecture, and prefix of the keys */
+    const char *hf_model_type[4]; /* config.json: model_type; up to the first NULL */
+    float hf_norm_add;            /* added to norm weights of HF checkpoints, which store w - 1; the
+                                     GGUF converter adds it */
+    rope_pairing pairing;         /* of its GGUF files */
+    const tensor_rule *tensor[TENSOR_LISTS_MAX]; /* of a layer, up to the first NULL */
+    void (*defaults)(config *cfg);               /* beyond those of config.c; NULL: none */
+    void (*ops)(op_builder *b);                  /* appends the whole list */
+} architecture;
+
+/* By name; NULL: not known. */
+const architecture *arch_find(const char *name);
+/* By model_type of a config.json; NULL: not known. */
+const architecture *arch_find_hf(const char *model_type);
+/* "gemma2, gemma3, llama, ...", for messages. */
+#define ARCH_NAMES_MAX 256
+const char *arch_names(char text[ARCH_NAMES_MAX]);
+
+/* Binds all tensors of the model's architecture by name (model_weight). */
+greta_status arch_bind(struct greta_model *m, greta_error *err);
+
+extern const architecture arch_llama, arch_qwen2, arch_qwen3, arch_qwen3moe, arch_gemma2,
+    arch_gemma3, arch_phi3;
+
+/* Lists that several families share (arch.c). */
+extern const tensor_rule tensors_norms[], tensors_qkv[], tensors_qkv_bias[], tensors_qk_norm[],
+    tensors_post_norms[], tensors_ffn[], tensors_experts[], tensors_qkv_fused[],
+    tensors_ffn_fused[];
+
+/* ---- Ops ---------------------------------------------------------------------------------------
+ */
 
 /* Appends ops; the edges they write are made as they go. First failure sticks. */
-typedef struct op_builder {
+struct op_builder {
     op_list *list;
     const struct greta_model *model;
     act_contract act;
@@ -26,20 +101,21 @@ typedef struct op_builder {
     int is_packed; /* edges from here on: rows for wanted logits only */
     greta_status status;
     greta_error *err;
-} op_builder;
+};
 
 /* What op_add needs beside the builder; zero means none. Reads and weights end at the first absent.
- */
+ * The op's numbers (eps, rotary numbers, window, caps) come from the configuration. */
 typedef struct op_spec {
     op_kind kind;
     stage name;
     int32_t in[OP_IN_MAX]; /* edge + 1; 0: absent */
-    const weight *w[OP_WEIGHT_MAX];
+    weight_view w[OP_WEIGHT_MAX];
     int32_t width;
     dtype type;
     int is_cache;
-    int32_t n_head;        /* ROPE, KV_STORE */
+    int32_t n_head;        /* HEAD_NORM, ROPE, KV_STORE, ATTENTION */
     activation activation; /* GLU */
+    float factor;          /* SCALE; SOFTCAP: the cap */
 } op_spec;
 
 /* Returns the edge written. */
@@ -50,11 +126,17 @@ typedef struct matmul_spec {
     stage name, q8;
     int32_t x;
     int32_t *x_q8;
-    const weight *w, *bias;
+    weight_view w, bias;
 } matmul_spec;
 int32_t op_add_matmul(op_builder *b, const matmul_spec *spec);
 
-greta_status arch_llama_bind(struct greta_model *m, greta_error *err);
-void arch_llama_ops(op_builder *b);
+/* Pieces (arch_blocks.c): each returns the edge of the residual stream after it. */
+int32_t block_embed(op_builder *b);
+int32_t block_attention(op_builder *b, const layer_weights *w, int32_t x);
+int32_t block_ffn(op_builder *b, const layer_weights *w, int32_t x);
+void block_head(op_builder *b, int32_t x);
+/* Embedding, layers of attention and feed-forward one after the other, head: what all of today's
+ * architectures are. */
+void ops_decoder(op_builder *b);
 
 #endif

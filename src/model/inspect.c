@@ -31,7 +31,7 @@ static memory_need need_of(const gguf *g, const config *c)
     }
     need.kv_position_f16 =
         2 * 2 * (uint64_t)c->n_layer * (uint64_t)c->n_head_kv * (uint64_t)c->head_dim;
-    need.rope_position = 4 * (uint64_t)c->rope_dim;
+    need.rope_position = 4 * (uint64_t)c->rope.dim;
     need.activation_row =
         4 * (4 * (uint64_t)c->n_embd + 2 * (uint64_t)c->n_head * (uint64_t)c->head_dim +
              3 * (uint64_t)c->n_ff + (uint64_t)c->n_vocab);

@@ -1,8 +1,8 @@
-/* model.c - opens a model: directory, configuration, weights with their shapes checked, tokenizer.
+/* model.c - opens a model: directory, configuration, weights, tokenizer.
  *
- * Which tensors an architecture has, and their shapes, is one table of the architecture
- * (arch_llama.c); this file binds them. A tensor that no table asks for is left alone, `inspect`
- * lists it.
+ * Which tensors an architecture has, and their shapes, are rules of the architecture; arch.c binds
+ * them through the index by name that is made here. A tensor that no rule asks for is left alone,
+ * `inspect` lists it.
  */
 #include "model/model.h"
 
@@ -40,41 +40,79 @@ static greta_status weights_index(struct greta_model *m, greta_error *err)
     return GRETA_OK;
 }
 
-greta_status model_bind(const struct greta_model *m, const weight_spec *spec, const weight **out,
-                        greta_error *err)
+static int weight_compare(const void *a, const void *b)
 {
-    *out = NULL;
-    const gguf_tensor *t = gguf_find_tensor(m->file, spec->name);
-    if (!t) {
-        return spec->needed ? error_about(err, GRETA_BAD_INPUT, spec->name,
-                                          "tensor \"%s\" is missing", spec->name)
-                            : GRETA_OK;
+    const weight *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+/* Weights are found by name whatever file they came from. */
+static greta_status weights_sort(struct greta_model *m, greta_error *err)
+{
+    m->weight_by_name = malloc((m->n_weight + 1) * sizeof *m->weight_by_name);
+    if (!m->weight_by_name) {
+        return error_memory(err, "the weight table", m->n_weight * sizeof *m->weight_by_name);
     }
-    const weight *w = &m->weight[t - m->file->tensor];
-    if (w->n_col != spec->n_col || w->n_row != spec->n_row) {
-        return error_about(err, GRETA_BAD_INPUT, spec->name,
-                           "tensor \"%s\" is %" PRId64 "x%" PRId64 ", expected %" PRId64
-                           "x%" PRId64,
-                           spec->name, w->n_row, w->n_col, spec->n_row, spec->n_col);
+    for (size_t i = 0; i < m->n_weight; i++) {
+        m->weight_by_name[i] = &m->weight[i];
     }
-    if (spec->is_f32 && w->type != DTYPE_F32) {
-        return error_about(err, GRETA_BAD_INPUT, spec->name, "tensor \"%s\" is %s (F32)",
-                           spec->name, dtype_name(w->type));
-    }
-    *out = w;
+    qsort(m->weight_by_name, m->n_weight, sizeof *m->weight_by_name, weight_compare);
     return GRETA_OK;
+}
+
+const weight *model_weight(const struct greta_model *m, const char *name)
+{
+    const weight key = {.name = name}, *wanted = &key;
+    const weight *const *found =
+        bsearch(&wanted, m->weight_by_name, m->n_weight, sizeof *m->weight_by_name, weight_compare);
+    return found ? *found : NULL;
+}
+
+struct weight_parts {
+    struct weight_parts *next;
+    weight whole;
+    const weight *part[];
+};
+
+weight *model_weight_of_parts(struct greta_model *m, int32_t n, const weight ***part)
+{
+    struct weight_parts *p = calloc(1, sizeof *p + (size_t)n * sizeof p->part[0]);
+    if (!p) {
+        return NULL;
+    }
+    p->next = m->parts;
+    p->whole.part = p->part;
+    p->whole.n_part = n;
+    m->parts = p;
+    *part = p->part;
+    return &p->whole;
+}
+
+/* What the configuration can say and the engine cannot run. */
+static greta_status runnable(const config *c, greta_error *err)
+{
+    const char *what =
+        c->window > 0                                 ? "a sliding window"
+        : c->attn_softcap > 0 || c->logit_softcap > 0 ? "a soft-cap"
+        : c->rope.scaling == ROPE_SCALING_YARN || c->rope.scaling == ROPE_SCALING_LONGROPE
+            ? "yarn and longrope"
+        : c->n_expert > 0 ? "experts"
+                          : NULL;
+    return what ? error_about(err, GRETA_BAD_INPUT, c->arch, "%s: not supported", what) : GRETA_OK;
 }
 
 static greta_status model_load(struct greta_model *m, const char *path, greta_error *err)
 {
     GRETA_TRY(gguf_open(path, &m->file, err));
     GRETA_TRY(config_read(m->file, &m->cfg, err));
+    GRETA_TRY(runnable(&m->cfg, err));
     GRETA_TRY(weights_index(m, err));
+    GRETA_TRY(weights_sort(m, err));
     m->layer = calloc((size_t)m->cfg.n_layer, sizeof *m->layer);
     if (!m->layer) {
         return error_memory(err, "the layer table", (uint64_t)m->cfg.n_layer * sizeof *m->layer);
     }
-    GRETA_TRY(arch_llama_bind(m, err));
+    GRETA_TRY(arch_bind(m, err));
     return tokenizer_new(m->file, (uint64_t)m->cfg.n_vocab, &m->tok, err);
 }
 
@@ -112,6 +150,11 @@ void greta_model_release(greta_model *model)
     tokenizer_free(model->tok);
     free(model->layer);
     free(model->weight);
+    free(model->weight_by_name);
+    for (struct weight_parts *p = model->parts, *next; p; p = next) {
+        next = p->next;
+        free(p);
+    }
     free(model->weight_hash);
     free(model->has_weight_hash);
     for (size_t i = 0; model->packed && i < model->n_weight; i++) {
@@ -141,7 +184,7 @@ greta_model_info greta_model_describe(const greta_model *m)
     };
     for (size_t i = 0; i < m->n_weight; i++) {
         info.n_parameters += (uint64_t)(m->weight[i].n_row * m->weight[i].n_col);
-        info.bytes_weights += m->file->tensor[i].bytes;
+        info.bytes_weights += (uint64_t)(m->weight[i].n_row * m->weight[i].row_bytes);
     }
     return info;
 }

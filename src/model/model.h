@@ -11,13 +11,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+/* Views, absent (tensor NULL) where the architecture has none. */
 typedef struct layer_weights {
-    const weight *attn_norm, *ffn_norm; /* (n_embd) f32 */
-    const weight *q, *k, *v; /* (n_head*head_dim, n_embd), (n_head_kv*head_dim, n_embd) x 2 */
-    const weight *q_bias, *k_bias, *v_bias; /* NULL: none */
-    const weight *o;                        /* (n_embd, n_head*head_dim) */
-    const weight *gate, *up;                /* (n_ff, n_embd) */
-    const weight *down;                     /* (n_embd, n_ff) */
+    weight_view attn_norm, ffn_norm;           /* (n_embd) f32 */
+    weight_view attn_post_norm, ffn_post_norm; /* (n_embd) f32, of what a block adds */
+    weight_view q, k, v; /* (n_head*head_dim, n_embd), (n_head_kv*head_dim, n_embd) x 2 */
+    weight_view q_bias, k_bias, v_bias; /* of the rows of q, k, v; f32 */
+    weight_view q_norm, k_norm;         /* (head_dim) f32, of each head */
+    weight_view o;                      /* (n_embd, n_head*head_dim) */
+    weight_view gate, up;               /* (n_ff, n_embd), or (n_expert, n_ff_expert, n_embd) */
+    weight_view down;                   /* (n_embd, n_ff), or (n_expert, n_embd, n_ff_expert) */
+    weight_view router;                 /* (n_expert, n_embd) */
 } layer_weights;
 
 struct greta_model {
@@ -27,10 +31,12 @@ struct greta_model {
     tokenizer *tok;
     weight *weight; /* one per tensor of the file, same order */
     size_t n_weight;
-    layer_weights *layer;                            /* (n_layer) */
-    const weight *token_embd, *output_norm, *output; /* output == token_embd when tied */
-    const float
-        *rope_factors; /* (rope_dim / 2) divisors of inv_freq from rope_freqs.weight; NULL */
+    const weight **weight_by_name;             /* (n_weight), sorted */
+    struct weight_parts *parts;                /* weights made of experts stored one by one */
+    layer_weights *layer;                      /* (n_layer) */
+    weight_view token_embd, output_norm, output; /* output is token_embd when tied */
+    /* (rope.dim / 2) divisors of inv_freq: rope_freqs.weight, and those of longrope; NULL: none */
+    const float *rope_factors, *rope_long, *rope_short;
     _Atomic uint64_t file_hash; /* xxh3 of the whole file(s); read with model_file_hash */
     atomic_int has_file_hash;
     /* Content hashes of whole weights, filled on demand by the engine under the lock. */
@@ -43,6 +49,11 @@ struct greta_model {
     int packed_layout; /* 0: nothing is packed yet */
 };
 
+/* By name; NULL: absent. */
+const weight *model_weight(const struct greta_model *model, const char *name);
+/* A new weight of n parts, owned by the model; the caller fills *part and the shape. NULL: no
+ * memory. */
+weight *model_weight_of_parts(struct greta_model *model, int32_t n, const weight ***part);
 /* xxh3-64 of the file, or of all files in order, computed once, on first use. */
 uint64_t model_file_hash(struct greta_model *model);
 /* xxh3-64 of the tokens and merges, in order. */

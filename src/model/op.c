@@ -8,16 +8,24 @@
 
 #include "model/arch.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char *op_kind_name(op_kind kind)
 {
     static const char *const name[OP_KIND_COUNT] = {
-        [OP_EMBED] = "embed",         [OP_RMS_NORM] = "rms_norm", [OP_QUANTIZE] = "quantize",
-        [OP_MATMUL] = "matmul",       [OP_ROPE] = "rope",         [OP_KV_STORE] = "kv_store",
-        [OP_ATTENTION] = "attention", [OP_ADD] = "add",           [OP_GLU] = "glu",
+        [OP_EMBED] = "embed",
+        [OP_SCALE] = "scale",
+        [OP_RMS_NORM] = "rms_norm",
+        [OP_HEAD_NORM] = "head_norm",
+        [OP_QUANTIZE] = "quantize",
+        [OP_MATMUL] = "matmul",
+        [OP_ROPE] = "rope",
+        [OP_KV_STORE] = "kv_store",
+        [OP_ATTENTION] = "attention",
+        [OP_ADD] = "add",
+        [OP_GLU] = "glu",
+        [OP_SOFTCAP] = "softcap",
     };
     return (unsigned)kind < OP_KIND_COUNT ? name[kind] : "?";
 }
@@ -47,9 +55,21 @@ static int builder_reserve(op_builder *b)
     return 1;
 }
 
+weight_view weight_view_expert(const weight_view *view, int32_t n_expert, int32_t e)
+{
+    int64_t n = view->n / n_expert;
+    const weight *w = view->tensor;
+    if (w->part) {
+        return (weight_view){w->part[e], 0, n};
+    }
+    return (weight_view){w, view->first + e * n, n};
+}
+
+/* The numbers of an op come from the configuration, and from nowhere else. */
 static void op_fill(op *o, const op_builder *b, const op_spec *spec)
 {
     const config *c = &b->model->cfg;
+    int is_local = b->layer >= 0 && c->window > 0 && c->is_local[b->layer];
     *o = (op){
         .kind = spec->kind, .name = spec->name, .layer = b->layer, .activation = spec->activation};
     for (int i = 0; i < OP_IN_MAX; i++) {
@@ -58,20 +78,30 @@ static void op_fill(op *o, const op_builder *b, const op_spec *spec)
     for (int i = 0; i < OP_OUT_MAX; i++) {
         o->out[i] = -1;
     }
-    for (int i = 0; i < OP_WEIGHT_MAX && spec->w[i]; i++) {
-        o->w[i] = (weight_view){spec->w[i], 0, spec->w[i]->n_row};
+    for (int i = 0; i < OP_WEIGHT_MAX && spec->w[i].tensor; i++) {
+        o->w[i] = spec->w[i];
     }
-    if (spec->kind == OP_RMS_NORM) {
+    if (spec->kind == OP_RMS_NORM || spec->kind == OP_HEAD_NORM) {
         o->eps = c->rms_eps;
-        o->count = spec->width;
+        o->count = spec->kind == OP_HEAD_NORM ? c->head_dim : spec->width;
     }
     if (spec->n_head > 0) {
         o->n_head = spec->n_head;
         o->n_head_kv = c->n_head_kv;
         o->head_dim = c->head_dim;
-        o->rope_dim = c->rope_dim;
-        o->scale = 1.0f / sqrtf((float)c->head_dim);
+        o->rope_dim = c->rope.dim;
+        o->scale = c->attn_scale;
     }
+    if (spec->kind == OP_ROPE) {
+        o->pairing = c->rope.pairing;
+        o->rope_table = is_local && c->rope.freq_base_local > 0;
+    }
+    if (spec->kind == OP_ATTENTION) {
+        o->softcap = c->attn_softcap;
+        o->window = is_local ? c->window : 0;
+    }
+    o->factor = spec->kind == OP_SCALE ? spec->factor : 0;
+    o->softcap = spec->kind == OP_SOFTCAP ? spec->factor : o->softcap;
 }
 
 int32_t op_add(op_builder *b, const op_spec *spec)
@@ -102,12 +132,12 @@ int32_t op_add(op_builder *b, const op_spec *spec)
 int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
 {
     int32_t x = spec->x;
-    if (b->act == ACT_CONTRACT_Q8 && dtype_find((uint32_t)spec->w->type)->is_quantised) {
+    if (b->act == ACT_CONTRACT_Q8 && dtype_find((uint32_t)spec->w.tensor->type)->is_quantised) {
         if (*spec->x_q8 < 0) {
             op_spec quantize = {.kind = OP_QUANTIZE,
                                 .name = spec->q8,
                                 .in = {x + 1},
-                                .width = (int32_t)spec->w->n_col,
+                                .width = (int32_t)spec->w.tensor->n_col,
                                 .type = DTYPE_ACT_Q8};
             *spec->x_q8 = op_add(b, &quantize);
         }
@@ -117,7 +147,7 @@ int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
                       .name = spec->name,
                       .in = {x + 1},
                       .w = {spec->w, spec->bias},
-                      .width = (int32_t)spec->w->n_row};
+                      .width = (int32_t)spec->w.n};
     return op_add(b, &matmul);
 }
 
@@ -132,7 +162,7 @@ greta_status op_list_build(const struct greta_model *model, act_contract act, op
     }
     list->edge[list->n_edge++] =
         (edge){.name = STAGE_TOKENS, .layer = -1, .width = 1, .type = DTYPE_I32, .producer = -1};
-    arch_llama_ops(&b);
+    arch_find(model->cfg.arch)->ops(&b);
     if (b.status != GRETA_OK) {
         op_list_free(list);
     }

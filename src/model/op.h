@@ -21,15 +21,18 @@
 #define OP_WEIGHT_MAX 3
 
 typedef enum op_kind {
-    OP_EMBED,    /* tokens -> x                      weight 0: (n_vocab, n_embd) */
-    OP_RMS_NORM, /* x -> y                           weight 0: (n_embd) f32; eps, count */
-    OP_QUANTIZE, /* x -> codes and scales, DTYPE_ACT_Q8 */
-    OP_MATMUL, /* x or x_q8 -> y                   weight 0: (rows, K); weight 1: bias, optional */
-    OP_ROPE,   /* x -> x turned                    n_head heads of head_dim */
+    OP_EMBED,     /* tokens -> x                      weight 0: (n_vocab, n_embd) */
+    OP_SCALE,     /* x -> x * factor */
+    OP_RMS_NORM,  /* x -> y                           weight 0: (n_embd) f32; eps, count */
+    OP_HEAD_NORM, /* x -> y, each head by itself      weight 0: (head_dim) f32; eps, count */
+    OP_QUANTIZE,  /* x -> codes and scales, DTYPE_ACT_Q8 */
+    OP_MATMUL,    /* x or x_q8 -> y                   weight 0: (rows, K); 1: bias, or none */
+    OP_ROPE,      /* x -> x turned                    n_head heads of head_dim */
     OP_KV_STORE,  /* k -> cache rows (or v)           rounds to the cache type */
     OP_ATTENTION, /* q_rope, k_cache, v_cache -> out */
     OP_ADD,       /* a, b -> a + b */
     OP_GLU,       /* gate, up -> activation(gate) * up */
+    OP_SOFTCAP,   /* x -> cap * tanh(x / cap) */
     OP_KIND_COUNT
 } op_kind;
 
@@ -39,9 +42,14 @@ const char *op_kind_name(op_kind kind); /* "rms_norm" */
 typedef struct weight {
     const char *name; /* "blk.0.attn_q.weight", owned by the model */
     dtype type;
-    int64_t n_row, n_col; /* (n_row, n_col): rows of K values; norms are (1, n) */
+    int64_t n_row, n_col; /* (n_row, n_col): rows of K values; norms are (1, n); a tensor of experts
+                             (n_expert, n, K) has n_expert * n rows */
     int64_t row_bytes;
-    const uint8_t *data;
+    const uint8_t *data; /* NULL: the rows lie in `part` */
+    /* Experts stored one by one: (n_part) weights of n_row / n_part rows each; NULL: in one piece.
+     */
+    const struct weight *const *part;
+    int32_t n_part;
 } weight;
 
 /* Rows [first, first + n) of a weight. */
@@ -49,6 +57,9 @@ typedef struct weight_view {
     const weight *tensor; /* NULL: absent */
     int64_t first, n;
 } weight_view;
+
+/* Expert `e` of a view of n_expert matrices, as a view of the tensor that holds its rows. */
+weight_view weight_view_expert(const weight_view *view, int32_t n_expert, int32_t e);
 
 typedef enum op_delay { READ_THIS_PASS, READ_PREVIOUS_PASS } op_delay;
 
@@ -66,11 +77,16 @@ typedef struct op {
     op_read in[OP_IN_MAX];
     int32_t out[OP_OUT_MAX]; /* edge; -1: absent */
     weight_view w[OP_WEIGHT_MAX];
-    float eps;                           /* RMS_NORM */
-    int32_t count;                       /* RMS_NORM: divisor of the mean, the width */
-    int32_t n_head, n_head_kv, head_dim; /* ROPE, KV_STORE, ATTENTION */
+    float eps;                           /* RMS_NORM, HEAD_NORM */
+    int32_t count;                       /* RMS_NORM, HEAD_NORM: divisor of the mean, the width */
+    int32_t n_head, n_head_kv, head_dim; /* HEAD_NORM, ROPE, KV_STORE, ATTENTION */
     int32_t rope_dim;
+    rope_pairing pairing;  /* ROPE */
+    int32_t rope_table;    /* ROPE: 0: the model's angles; 1: those of layers with a window */
     float scale;           /* ATTENTION: of q.k */
+    float softcap;         /* ATTENTION: of scaled scores, 0: none; SOFTCAP */
+    int32_t window;        /* ATTENTION: positions seen, the own one included; 0: all */
+    float factor;          /* SCALE */
     activation activation; /* GLU */
     int32_t table;         /* 0: the session's kernels; 1: its alternate table (see fault/) */
 } op;
