@@ -2,6 +2,8 @@
 # `make help` lists the targets and the variables.
 
 BUILD  ?= build
+# One spelling of the folder, since what an object depends on is noted under its name.
+override BUILD := $(patsubst $(CURDIR)/%,%,$(abspath $(BUILD)))
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 CFLAGS ?= $(if $(SAN),-O1 -g1,-O2 -g)
