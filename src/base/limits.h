@@ -13,6 +13,17 @@
 #define LIMIT_GGUF_ALIGNMENT 65536u
 #define LIMIT_GGUF_PARTS 512u
 
+/* safetensors, and the JSON files of a Hugging Face folder */
+#define LIMIT_SAFETENSORS_HEADER_BYTES 100000000u /* as the reference implementation */
+#define LIMIT_SAFETENSORS_TENSORS 131072u         /* of all files of a model */
+#define LIMIT_SAFETENSORS_VALUES 2097152u         /* in one header: 16 for each tensor */
+#define LIMIT_SAFETENSORS_DIMS 8u
+#define LIMIT_SAFETENSORS_NAME_BYTES 1024u
+#define LIMIT_SAFETENSORS_SHARDS 512u
+#define LIMIT_JSON_FILE_DEPTH 64u
+#define LIMIT_JSON_FILE_BYTES (64u << 20) /* config.json and its kin; not tokenizer.json */
+#define LIMIT_JSON_FILE_VALUES 1048576u
+
 /* Model */
 #define LIMIT_LAYERS 1024
 #define LIMIT_EMBD 65536
