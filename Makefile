@@ -135,7 +135,7 @@ check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what
 check-long: deps ## the whole bit-exactness matrix, and golden digests of other builds: an hour
 	@python3 tests/run.py --long --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
 
-golden: tools ## write the digests of a new arithmetic version; FORCE=1 writes known ones again
+golden: tools ## add digests of a new arithmetic version or weight type; FORCE=1 changes any
 	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \
 	    $(BUILD)/tools/golden_tool write tests/golden $(if $(FORCE),force)
 

@@ -25,7 +25,7 @@
 #include <time.h>
 
 enum { AXIS_TYPE, AXIS_KERNEL, AXIS_THREAD, AXIS_CHUNK, AXIS_BATCH, AXIS_KV, AXIS_ACT, AXIS_COUNT };
-#define VALUES_MAX  12 /* of an axis */
+#define VALUES_MAX  16 /* of an axis */
 #define N_DECODE    4
 #define N_MAIN      3
 #define N_COMPANY   (BITS_SEQUENCES_MAX - 1)
@@ -214,7 +214,8 @@ static double setting_cost(const matrix *m, const setting *c)
 {
     int is_ref = strcmp(m->kernel[c->value[AXIS_KERNEL]].table->name, "ref") == 0;
     int is_float = c->value[AXIS_ACT] == 1 || c->value[AXIS_TYPE] < 3;
-    int is_large = c->value[AXIS_TYPE] >= 8;
+    const char *type = bits_models[c->value[AXIS_TYPE]].type;
+    int is_large = strstr(type, "_K") || strstr(type, "_XS");
     int n_token = (chunks[c->value[AXIS_CHUNK]] >= 512 ? N_LONG : N_SHORT) +
                   30 * (batches[c->value[AXIS_BATCH]] - 1);
     return 1 + 0.01 * n_token * (is_large ? 3 : 1) * (!is_ref ? 0.3 : is_float ? 4 : 0.6);

@@ -105,6 +105,9 @@ static const struct {
     {"Q4_K", "--heads 8 --heads-kv 2 --head-dim 32 --untied"},
     {"Q5_K", "--bias --untied"},
     {"Q6_K", "--heads 4 --heads-kv 1 --head-dim 64 --embd-type F16"},
+    {"IQ4_NL", "--heads 4 --heads-kv 2 --head-dim 24"},
+    {"IQ4_XS", "--untied --embd-type IQ4_XS"},
+    {"MXFP4", "--bias --untied"},
 };
 #define BITS_MODELS (sizeof bits_models / sizeof *bits_models)
 

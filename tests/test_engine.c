@@ -201,7 +201,8 @@ static void every_cut_of_tiny_models_gives_the_same_bits(void **state)
         "--type Q4_0",          "--type Q4_1 --rope-factors",
         "--type Q5_0",          "--type Q5_1 --untied",
         "--type Q4_K",          "--type Q5_K --bias --untied",
-        "--type Q6_K",
+        "--type Q6_K",          "--type IQ4_NL",
+        "--type IQ4_XS",        "--type MXFP4",
     };
     for (size_t i = 0; i < sizeof model / sizeof *model; i += MODEL_STEP) {
         char path[TINY_PATH];

@@ -19,6 +19,7 @@
 #include "kernel/elementary.h"
 #include "kernel/half.h"
 #include "kernel/kernel.h"
+#include "weights.h"
 
 static uint64_t seed = 0x5eed;
 
@@ -300,11 +301,7 @@ static void statistics_are_those_of_the_row(void **state)
 
 /* ---- Matrix products ------------------------------------------------------------------------- */
 
-static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
-                              DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
-                              DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
-
-/* Random blocks; f16 scales in the places each layout has them are kept small and finite. */
+/* Random blocks with small and finite scales. */
 static void random_row(dtype type, uint8_t *row, int64_t n)
 {
     const dtype_traits *traits = dtype_find((uint32_t)type);
@@ -313,22 +310,8 @@ static void random_row(dtype type, uint8_t *row, int64_t n)
         for (uint32_t i = 0; i < traits->bytes; i++) {
             block[i] = (uint8_t)random_bits();
         }
-        int n_scale =
-            type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
-        uint8_t *scale = type == DTYPE_Q6_K ? block + 208 : block;
-        for (int i = 0; i <= n_scale && traits->is_quantised; i++) {
-            uint16_t half = half_from_float(random_float(0.05f));
-            memcpy(scale + 2 * i, &half, 2);
-        }
-        if (type == DTYPE_F32) {
-            float f = random_float(1.0f);
-            memcpy(block, &f, 4);
-        } else if (type == DTYPE_F16) {
-            uint16_t half = half_from_float(random_float(1.0f));
-            memcpy(block, &half, 2);
-        } else if (type == DTYPE_BF16) {
-            uint16_t top = (uint16_t)(bits_from_float(random_float(1.0f)) >> 16);
-            memcpy(block, &top, 2);
+        for (int i = 0; i < weight_n_scale(type); i++) {
+            weight_scale_put(type, block, i, random_float(traits->is_quantised ? 0.05f : 1.0f));
         }
     }
 }
@@ -446,11 +429,11 @@ static double q8_output(const product *p, int64_t token, double *size)
 static void products_follow_the_text(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        const dtype_traits *traits = dtype_find((uint32_t)types[i]);
+    for (size_t i = 0; i < N_WEIGHT_TYPE; i++) {
+        const dtype_traits *traits = dtype_find((uint32_t)weight_types[i]);
         int64_t k_list[] = {traits->block == 1 ? 33 : traits->block, 768, 2304};
         for (int j = 0; j < 3; j++) {
-            product p = product_new(types[i], k_list[j], 37, 6);
+            product p = product_new(weight_types[i], k_list[j], 37, 6);
             float *y = malloc(37 * 6 * 4), *expected = malloc(37 * 6 * 4);
             for (int64_t o = 0; o < p.n_out; o++) {
                 kernel_dequantize(p.type, p.w + o * p.row_bytes, p.values, p.k);
@@ -475,12 +458,12 @@ static void products_follow_the_text(void **state)
 static void quantised_products_are_within_their_bound(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        const dtype_traits *traits = dtype_find((uint32_t)types[i]);
+    for (size_t i = 0; i < N_WEIGHT_TYPE; i++) {
+        const dtype_traits *traits = dtype_find((uint32_t)weight_types[i]);
         if (!traits->is_quantised) {
             continue;
         }
-        product p = product_new(types[i], 2304, 37, 5);
+        product p = product_new(weight_types[i], 2304, 37, 5);
         float *y = malloc(37 * 5 * 4), *first = malloc(37 * 5 * 4);
         const kernel_table *ref = kernel_find("ref");
         matmul_args by_ref = product_args(&p, 1, first);
@@ -509,9 +492,9 @@ static void quantised_products_are_within_their_bound(void **state)
 static void products_do_not_depend_on_company(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 2 * (sizeof types / sizeof *types); i++) {
+    for (size_t i = 0; i < 2 * N_WEIGHT_TYPE; i++) {
         int q8 = i % 2 == 0;
-        dtype type = types[i / 2];
+        dtype type = weight_types[i / 2];
         if (q8 && !dtype_find((uint32_t)type)->is_quantised) {
             continue;
         }

@@ -26,6 +26,7 @@
 #include "hostile.h"
 #include "kernel/half.h"
 #include "kernel/kernel.h"
+#include "weights.h"
 
 /* ---- Trials ------------------------------------------------------------------------------------
  */
@@ -267,42 +268,18 @@ static void rows_judge(judge *j)
 /* ---- Products ----------------------------------------------------------------------------------
  */
 
-static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
-                              DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
-                              DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
-enum { N_TYPE = sizeof types / sizeof *types };
-
-static void halves_fill(uint8_t *at, int n, data_kind kind)
-{
-    for (int i = 0; i < n; i++) {
-        float number = number_new(kind);
-        uint16_t half = half_from_float(kind == DATA_EXACT ? number : 0.01f * number);
-        memcpy(at + 2 * i, &half, sizeof half);
-    }
-}
-
 static void block_fill(dtype type, uint8_t *block, data_kind kind)
 {
     const dtype_traits *traits = dtype_find((uint32_t)type);
     static const uint8_t extreme[] = {0x00, 0x80, 0x7f, 0xff, 0xf0, 0x0f};
-    float number = number_new(kind);
     uint32_t pattern = random_bits();
-    if (type == DTYPE_F32) {
-        memcpy(block, &number, 4);
-    } else if (type == DTYPE_F16) {
-        halves_fill(block, 1, kind);
-    } else if (type == DTYPE_BF16) {
-        memcpy(block, (const uint8_t *)&number + 2, 2);
-    }
     for (uint32_t i = 0; i < traits->bytes && traits->is_quantised; i++) {
         block[i] = pattern % 3 == 0 ? extreme[pattern / 3 % 6] : (uint8_t)random_bits();
     }
-    if (type == DTYPE_Q6_K) {
-        halves_fill(block + 208, 1, kind);
-    } else if (traits->is_quantised) {
-        int has_min =
-            type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
-        halves_fill(block, has_min ? 2 : 1, kind);
+    for (int i = 0; i < weight_n_scale(type); i++) {
+        float number = number_new(kind);
+        int is_scale = traits->is_quantised && kind != DATA_EXACT;
+        weight_scale_put(type, block, i, is_scale ? 0.01f * number : number);
     }
 }
 
@@ -319,11 +296,14 @@ static matmul_args product_new(const shape *s, data_kind kind)
     matmul_args a = {.type = s->type, .k = s->k, .n_token = s->n_token, .x_is_q8 = s->x_is_q8};
     a.row_bytes = s->k / traits->block * traits->bytes;
     size_t align = traits->is_quantised ? 1 : 4;
+    /* A hard number spoils its row: often only a few scales are hard, and no activation. */
+    data_kind w_kind = kind == DATA_HARD && random_bits() % 2 ? DATA_RARE : kind;
+    data_kind x_kind = kind >= DATA_RARE && random_bits() % 2 ? DATA_RANDOM : kind;
     uint8_t *w = operand((size_t)(a.row_bytes * s->n_out), align);
     for (int64_t b = 0; b < s->n_out * s->k / traits->block; b++) {
-        block_fill(s->type, w + b * traits->bytes, kind);
+        block_fill(s->type, w + b * traits->bytes, w_kind);
     }
-    float *x = numbers(s->k * s->n_token, kind);
+    float *x = numbers(s->k * s->n_token, x_kind);
     a.w = w;
     a.x = x;
     a.x_stride = s->k * 4;
@@ -366,9 +346,9 @@ static void product_trial(judge *j, const shape *s, data_kind kind)
 
 static void products_judge(judge *j)
 {
-    for (int i = 0; i < 2 * N_TYPE; i++) {
-        const dtype_traits *traits = dtype_find((uint32_t)types[i / 2]);
-        shape s = {.type = types[i / 2], .x_is_q8 = i % 2};
+    for (int i = 0; i < 2 * N_WEIGHT_TYPE; i++) {
+        const dtype_traits *traits = dtype_find((uint32_t)weight_types[i / 2]);
+        shape s = {.type = weight_types[i / 2], .x_is_q8 = i % 2};
         if (s.x_is_q8 && !traits->is_quantised) {
             continue;
         }

@@ -20,9 +20,9 @@ enum { EXIT_OK = 0, EXIT_USAGE = 2, EXIT_IO = 4 };
 #define VOCAB_MIN (3 + 256) /* control tokens and bytes */
 
 /* A block is `bytes` bytes for `block` values. `scale` and `minimum` are the places of its f16
- * scale and minimum (-1: none); `rms` is that of the values when the scale is 1, the minimum
- * scale is `ratio` and all other bytes are random. For minima `ratio` is minus the mean code, or
- * the mean code where the format subtracts them, so that values have mean 0. */
+ * scale (of MXFP4 an exponent) and minimum (-1: none); `rms` is that of the values when the scale
+ * is 1, the minimum scale is `ratio` and all other bytes are random. For minima `ratio` is minus
+ * the mean code, or the mean code where the format subtracts them, so that values have mean 0. */
 typedef struct type_traits {
     const char *name;
     uint32_t number; /* enum ggml_type */

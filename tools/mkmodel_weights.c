@@ -23,7 +23,9 @@
 #define MODEL_TENSORS 4
 
 /* rms: codes even in [-128, 127], [-8, 7], [0, 15] - 7.5, [-16, 15], [0, 31] - 15.5; then
- * sc*q - 7.5*m and sc*q - 15.5*m with sc, m even in [0, 63]; sc*(q - 32) with sc in [-128, 127]. */
+ * sc*q - 7.5*m and sc*q - 15.5*m with sc, m even in [0, 63]; sc*(q - 32) with sc in [-128, 127];
+ * the entries of IQ4_NL's table, alone and times sc in [-32, 31]; E2M1 twice. */
+enum { TYPE_MXFP4 = 39 };
 static const type_traits types[] = {
     {"F32", 0, 1, 4, -1, -1, 0, 0},
     {"F16", 1, 1, 2, -1, -1, 0, 0},
@@ -36,6 +38,9 @@ static const type_traits types[] = {
     {"Q4_K", 12, 256, 144, 0, 2, 7.5, 258.3155},
     {"Q5_K", 13, 256, 176, 0, 2, 15.5, 526.9259},
     {"Q6_K", 14, 256, 210, 208, -1, 0, 1365.7},
+    {"IQ4_NL", 20, 32, 18, 0, -1, 0, 67.43886},
+    {"IQ4_XS", 23, 256, 136, 0, -1, 0, 1246.251},
+    {"MXFP4", TYPE_MXFP4, 32, 17, 0, -1, 0, 5.852350},
 };
 #define N_TYPE (sizeof types / sizeof types[0])
 static const type_traits *const type_f32 = &types[0];
@@ -281,6 +286,24 @@ static void scale_table_fill(const tensor *t, uint64_t *state, scale_table *tabl
     }
 }
 
+/* MXFP4 scales by powers of two, 2^(exponent - 128). Of the two exponents around the wanted scale
+ * the higher is taken as often as gives the wanted rms; entries are drawn evenly. */
+static void exponent_table_fill(const tensor *t, scale_table *table)
+{
+    double wanted = t->high / t->type->rms, power = 1;
+    uint16_t exponent = 128;
+    for (; power > wanted; power /= 2) {
+        exponent--;
+    }
+    for (; 2 * power <= wanted; power *= 2) {
+        exponent++;
+    }
+    double ratio = wanted / power, share = (ratio * ratio - 1) / 3; /* 4 p + 1 - p = ratio^2 */
+    for (int i = 0; i < 256; i++) {
+        table->scale[i] = (uint16_t)(exponent + (i + 0.5 < 256 * share));
+    }
+}
+
 static void fill_blocks(const type_traits *type, const scale_table *table, uint64_t *state,
                         uint8_t *buffer, size_t n)
 {
@@ -291,7 +314,7 @@ static void fill_blocks(const type_traits *type, const scale_table *table, uint6
     for (size_t i = 0; i < n; i++) {
         uint8_t *block = buffer + i * type->bytes;
         uint64_t pick = random_next(state) & 255;
-        memcpy(block + type->scale, &table->scale[pick], 2);
+        memcpy(block + type->scale, &table->scale[pick], type->number == TYPE_MXFP4 ? 1 : 2);
         if (type->minimum >= 0) {
             memcpy(block + type->minimum, &table->minimum[pick], 2);
         }
@@ -302,7 +325,9 @@ void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer)
 {
     uint64_t state = random_state(seed, t->name);
     scale_table table;
-    if (t->type->block > 1) {
+    if (t->type->number == TYPE_MXFP4) {
+        exponent_table_fill(t, &table);
+    } else if (t->type->block > 1) {
         scale_table_fill(t, &state, &table);
     }
     uint64_t n_block = tensor_values(t) / t->type->block;

@@ -18,16 +18,28 @@ static_assert(HALF + 32 == 34, "Q8_0: d, 8-bit codes");
 static_assert(2 * HALF + 8 * 2 * 6 / 8 + 256 / 2 == 144, "Q4_K: d, dmin, 6-bit scales and minima");
 static_assert(144 + 256 / 8 == 176, "Q5_K: as Q4_K, fifth bits");
 static_assert(256 / 2 + 256 / 4 + 16 + HALF == 210, "Q6_K: low 4, high 2 bits, 8-bit scales, d");
+static_assert(HALF + 32 / 2 == 18, "IQ4_NL: d, 4-bit codes");
+static_assert(HALF + 8 * 6 / 8 + 256 / 2 == 136, "IQ4_XS: d, 6-bit scales, 4-bit codes");
+static_assert(1 + 32 / 2 == 17, "MXFP4: exponent, 4-bit codes");
 
 static const dtype_traits traits[] = {
-    {DTYPE_F32, "F32", 1, 4, false},       {DTYPE_F16, "F16", 1, 2, false},
-    {DTYPE_BF16, "BF16", 1, 2, false},     {DTYPE_Q8_0, "Q8_0", 32, 34, true},
-    {DTYPE_Q4_0, "Q4_0", 32, 18, true},    {DTYPE_Q4_1, "Q4_1", 32, 20, true},
-    {DTYPE_Q5_0, "Q5_0", 32, 22, true},    {DTYPE_Q5_1, "Q5_1", 32, 24, true},
-    {DTYPE_Q4_K, "Q4_K", 256, 144, true},  {DTYPE_Q5_K, "Q5_K", 256, 176, true},
+    {DTYPE_F32, "F32", 1, 4, false},
+    {DTYPE_F16, "F16", 1, 2, false},
+    {DTYPE_BF16, "BF16", 1, 2, false},
+    {DTYPE_Q8_0, "Q8_0", 32, 34, true},
+    {DTYPE_Q4_0, "Q4_0", 32, 18, true},
+    {DTYPE_Q4_1, "Q4_1", 32, 20, true},
+    {DTYPE_Q5_0, "Q5_0", 32, 22, true},
+    {DTYPE_Q5_1, "Q5_1", 32, 24, true},
+    {DTYPE_Q4_K, "Q4_K", 256, 144, true},
+    {DTYPE_Q5_K, "Q5_K", 256, 176, true},
     {DTYPE_Q6_K, "Q6_K", 256, 210, true},
+    {DTYPE_IQ4_NL, "IQ4_NL", 32, 18, true},
+    {DTYPE_IQ4_XS, "IQ4_XS", 256, 136, true},
+    {DTYPE_MXFP4, "MXFP4", 32, 17, true},
     /* 32 codes, their scale and their sum: 40 bytes for each block, in three planes per row. */
-    {DTYPE_ACT_Q8, "ACT_Q8", 32, 40, true}, {DTYPE_I32, "I32", 1, 4, false},
+    {DTYPE_ACT_Q8, "ACT_Q8", 32, 40, true},
+    {DTYPE_I32, "I32", 1, 4, false},
 };
 
 const dtype_traits *dtype_find(uint32_t type)
@@ -42,7 +54,8 @@ const dtype_traits *dtype_find(uint32_t type)
 
 const char *dtype_list(void)
 {
-    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K";
+    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, "
+           "IQ4_NL, IQ4_XS, MXFP4";
 }
 
 const char *dtype_name(dtype type)

@@ -20,7 +20,10 @@ typedef enum dtype {
     DTYPE_Q4_K = 12,
     DTYPE_Q5_K = 13,
     DTYPE_Q6_K = 14,
+    DTYPE_IQ4_NL = 20,
+    DTYPE_IQ4_XS = 23,
     DTYPE_BF16 = 30,
+    DTYPE_MXFP4 = 39,
     DTYPE_ACT_Q8 = 256, /* ours, never in a file: quantised activations, see kernel.h */
     DTYPE_I32 = 257,    /* ours: token ids in traces */
 } dtype;

@@ -416,8 +416,8 @@ static greta_status read_type(cursor *c, gguf_tensor *t, uint64_t n_element, uin
         return known == NULL
                    ? FAIL_AT(c, start, "unknown type %" PRIu32 " (supported: %s)", number,
                              dtype_list())
-                   : FAIL_AT(c, start, "type %" PRIu32 " (%s) is not supported (%s)", number,
-                             known, dtype_list());
+                   : FAIL_AT(c, start, "type %" PRIu32 " (%s) is not supported (supported: %s)",
+                             number, known, dtype_list());
     }
     t->type = traits->type;
     if (t->dim[0] % traits->block != 0) {

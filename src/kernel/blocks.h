@@ -4,8 +4,8 @@
  *     value[i] = ws * q[i]        or        value[i] = ws * q[i] + wm      (has_min)
  * where ws * q[i] is exact in binary32 for every type, so a value is rounded once, by the addition.
  * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; Q6_K,
- * with two per 32, has ws = d and q[i] = sc * code. Layouts: ggml-common.h (block_q4_0 ...
- * block_q6_K).
+ * with two per 32, has ws = d and q[i] = sc * code. Codes of IQ4_NL, IQ4_XS and MXFP4 are places in
+ * a table of 16 integers. Layouts: ggml-common.h (block_q4_0 ... block_mxfp4).
  */
 #ifndef GRETA_KERNEL_BLOCKS_H
 #define GRETA_KERNEL_BLOCKS_H
@@ -139,6 +139,68 @@ static inline void block_q6_k(const uint8_t *b, int j, block_values *v)
     }
 }
 
+/* The tables of the codebook types: ggml-common.h, kvalues_iq4nl; and twice the values of E2M1 (OCP
+ * Microscaling Formats 1.0, 5.3.3), so that they are integers. Code 8, E2M1's -0, is +0 here. */
+static const int8_t block_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+static const int8_t block_e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+static inline int block_is_codebook(dtype type)
+{
+    return type == DTYPE_IQ4_NL || type == DTYPE_IQ4_XS || type == DTYPE_MXFP4;
+}
+
+static inline const int8_t *block_codebook(dtype type)
+{
+    return type == DTYPE_MXFP4 ? block_e2m1 : block_iq4;
+}
+
+/* Half of an E8M0 scale, 2^(e - 128), subnormal for e < 2; 255 is NaN (OCP Microscaling Formats
+ * 1.0, 5.4.1). */
+static inline float block_e8m0_half(uint8_t e)
+{
+    uint32_t bits = e < 2 ? (uint32_t)0x00200000 << e : (uint32_t)(e - 1) << 23;
+    return float_from_bits(e == 255 ? 0x7fc00000u : bits);
+}
+
+/* 32 codes in 16 bytes, low nibbles first, looked up. */
+static inline void block_look_up(const uint8_t *packed, const int8_t *table, int16_t *q)
+{
+    for (int i = 0; i < 16; i++) {
+        q[i] = table[packed[i] & 15];
+        q[i + 16] = table[packed[i] >> 4];
+    }
+}
+
+static inline void block_iq4_nl(const uint8_t *b, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b));
+    v->wm = 0;
+    block_look_up(b + 2, block_iq4, v->q);
+}
+
+/* Scale j of 8 of IQ4_XS, -32..31: low four bits in b[4 + j / 2], high two in the word at b + 2. */
+static inline int block_iq4_xs_scale(const uint8_t *b, int j)
+{
+    int low = b[4 + j / 2] >> (4 * (j & 1)) & 15, high = load_u16(b + 2) >> (2 * j) & 3;
+    return (low | high << 4) - 32;
+}
+
+/* {d, scales_h, scales_l[4], qs[128]} */
+static inline void block_iq4_xs(const uint8_t *b, int j, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b)) * (float)block_iq4_xs_scale(b, j);
+    v->wm = 0;
+    block_look_up(b + 8 + 16 * j, block_iq4, v->q);
+}
+
+static inline void block_mxfp4(const uint8_t *b, block_values *v)
+{
+    v->ws = block_e8m0_half(b[0]);
+    v->wm = 0;
+    block_look_up(b + 1, block_e2m1, v->q);
+}
+
 /* Unit `index` (values 32*index ..) of a row of a quantised type. */
 static inline void block_read(dtype type, const uint8_t *row, int64_t index, block_values *v)
 {
@@ -168,6 +230,15 @@ static inline void block_read(dtype type, const uint8_t *row, int64_t index, blo
         break;
     case DTYPE_Q6_K:
         block_q6_k(row + 210 * super, unit, v);
+        break;
+    case DTYPE_IQ4_NL:
+        block_iq4_nl(row + 18 * index, v);
+        break;
+    case DTYPE_IQ4_XS:
+        block_iq4_xs(row + 136 * super, unit, v);
+        break;
+    case DTYPE_MXFP4:
+        block_mxfp4(row + 17 * index, v);
         break;
     default:
         memset(v, 0, sizeof *v);

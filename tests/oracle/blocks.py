@@ -11,6 +11,8 @@ import numpy as np
 F64 = np.float64
 ACT_BLOCK = 32
 TYPE = gguf.GGMLQuantizationType
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
+E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])  # twice the value
 
 
 def halves(column):
@@ -67,6 +69,17 @@ def decode_block(b, kind):
         high = b[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6]).reshape(1, 1, 4, 1) & 3
         code = low + 16 * high.reshape(len(b), -1).astype(int) - 32
         return code, halves(b[:, 208:]) * np.ascontiguousarray(b[:, 192:208]).view(np.int8), none
+    if kind == TYPE.IQ4_NL:
+        return IQ4[nibbles(b[:, None, 2:])], halves(b[:, :2]), none
+    if kind == TYPE.IQ4_XS:
+        low = np.stack([b[:, 4:8] & 15, b[:, 4:8] >> 4], axis=2).reshape(len(b), 8)
+        high = np.ascontiguousarray(b[:, 2:4]).view("<u2") >> 2 * np.arange(8) & 3
+        scale = halves(b[:, :2]) * (low + 16 * high.astype(int) - 32)
+        return IQ4[nibbles(b[:, 8:].reshape(-1, 8, 16))], scale, none
+    if kind == TYPE.MXFP4:
+        exponent = b[:, :1].astype(int)
+        scale = np.where(exponent == 255, np.nan, np.ldexp(1.0, exponent - 128))
+        return E2M1[nibbles(b[:, None, 1:])], scale, none
     raise ValueError(f"{kind.name} has no codes")
 
 

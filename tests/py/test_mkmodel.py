@@ -8,7 +8,8 @@ from conftest import place
 from tokenizers.models import BPE
 
 FLOATS = ["F32", "F16", "BF16"]
-BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+          "MXFP4"]
 EVERYTHING = ["--untied", "--bias", "--rope-factors"]
 
 
@@ -60,6 +61,8 @@ def test_codes_use_the_whole_range(mkmodel):
         blocks = tensor.data.reshape(-1, size)
         if kind == "Q6_K":
             codes = blocks[:, :208]
+        elif kind == "MXFP4":
+            codes = blocks[:, 1:]
         else:
             has_minimum = kind.endswith(("_1", "_K"))
             codes = blocks[:, 4:] if has_minimum else blocks[:, 2:]

@@ -19,7 +19,8 @@ import tracefile
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 FLOATS = ["F32", "F16", "BF16"]
-BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+          "MXFP4"]
 EVERYTHING = ["--untied", "--bias", "--rope-factors"]
 PLAIN_F32 = ["--act", "f32", "--kv", "f32"]
 PROSE = Path(__file__).resolve().parents[1] / "oracle" / "prose.txt"

@@ -182,6 +182,48 @@ static void pack_q6_k(const pack_args *a, int64_t tile, int64_t super, uint8_t *
     }
 }
 
+/* 32 places in a codebook per row, from byte `at` of it. */
+static void put_places(const pack_args *a, int64_t tile, int64_t at, uint8_t *out)
+{
+    codes c;
+    memset(c, 0, sizeof c);
+    for (int r = 0; r < ROWS && tile * ROWS + r < a->n_row; r++) {
+        const uint8_t *packed = a->w + (tile * ROWS + r) * a->row_bytes + at;
+        for (int i = 0; i < 16; i++) {
+            c[r][i] = packed[i] & 15;
+            c[r][i + 16] = packed[i] >> 4;
+        }
+    }
+    put_unit(a->type, out, c);
+}
+
+/* A unit of a codebook type: IQ4_NL, MXFP4 or IQ4_XS. */
+static void pack_codebook(const pack_args *a, int64_t tile, int64_t unit, uint8_t *out)
+{
+    int64_t at = unit * dtype_find((uint32_t)a->type)->bytes;
+    if (a->type == DTYPE_MXFP4) {
+        for (int r = 0; r < ROWS; r++) {
+            int64_t row = tile * ROWS + r;
+            out[r] = row < a->n_row ? a->w[row * a->row_bytes + at] : 0;
+        }
+        put_places(a, tile, at + 1, out + 16);
+        return;
+    }
+    put_halves(a, tile, at, out);
+    if (a->type == DTYPE_IQ4_NL) {
+        put_places(a, tile, at + 2, out + 32);
+        return;
+    }
+    for (int j = 0; j < 8; j++) {
+        for (int r = 0; r < ROWS; r++) {
+            int64_t row = tile * ROWS + r;
+            const uint8_t *block = a->w + row * a->row_bytes + at;
+            out[32 + 16 * j + r] = row < a->n_row ? (uint8_t)block_iq4_xs_scale(block, j) : 0;
+        }
+        put_places(a, tile, at + 8 + 16 * j, out + 160 + 256 * j);
+    }
+}
+
 static void pack_float(const pack_args *a, int64_t tile, uint8_t *out)
 {
     int64_t size = a->type == DTYPE_F32 ? 4 : 2;
@@ -205,7 +247,9 @@ void rows16_pack(const pack_args *a, int64_t tile_first, int64_t tile_last)
         }
         for (int64_t u = 0; u < n_unit; u++) {
             uint8_t *unit = out + u * unit_bytes;
-            if (rows16_unit(a->type) == 32) {
+            if (block_is_codebook(a->type)) {
+                pack_codebook(a, tile, u, unit);
+            } else if (rows16_unit(a->type) == 32) {
                 pack_small(a, tile, u, unit);
             } else if (a->type == DTYPE_Q6_K) {
                 pack_q6_k(a, tile, u, unit);

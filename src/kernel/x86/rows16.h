@@ -13,12 +13,16 @@
  *   Q4_K         256 values: d, dmin; 8 x {sc 16 x u8, mn 16 x u8}; 8 x nibbles 256
  *   Q5_K         256 values: the same; 8 x {fifth bits 64, nibbles 256}
  *   Q6_K         256 values: d; 8 x {sc 2 x 16 x i8}; 16 x {top bits 64, nibbles 128}
+ *   IQ4_NL       32 values: d, nibbles 256
+ *   IQ4_XS       256 values: d; 8 x {sc 16 x i8}; 8 x nibbles 256
+ *   MXFP4        32 values: exponents 16 x u8, nibbles 256
  *
  * Everything stands where it is wanted first: a stream read in its own order comes from memory a
  * sixth faster than one with steps back (and two streams come slower than one).
  *
- * Codes are unsigned (code + offset: 128 for Q8_0, 8, 16, 32; 0 with minima), four consecutive
- * values of a row to a 32-bit lane: group g of a unit of 32 is values 4g .. 4g+3.
+ * Codes are unsigned (code + offset: 128 for Q8_0, 8, 16, 32; 0 with minima; places in the table of
+ * IQ4_NL, IQ4_XS and MXFP4 as they are), four consecutive values of a row to a 32-bit lane: group
+ * g of a unit of 32 is values 4g .. 4g+3.
  *   codes        vector g, byte 4r + i: value 4g + i of row r
  *   nibbles      vector v, byte 4r + i: low nibble value 8v + i, high nibble value 8v + 4 + i
  *   fifth bits   word g, bit 4r + i: bit 4 of value 4g + i
@@ -37,8 +41,19 @@ void rows16_pack(const pack_args *a, int64_t tile_first, int64_t tile_last);
 /* Values and bytes of a unit. */
 static inline int64_t rows16_unit(dtype type)
 {
-    int is_float = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
-    return is_float ? 1 : type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K ? 256 : 32;
+    switch (type) {
+    case DTYPE_F32:
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        return 1;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+    case DTYPE_Q6_K:
+    case DTYPE_IQ4_XS:
+        return 256;
+    default:
+        return 32;
+    }
 }
 
 static inline int64_t rows16_unit_bytes(dtype type)
@@ -65,6 +80,12 @@ static inline int64_t rows16_unit_bytes(dtype type)
         return 64 + 256 + 8 * (256 + 64);
     case DTYPE_Q6_K:
         return 32 + 256 + 8 * (256 + 128);
+    case DTYPE_IQ4_NL:
+        return 256 + 32;
+    case DTYPE_IQ4_XS:
+        return 32 + 128 + 8 * 256;
+    case DTYPE_MXFP4:
+        return 256 + 16;
     default:
         return 0;
     }

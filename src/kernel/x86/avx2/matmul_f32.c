@@ -150,6 +150,15 @@ void avx2_matmul_f32(const matmul_args *a, int64_t first, int64_t last)
     case DTYPE_Q6_K:
         rows_run(a, DTYPE_Q6_K, first, last);
         break;
+    case DTYPE_IQ4_NL:
+        rows_run(a, DTYPE_IQ4_NL, first, last);
+        break;
+    case DTYPE_IQ4_XS:
+        rows_run(a, DTYPE_IQ4_XS, first, last);
+        break;
+    case DTYPE_MXFP4:
+        rows_run(a, DTYPE_MXFP4, first, last);
+        break;
     default:
         break; /* there is no other weight type */
     }

@@ -8,8 +8,8 @@
  * vpmaddubsw adds two products u8 * s8 in 16 bits and saturates, so codes must be small: with
  * |activation| <= 127 a pair reaches 254 * code. Codes below 16 leave room for 8 such sums in 16
  * bits (30480), below 32 for 4 (31496), below 64 for 2 (32004): that many groups are added before
- * they are widened. Codes of Q8_0 reach 255: they become signed, and the sign goes over to the
- * activation (128 * 127 * 2 = 32512; |-128| is 128 as an unsigned byte).
+ * they are widened. Codes of Q8_0, IQ4_NL and IQ4_XS reach 255: they become signed, and the sign
+ * goes over to the activation (128 * 127 * 2 = 32512; |-128| is 128 as an unsigned byte).
  */
 #include "kernel/x86/avx2/avx2.h"
 
@@ -19,10 +19,16 @@
 #define TILE_LOW     2
 #define PANEL_TOKENS 96
 
+/* Codes that are multiplied as signed numbers: unsigned ones would overflow pair sums. */
+INLINE int is_signed(dtype type)
+{
+    return type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL || type == DTYPE_IQ4_XS;
+}
+
 /* What was added to a code, as far as the product does not take it back itself. */
 INLINE int32_t code_offset(dtype type)
 {
-    return type == DTYPE_Q8_0 ? 0 : unit_offset(type);
+    return is_signed(type) ? 0 : unit_offset(type);
 }
 
 #define MATMUL_Q8 avx2_matmul_q8
@@ -31,10 +37,21 @@ INLINE int32_t code_offset(dtype type)
 /* Groups whose pair sums fit 16 bits together. */
 INLINE int groups_together(dtype type)
 {
-    return type == DTYPE_Q8_0                                               ? 1
-           : type == DTYPE_Q6_K                                             ? 2
-           : type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K ? 4
-                                                                            : 8;
+    switch (type) {
+    case DTYPE_Q8_0:
+    case DTYPE_IQ4_NL:
+    case DTYPE_IQ4_XS:
+        return 1;
+    case DTYPE_Q6_K:
+        return 2;
+    case DTYPE_Q5_0:
+    case DTYPE_Q5_1:
+    case DTYPE_Q5_K:
+    case DTYPE_MXFP4:
+        return 4;
+    default:
+        return 8;
+    }
 }
 
 /* Adds groups [first, last) of half a unit to the sums of T tokens. */
@@ -49,14 +66,14 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
 #pragma GCC unroll 8
         for (int g = from; g < from + step; g++) {
             __m256i w = unit_group(type, u->codes, g, half), size = w;
-            if (type == DTYPE_Q8_0) {
+            if (is_signed(type)) {
                 w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
                 size = _mm256_abs_epi8(w);
             }
 #pragma GCC unroll 4
             for (int t = 0; t < T; t++) {
                 __m256i x = _mm256_set1_epi32(act[g * T + t]);
-                x = _mm256_maddubs_epi16(size, type == DTYPE_Q8_0 ? _mm256_sign_epi8(x, w) : x);
+                x = _mm256_maddubs_epi16(size, is_signed(type) ? _mm256_sign_epi8(x, w) : x);
                 pairs[t] = g == from ? x : _mm256_add_epi16(pairs[t], x);
             }
         }

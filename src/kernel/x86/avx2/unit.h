@@ -14,10 +14,14 @@
 
 #define HALF_ROWS (PACK_ROWS / 2)
 
-/* What packing added to a code to make it unsigned (Q6_K: applied by halves of a block). */
+/* What makes q unsigned in unit_group (Q6_K: the code, by halves of a block). */
 INLINE int unit_offset(dtype type)
 {
-    return type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : type == DTYPE_Q5_0 ? 16 : 0;
+    return type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL || type == DTYPE_IQ4_XS ? 128
+           : type == DTYPE_Q4_0                                               ? 8
+           : type == DTYPE_Q5_0                                               ? 16
+           : type == DTYPE_MXFP4                                              ? 12
+                                                                              : 0;
 }
 
 INLINE __m256i load_bytes(const uint8_t *p)
@@ -38,7 +42,15 @@ INLINE __m256i fifth_bits(const uint8_t *p)
     return _mm256_and_si256(bytes, _mm256_set1_epi8(16));
 }
 
-/* Group g (0..7) of a unit of 32: 8 rows x 4 unsigned codes. */
+/* The table of a codebook type, with its offset, in both halves of a register. */
+INLINE __m256i codebook(dtype type)
+{
+    __m128i table = _mm_loadu_si128((const __m128i *)(const void *)block_codebook(type));
+    table = _mm_add_epi8(table, _mm_set1_epi8((char)unit_offset(type)));
+    return _mm256_broadcastsi128_si256(table);
+}
+
+/* Group g (0..7) of a unit of 32: 8 rows x 4 codes, as unsigned numbers q + unit_offset. */
 INLINE __m256i unit_group(dtype type, const uint8_t *unit, int g, int half)
 {
     const __m256i low4 = _mm256_set1_epi8(15);
@@ -60,7 +72,7 @@ INLINE __m256i unit_group(dtype type, const uint8_t *unit, int g, int half)
                            : top;
         return _mm256_or_si256(codes, _mm256_and_si256(top, _mm256_set1_epi8(48)));
     }
-    return codes;
+    return block_is_codebook(type) ? _mm256_shuffle_epi8(codebook(type), codes) : codes;
 }
 
 /* Numbers of one half at p, where those of 16 rows stand. */
@@ -78,6 +90,16 @@ INLINE __m256 load_u8(const uint8_t *p, int half)
 INLINE __m256i load_i8(const uint8_t *p, int half)
 {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * half)));
+}
+
+/* Half of E8M0 scales (block_e8m0_half), from their exponents. */
+INLINE __m256 e8m0_half(__m256i e)
+{
+    __m256i bits = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    bits = _mm256_blendv_epi8(bits, subnormal, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
+    __m256i is_nan = _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255));
+    return _mm256_castsi256_ps(_mm256_or_si256(bits, is_nan));
 }
 
 /* Scales of 8 rows of unit `b` (of 32) of a tile, and where the unit's codes lie. */
@@ -106,6 +128,16 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b, int half)
         u.ws = load_halves(super, half);
         u.scale[0] = load_i8(scale, half);
         u.scale[1] = load_i8(scale + 16, half);
+    } else if (type == DTYPE_IQ4_XS) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type);
+        u.codes = super + 160 + 256 * (b % 8);
+        u.ws = _mm256_cvtepi32_ps(load_i8(super + 32 + 16 * (b % 8), half));
+        u.ws = _mm256_mul_ps(load_halves(super, half), u.ws);
+    } else if (type == DTYPE_MXFP4) {
+        const uint8_t *unit = tile + b * rows16_unit_bytes(type);
+        __m128i e = _mm_loadl_epi64((const __m128i *)(const void *)(unit + 8 * half));
+        u.codes = unit + 16;
+        u.ws = e8m0_half(_mm256_cvtepu8_epi32(e));
     } else {
         const uint8_t *unit = tile + b * rows16_unit_bytes(type);
         u.ws = load_halves(unit, half);

@@ -14,7 +14,7 @@
 #define PANEL_TOKENS 64
 #define PANEL_WORDS  SEGMENT /* values side by side, (K, T) */
 #define CHAIN        SEGMENT_FLOAT
-#define TILES_MAX    4       /* of rows side by side */
+#define TILES_MAX    4 /* of rows side by side */
 
 #include "kernel/x86/panel.inc"
 
@@ -61,11 +61,19 @@ INLINE __m512 float_column(dtype type, const uint8_t *tile, int64_t k)
                : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+INLINE __m512 codebook_floats(dtype type)
+{
+    const uint8_t *table = (const uint8_t *)block_codebook(type);
+    return _mm512_cvtepi32_ps(load_i8(table));
+}
+
 /* Value 4g + i of a unit, of 16 rows; ws * q is exact. */
 INLINE __m512 unit_column(dtype type, const unit_view *u, __m512i codes, int g, int i)
 {
     const __m512 count = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512 low = _mm512_sub_ps(count, _mm512_set1_ps((float)unit_offset(type)));
+    const __m512 low = block_is_codebook(type)
+                           ? codebook_floats(type)
+                           : _mm512_sub_ps(count, _mm512_set1_ps((float)unit_offset(type)));
     const __m512 high = _mm512_add_ps(low, _mm512_set1_ps(16));
     codes = _mm512_srli_epi32(codes, (unsigned)(8 * i));
     __m512 q;
@@ -198,7 +206,9 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
 }
 
 #define TYPE_LIST(X)                                                                               \
-    X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
+    X(F32)                                                                                         \
+    X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)       \
+        X(IQ4_XS) X(MXFP4)
 
 #define TYPE_FUNCTION(name)                                                                        \
     static __attribute__((noinline)) void matmul_##name(const matmul_args *a, int64_t first,       \

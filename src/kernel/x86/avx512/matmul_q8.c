@@ -35,7 +35,7 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
 {
 #pragma GCC unroll 8
     for (int g = group[0]; g < group[1]; g++) {
-        __m512i codes = unit_group(type, u->codes, g);
+        __m512i codes = unit_operand(type, u->codes, g);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
             idot[t] = _mm512_dpbusd_epi32(idot[t], codes, _mm512_set1_epi32(act[g * T + t]));
