@@ -1,0 +1,84 @@
+/* op_variant.h - an op's arithmetic, changed in one way: another order, precision or formula.
+ *
+ * What no operand can express. All zero is the definition; then op_replay calls the kernel table,
+ * else the scalar code of op_variant.c, which is written apart from kernel/ and fault/ on purpose.
+ */
+#ifndef GRETA_REPLAY_OP_VARIANT_H
+#define GRETA_REPLAY_OP_VARIANT_H
+
+#include "replay/norm_variant.h"
+
+#include <stdbool.h>
+
+/* How the terms of a product are added; an order that a correct engine may have. */
+typedef enum dot_order {
+    DOT_CANONICAL,
+    DOT_CHAIN,       /* one fused chain over all of K */
+    DOT_CHAIN_PLAIN, /* the same, every product and every sum rounded */
+    DOT_SEGMENTS, /* the definition with segments of the other size: 1024 for 256, 256 for 1024 */
+    DOT_LANES_8,  /* fused, lane i mod 8, lanes halved by stride; quantised: a lane has every
+                     eighth part of a block, as SIMD code sums it, and minima a chain apart */
+    DOT_LANES_16,
+    DOT_LANES_32,
+    DOT_PAIRWISE,   /* rounded terms in a tree */
+    DOT_F64,        /* binary64, rounded once */
+    DOT_BIAS_FIRST, /* the definition, but the first chain starts at the bias */
+} dot_order;
+
+typedef enum precision {
+    PRECISION_F32,
+    PRECISION_TF32, /* 10 bits behind the point, nearest even */
+    PRECISION_F16,
+    PRECISION_BF16,
+} precision;
+
+/* Values behind the last whole group of `size`. */
+typedef enum tail_fault {
+    TAIL_NONE,
+    TAIL_K_SKIPPED,   /* take no part in the product */
+    TAIL_K_TWICE,     /* take part twice */
+    TAIL_OUT_SKIPPED, /* of the output: left zero */
+} tail_fault;
+
+/* Functions of one number that no kernel table has. */
+typedef enum wrong_activation {
+    WRONG_ACTIVATION_NONE,
+    WRONG_ACTIVATION_GELU_ERF,
+    WRONG_ACTIVATION_GELU_QUICK, /* x sigmoid(1.702 x) */
+    WRONG_ACTIVATION_RELU,
+    WRONG_ACTIVATION_IDENTITY,
+} wrong_activation;
+
+/* Quantisers of activations. */
+typedef struct act_quantiser {
+    int32_t width;       /* values per scale, a multiple of 32; 0: the definition */
+    int32_t steps;       /* scale = largest / steps: 127 or 128; 0: 127 */
+    int is_away, is_cut; /* codes rounded half away from zero; cut towards it */
+    int is_divided;      /* x / scale for x * (127 / largest) */
+    int is_half;         /* the scale is rounded to binary16, as ggml's Q8_0 does */
+} act_quantiser;
+
+typedef enum attention_order {
+    ATTENTION_CANONICAL,
+    ATTENTION_TWO_PASS, /* maximum over all positions first, one chain over all of them */
+    ATTENTION_NO_MAX,   /* exp(s) without a maximum */
+    ATTENTION_F64,
+} attention_order;
+
+typedef struct op_variant {
+    const norm_variant *norm; /* RMS_NORM, HEAD_NORM; NULL: none */
+    dot_order order;          /* MATMUL, EXPERT_MATMUL */
+    precision input, accumulator;
+    tail_fault tail;
+    int32_t tail_size;
+    int is_flushed;              /* subnormal operands and results are zero */
+    wrong_activation activation; /* GLU */
+    act_quantiser quantiser;     /* QUANTIZE */
+    attention_order attention;
+    precision angles; /* ROPE: cos and sin are rounded to it */
+} op_variant;
+
+/* Nearest even; overflow to Inf. */
+float precision_round(precision p, float value);
+
+#endif
