@@ -116,7 +116,8 @@ static void trace_run(const traced_run *r)
     check(greta_session_new(model, &o.session, &session, &err), &err);
     check(isolate_plant(&planted, session, -1, &plant, &err), &err);
     if (plant) {
-        session_override override = {&plant->list, &plant->table, 1u << GRETA_PHASE_DECODE};
+        session_override override = {
+            .list = &plant->list, .table = &plant->table, .phases = 1u << GRETA_PHASE_DECODE};
         check(session_override_set(session, &override, &err), &err);
     }
     check(greta_trace_begin(session, &t, &err), &err);

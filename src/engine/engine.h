@@ -55,11 +55,15 @@ typedef struct observer observer; /* observe.c: the trace of a session */
 struct greta_session {
     struct greta_model *model;
     greta_session_options options; /* resolved */
-    const kernel_table *table, *alternate;
+    const kernel_table *table;
     int is_packed; /* matmuls read the model's packed weights */
     thread_pool *pool;
     op_list healthy, override; /* override.op NULL: none */
+    /* Of the override, not owned. */
     uint32_t override_phases;
+    const kernel_table *alternate;
+    const op_trigger *trigger;
+    const float *const *alternate_cos_sin;
     plan plan;
     /* KV cache (cache.c) */
     kv_shape kv;
@@ -72,7 +76,8 @@ struct greta_session {
     /* The pass. */
     int64_t pass; /* number of the current one, from 0 */
     greta_phase phase;
-    greta_row *row, *feed; /* (n_chunk): of the pass; scratch of feed */
+    greta_row *row, *row_previous; /* (n_chunk) of the pass, of the one before */
+    greta_row *feed;               /* (n_chunk) scratch of feed */
     int64_t n_row, n_row_previous;
     int32_t *want; /* rows whose logits are wanted, ascending */
     int64_t n_want;
@@ -85,6 +90,19 @@ struct greta_session {
 
 const op_list *session_list(const greta_session *s, greta_phase phase);
 const kernel_table *session_table(const greta_session *s, const op *o);
+/* The op that token t of an op of the pass's list really runs: itself, or the healthy one where its
+ * trigger does not hold or there is no such row to read (override.c). */
+const op *session_op(const greta_session *s, const op *o, int64_t t);
+/* Every token runs the op itself. */
+int op_is_uniform(const op *o);
+/* Angles of a position, for a ROPE op: (rope_dim / 2, 2). */
+const float *session_cos_sin(const greta_session *s, const op *o, int32_t position);
+/* The row whose token an EMBED op reads for token t; the sequence whose cache an input reads. */
+const greta_row *token_read(const greta_session *s, const op *o, int64_t t);
+static inline int32_t sequence_read(const op *o, int input, const greta_row *row)
+{
+    return row->sequence + o->in[input].row;
+}
 
 /* Rows of an edge in this pass as an op reads or writes them. */
 typedef struct rows {

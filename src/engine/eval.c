@@ -44,7 +44,7 @@ static greta_status batch_check_row(const greta_session *s, const greta_batch *b
     return GRETA_OK;
 }
 
-/* A delayed read needs a previous pass that has the row. */
+/* A delayed read needs a previous pass that has the row; one with a trigger goes without. */
 static greta_status delays_check(const greta_session *s, greta_phase phase, greta_error *err)
 {
     const op_list *list = session_list(s, phase);
@@ -52,7 +52,7 @@ static greta_status delays_check(const greta_session *s, greta_phase phase, gret
         for (int in = 0; in < OP_IN_MAX; in++) {
             const op_read *read = &list->op[i].in[in];
             int64_t row = read->row < 0 ? s->n_row_previous + read->row : read->row;
-            if (read->edge >= 0 && read->delay == READ_PREVIOUS_PASS &&
+            if (read->edge >= 0 && read->delay == READ_PREVIOUS_PASS && list->op[i].trigger == 0 &&
                 (row < 0 || row >= s->n_row_previous)) {
                 return error_set(err, GRETA_USAGE, "the previous pass has no row %" PRId32 " of %s",
                                  read->row, stage_name(list->edge[read->edge].name));
@@ -67,6 +67,9 @@ static void pass_begin(greta_session *s, const greta_batch *batch)
     s->phase = batch->phase;
     s->n_row = (int64_t)batch->n;
     s->n_want = 0;
+    greta_row *previous = s->row;
+    s->row = s->row_previous;
+    s->row_previous = previous;
     memcpy(s->row, batch->row, batch->n * sizeof *s->row);
     for (int64_t t = 0; t < s->n_row; t++) {
         const greta_row *row = &s->row[t];

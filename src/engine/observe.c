@@ -153,21 +153,23 @@ static void cache_read_add(const greta_session *s, const edge *e, cache_read *re
 }
 
 /* What attention read: all visible rows of the sequence, from its first slot. */
-static trace_tensor input_cache(const greta_session *s, const op *o, const edge *e,
+static trace_tensor input_cache(const greta_session *s, const op *o, int input,
                                 const greta_row *row)
 {
+    const edge *e = &session_list(s, s->phase)->edge[o->in[input].edge];
+    int32_t sequence = sequence_read(o, input, row);
     trace_tensor in = tensor_of_edge(s, e);
     cache_read *read = &s->trace->read[cache_side(e)];
-    int is_continued = read->op == o && read->pass == s->pass && read->sequence == row->sequence &&
+    int is_continued = read->op == o && read->pass == s->pass && read->sequence == sequence &&
                        read->n <= row->position;
     if (!is_continued) {
-        *read = (cache_read){.op = o, .pass = s->pass, .sequence = row->sequence};
+        *read = (cache_read){.op = o, .pass = s->pass, .sequence = sequence};
     }
     for (int64_t n = (int64_t)row->position + 1, end; read->n < n;) {
         end = (read->n / ATTENTION_TILE + 1) * ATTENTION_TILE;
         cache_read_add(s, e, read, end < n ? end : n);
     }
-    place_cache(s, e, &(greta_row){.sequence = row->sequence}, &in);
+    place_cache(s, e, &(greta_row){.sequence = sequence}, &in);
     in.n = (int64_t)e->width * (row->position + 1);
     in.hash = read->hash;
     return in;
@@ -193,14 +195,17 @@ static trace_tensor input_buffer(const greta_session *s, const op *o, int input,
     return in;
 }
 
-static trace_tensor input_token(const greta_session *s, const edge *e, int64_t row)
+static trace_tensor input_token(const greta_session *s, const op *o, const edge *e, int64_t t)
 {
     trace_tensor in = tensor_of_edge(s, e);
+    const greta_row *from = token_read(s, o, t);
+    int is_delayed = o->in[0].delay == READ_PREVIOUS_PASS;
+    int64_t row = from - (is_delayed ? s->row_previous : s->row);
     snprintf(in.buffer, sizeof in.buffer, "tokens");
     in.row = row;
     in.offset = (uint64_t)row * sizeof s->row[0];
     in.stride = sizeof s->row[0];
-    in.data = &s->row[row].token;
+    in.data = &from->token;
     in.n_kept = 1;
     in.hash = trace_values_hash(DTYPE_I32, in.data, 1);
     return in;
@@ -318,8 +323,8 @@ static void record_row(greta_session *s, const op *o, int64_t t)
     }
     for (int i = 0; i < OP_IN_MAX && o->in[i].edge >= 0; i++) {
         const edge *e = &list->edge[o->in[i].edge];
-        rec->in[rec->n_in++] = e->is_cache               ? input_cache(s, o, e, r)
-                               : e->name == STAGE_TOKENS ? input_token(s, e, row)
+        rec->in[rec->n_in++] = e->is_cache               ? input_cache(s, o, i, r)
+                               : e->name == STAGE_TOKENS ? input_token(s, o, e, t)
                                                          : input_buffer(s, o, i, t);
     }
     for (int i = 0; i < OP_WEIGHT_MAX && o->w[i].tensor; i++) {
@@ -389,7 +394,7 @@ void observe_op(greta_session *s, const op *o)
     for (int64_t t = 0; t < n; t++) {
         int64_t row = op_row(s, o, t);
         if (trace_selects_row(obs->selector, s->row[row].position, row_is_last(s, row))) {
-            record_row(s, o, t);
+            record_row(s, session_op(s, o, t), t);
         }
     }
     record_index(s, o);
@@ -416,8 +421,7 @@ void observer_free(observer *o)
 static greta_status buffers_list(const greta_session *s, trace_buffer **out, size_t *n,
                                  greta_error *err)
 {
-    size_t n_layer = (size_t)s->model->cfg.n_layer,
-           n_file = s->model->file->n_file,
+    size_t n_layer = (size_t)s->model->cfg.n_layer, n_file = s->model->file->n_file,
            count = (size_t)s->plan.n_buffer + 2 * n_layer + 1 + n_file;
     trace_buffer *b = calloc(count, sizeof *b);
     if (!b) {

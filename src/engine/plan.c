@@ -227,7 +227,11 @@ rows rows_read(const greta_session *s, const op *o, int input)
         r.first = read->row < 0 ? s->n_row_previous + read->row : read->row;
         r.base += (size_t)r.first * b->stride;
         r.stride = 0;
-    } else if (list->edge[o->out[0]].is_packed && !list->edge[read->edge].is_packed) {
+        return r;
+    }
+    r.first = read->row;
+    r.base += (ptrdiff_t)read->row * (ptrdiff_t)b->stride;
+    if (list->edge[o->out[0]].is_packed && !list->edge[read->edge].is_packed) {
         r.index = s->want;
     }
     return r;

@@ -106,11 +106,12 @@ static int reads_own(const op_list *list, const schedule *groups, int32_t i, int
 }
 
 /* May op i join the group that starts at `first`? One norm a group: the pass keeps the inverse rms
- * of the last one only. */
-static int joins(const op_list *list, const schedule *groups, int32_t i, int32_t first)
+ * of the last one only. Ops of an override stand alone: rows of one may run different ops. */
+static int joins(const greta_session *s, const op_list *list, const schedule *groups, int32_t i,
+                 int32_t first)
 {
     int is_caller = groups->split[i].kind == SPLIT_CALLER;
-    return list->op[i].kind != OP_RMS_NORM &&
+    return list == &s->healthy && list->op[i].kind != OP_RMS_NORM &&
            is_caller == (groups->split[first].kind == SPLIT_CALLER) &&
            reads_own(list, groups, i, first);
 }
@@ -129,7 +130,7 @@ greta_status schedule_build(const greta_session *s, const op_list *list, int is_
     int32_t first = 0;
     for (int32_t i = 0; i < list->n_op; i++) {
         out->split[i] = split_choose(s, list, out, i, first);
-        if (i > first && !joins(list, out, i, first)) {
+        if (i > first && !joins(s, list, out, i, first)) {
             first = i;
             out->split[i] = split_alone(s, list, &list->op[i], is_single);
         }

@@ -1,7 +1,7 @@
 /* session.c - what a session owns: op lists, plan, KV cache (cache.c), rotary table, threads.
  *
- * Everything is allocated by greta_session_new (and replanned by session_override_set), so
- * evaluation allocates nothing.
+ * Everything is allocated by greta_session_new (and replanned by session_override_set, override.c),
+ * so evaluation allocates nothing.
  */
 #include "engine/engine.h"
 
@@ -14,27 +14,6 @@
 
 #define CTX_DEFAULT   4096
 #define CHUNK_DEFAULT 512
-
-const op_list *session_list(const greta_session *s, greta_phase phase)
-{
-    int is_overridden = s->override.op != NULL && (s->override_phases & (1u << phase)) != 0;
-    return is_overridden ? &s->override : &s->healthy;
-}
-
-const op_list *session_ops(const greta_session *s, greta_phase phase)
-{
-    return session_list(s, phase);
-}
-
-const struct greta_model *session_model(const greta_session *s)
-{
-    return s->model;
-}
-
-const kernel_table *session_table(const greta_session *s, const op *o)
-{
-    return o->table == 1 && s->alternate ? s->alternate : s->table;
-}
 
 typedef struct option_range {
     const char *name;
@@ -81,11 +60,12 @@ static greta_status pass_new(greta_session *s, greta_error *err)
     size_t n = (size_t)s->options.n_chunk;
     size_t angles = (size_t)s->options.n_ctx * (size_t)c->rope.dim;
     s->row = calloc(n, sizeof *s->row);
+    s->row_previous = calloc(n, sizeof *s->row_previous);
     s->feed = calloc(n, sizeof *s->feed);
     s->want = calloc(n, sizeof *s->want);
     s->inv_rms = calloc(n, sizeof *s->inv_rms);
     s->cos_sin = malloc(angles * sizeof *s->cos_sin);
-    if (!s->row || !s->feed || !s->want || !s->inv_rms || !s->cos_sin) {
+    if (!s->row || !s->row_previous || !s->feed || !s->want || !s->inv_rms || !s->cos_sin) {
         return error_memory(err, "the session", angles * sizeof *s->cos_sin);
     }
     rope_table_args rope = {
@@ -142,6 +122,7 @@ void greta_session_free(greta_session *s)
     cache_free(s);
     free(s->cos_sin);
     free(s->row);
+    free(s->row_previous);
     free(s->feed);
     free(s->want);
     free(s->inv_rms);
@@ -181,43 +162,5 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
     if (source != target) {
         cache_fork(s, source, target);
     }
-    return GRETA_OK;
-}
-
-/* What a pass left behind is gone with the old buffers. */
-static greta_status plan_replace(greta_session *s, const op_list *override, greta_error *err)
-{
-    plan replanned;
-    GRETA_TRY(plan_build(s, &s->healthy, override, &replanned, err));
-    plan_free(&s->plan);
-    s->plan = replanned;
-    s->n_row_previous = 0;
-    s->n_want = 0;
-    s->logits = NULL;
-    return GRETA_OK;
-}
-
-greta_status session_replan(greta_session *s, greta_error *err)
-{
-    return plan_replace(s, &s->override, err);
-}
-
-greta_status session_override_set(greta_session *s, const session_override *override,
-                                  greta_error *err)
-{
-    op_list copy = {0};
-    if (override) {
-        GRETA_TRY(op_list_copy(override->list, &copy, err));
-        GRETA_ASSERT(copy.n_edge == s->healthy.n_edge && copy.n_op == s->healthy.n_op);
-    }
-    greta_status status = plan_replace(s, &copy, err);
-    if (status != GRETA_OK) {
-        op_list_free(&copy);
-        return status;
-    }
-    op_list_free(&s->override);
-    s->override = copy;
-    s->override_phases = override ? override->phases : 0;
-    s->alternate = override ? override->table : NULL;
     return GRETA_OK;
 }

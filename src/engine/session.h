@@ -20,11 +20,14 @@ typedef struct edge_rows {
 } edge_rows;
 
 /* What a session runs instead of the healthy list in the phases of `phases` (bit 1 << phase).
- * The list is copied; the table must outlive the session. See fault/. */
+ * The list is copied; everything else must outlive the session. See fault/. */
 typedef struct session_override {
     const op_list *list;
-    const kernel_table *table; /* for ops with op.table == 1; NULL: none */
+    const kernel_table *table; /* for ops with op.table 1, 2 ..; NULL: none */
     uint32_t phases;
+    const op_trigger *trigger;   /* for ops with op.trigger 1, 2 ..; NULL: none */
+    const float *const *cos_sin; /* for ops with op.rope_table ROPE_TABLE_OTHER, ..: (n_ctx,
+                                    op.rope_dim / 2, 2) each; NULL: none */
 } session_override;
 
 /* Replans; cached KV rows stay, delayed rows are lost. NULL removes the override. */

@@ -42,8 +42,8 @@ static void walk_embed(const op_job *job, piece mine)
     const weight *w = job->op->w[0].tensor;
     rows y = rows_written(s, job->op, 0);
     for (int64_t t = mine.token.first; t < mine.token.last; t++) {
-        embed_args a = {w->type, w->data + s->row[t].token * w->row_bytes, floats_to(&y, t, 0),
-                        w->n_col};
+        int64_t token = token_read(s, job->op, t)->token;
+        embed_args a = {w->type, w->data + token * w->row_bytes, floats_to(&y, t, 0), w->n_col};
         session_table(s, job->op)->embed(&a);
     }
 }
@@ -89,12 +89,12 @@ static void walk_matmul(const op_job *job, piece mine)
         .w = w->data + o->w[0].first * w->row_bytes,
         .row_bytes = w->row_bytes,
         .bias = weight_floats(&o->w[1]),
-        .x = x.base,
+        .x = rows_at(&x, mine.token.first),
         .x_stride = (int64_t)x.stride,
-        .y = (float *)(void *)y.base,
+        .y = floats_to(&y, mine.token.first, 0),
         .y_stride = (int64_t)(y.stride / sizeof(float)),
         .k = w->n_col,
-        .n_token = op_tokens(s, o),
+        .n_token = mine.token.last - mine.token.first,
         .x_is_q8 = session_list(s, s->phase)->edge[o->in[0].edge].type == DTYPE_ACT_Q8,
         .packed = packed_view(s, session_table(s, o), &o->w[0]),
     };
@@ -110,7 +110,7 @@ static void walk_rope(const op_job *job, piece mine)
         rope_args a = {
             .x = floats_at(&x, t, mine.column.first),
             .y = floats_to(&y, t, mine.column.first),
-            .cos_sin = s->cos_sin + (int64_t)s->row[t].position * o->rope_dim,
+            .cos_sin = session_cos_sin(s, o, s->row[t].position),
             .n_head = (int32_t)(mine.column.last - mine.column.first) / o->head_dim,
             .head_dim = o->head_dim,
             .rope_dim = o->rope_dim,
@@ -150,8 +150,8 @@ static void attend_run(const op_job *job, span tokens, span kv_heads)
     const greta_row *row = &s->row[first];
     attention_args a = {
         .q = floats_at(&q, first, 0),
-        .k = cache_of(s, &list->edge[o->in[1].edge], row->sequence),
-        .v = cache_of(s, &list->edge[o->in[2].edge], row->sequence),
+        .k = cache_of(s, &list->edge[o->in[1].edge], sequence_read(o, 1, row)),
+        .v = cache_of(s, &list->edge[o->in[2].edge], sequence_read(o, 2, row)),
         .kv = s->kv,
         .n_position = row->position + 1,
         .n_token = tokens.last - first,
@@ -164,27 +164,25 @@ static void attend_run(const op_job *job, span tokens, span kv_heads)
     session_table(s, o)->attention(&a, (int32_t)kv_heads.first, (int32_t)kv_heads.last);
 }
 
-/* Some kv heads for the tokens of a block, sequence by sequence. */
-static void attend_block(const op_job *job, int64_t block, span kv_heads)
+/* Columns that the queries of one kv head write. */
+static int64_t group_width(const op *o)
+{
+    return (int64_t)o->n_head / o->n_head_kv * o->head_dim;
+}
+
+/* The kv heads whose queries write these columns, for tokens of one block, sequence by sequence. */
+static void walk_attention(const op_job *job, piece mine)
 {
     const greta_session *s = job->session;
-    int64_t first = block * ATTENTION_TOKENS;
-    int64_t end = first + ATTENTION_TOKENS < s->n_row ? first + ATTENTION_TOKENS : s->n_row;
-    for (int64_t t = first, next; t < end; t = next) {
+    int64_t width = group_width(job->op), end = mine.token.last;
+    for (int64_t t = mine.token.first, next; t < end; t = next) {
         next = t + 1;
         while (next < end && s->row[next].sequence == s->row[t].sequence) {
             next++;
         }
-        attend_run(job, (span){t, next}, kv_heads);
+        attend_run(job, (span){t, next},
+                   (span){mine.column.first / width, mine.column.last / width});
     }
-}
-
-/* The kv heads whose queries write these columns. */
-static void walk_attention(const op_job *job, piece mine)
-{
-    const op *o = job->op;
-    int64_t width = (int64_t)o->n_head / o->n_head_kv * o->head_dim;
-    attend_block(job, 0, (span){mine.column.first / width, mine.column.last / width});
 }
 
 static void walk_pairwise(const op_job *job, piece mine)
@@ -210,13 +208,31 @@ static void (*const walkers[OP_KIND_COUNT])(const op_job *job, piece mine) = {
     [OP_ATTENTION] = walk_attention, [OP_ADD] = walk_pairwise,      [OP_GLU] = walk_pairwise,
 };
 
+/* Tokens of one op in one go; of an override whose rows differ, those of the same op together. */
+static void piece_run(const op_job *job, piece mine)
+{
+    piece part = mine;
+    for (int64_t t = mine.token.first, next; t < mine.token.last; t = next) {
+        op_job chosen = {job->session, session_op(job->session, job->op, t)};
+        next = op_is_uniform(job->op) ? mine.token.last : t + 1;
+        while (next < mine.token.last && session_op(job->session, job->op, next) == chosen.op) {
+            next++;
+        }
+        part.token = (span){t, next};
+        walkers[chosen.op->kind](&chosen, part);
+    }
+}
+
 /* Later blocks of tokens see more: (block, kv head) pairs are dealt in turn. */
 static void walk_blocks(const op_job *job, int32_t thread, int32_t n_thread)
 {
+    int64_t n = job->session->n_row, width = group_width(job->op);
     int32_t n_head_kv = job->op->n_head_kv;
-    int64_t n_block = (job->session->n_row + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS;
+    int64_t n_block = (n + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS;
     for (int64_t p = thread; p < n_block * n_head_kv; p += n_thread) {
-        attend_block(job, p / n_head_kv, (span){p % n_head_kv, p % n_head_kv + 1});
+        int64_t first = p / n_head_kv * ATTENTION_TOKENS, column = p % n_head_kv * width;
+        int64_t end = first + ATTENTION_TOKENS < n ? first + ATTENTION_TOKENS : n;
+        piece_run(job, (piece){{first, end}, {column, column + width}});
     }
 }
 
@@ -238,7 +254,7 @@ static void op_run(const op_job *job, op_split split, int32_t thread, int32_t n_
         mine.column = (span){parts.first * split.unit, end < width ? end : width};
     }
     if (mine.token.first < mine.token.last && mine.column.first < mine.column.last) {
-        walkers[job->op->kind](job, mine);
+        piece_run(job, mine);
     }
 }
 

@@ -3,9 +3,9 @@
  * An op reads up to 4 edges and up to 3 weight views and writes up to 3 edges. An edge is the
  * output of one op: a row of `width` values per token. The list is in execution order, and an edge
  * is written once per pass. It is built once from the metadata (arch_*.c) and never changes; faults
- * and fusion work on copies. A read may be delayed: it then takes the rows that the previous pass
- * of the session left on the edge (row -1 counts from its last row). The healthy list has no
- * delayed read.
+ * and fusion work on copies. In such a copy a read may be delayed, which takes the rows that the
+ * previous pass of the session left on the edge, or shifted, and an op may be bound to a trigger:
+ * rows that it does not name run the healthy op. The healthy list has none of the three.
  */
 #ifndef GRETA_MODEL_OP_H
 #define GRETA_MODEL_OP_H
@@ -67,8 +67,24 @@ typedef struct op_read {
     int32_t edge; /* index into op_list.edge; -1: absent */
     op_delay delay;
     int32_t row; /* with READ_PREVIOUS_PASS: the row read for every token of this pass;
-                    negative counts from the end. Otherwise unused: row t for token t. */
+                    negative counts from the end. Else token t reads row t + row of this pass, or,
+                    of a cache, sequence + row; where there is none the healthy op runs. */
 } op_read;
+
+/* Rows of a pass. A field of 0 is no condition; all others must hold. */
+typedef struct op_trigger {
+    uint32_t phases;      /* bit 1 << phase */
+    int32_t position_min; /* positions from this one on */
+    int32_t row_min;      /* rows of the pass from this one on: 1 spares batch row 0 */
+    int32_t tail_of;      /* the last rows, those that do not fill `tail_of` of them */
+    int32_t length_of;    /* passes of a multiple of length_of rows, and length_rest more */
+    int32_t length_rest;
+    int is_warm;        /* the cache row was written before: a dropped token's, or a fork's */
+    int is_later_chunk; /* the sequence began in an earlier pass */
+    int has_next;       /* the next position is in the same pass */
+} op_trigger;
+
+#define ROPE_TABLE_OTHER 2
 
 typedef struct op {
     op_kind kind;
@@ -82,13 +98,15 @@ typedef struct op {
     int32_t n_head, n_head_kv, head_dim; /* HEAD_NORM, ROPE, KV_STORE, ATTENTION */
     int32_t rope_dim;
     rope_pairing pairing;  /* ROPE */
-    int32_t rope_table;    /* ROPE: 0: the model's angles; 1: those of layers with a window */
+    int32_t rope_table;    /* ROPE: 0: the model's angles; 1: those of layers with a window; from
+                              ROPE_TABLE_OTHER on: the session's alternate ones (see fault/) */
     float scale;           /* ATTENTION: of q.k */
     float softcap;         /* ATTENTION: of scaled scores, 0: none; SOFTCAP */
     int32_t window;        /* ATTENTION: positions seen, the own one included; 0: all */
     float factor;          /* SCALE */
     activation activation; /* GLU */
-    int32_t table;         /* 0: the session's kernels; 1: its alternate table (see fault/) */
+    int32_t table;         /* 0: the session's kernels; n: its n-th alternate table (see fault/) */
+    int32_t trigger;       /* 0: every row; n: rows of the session's n-th trigger */
 } op;
 
 typedef struct edge {

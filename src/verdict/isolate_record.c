@@ -165,8 +165,9 @@ static greta_status plant_set(greta_session *session, const fault_planted *plant
     if (!planted) {
         return GRETA_OK;
     }
-    session_override override = {&planted->list, planted->has_table ? &planted->table : NULL,
-                                 1u << GRETA_PHASE_DECODE};
+    session_override override = {.list = &planted->list,
+                                 .table = planted->has_table ? &planted->table : NULL,
+                                 .phases = 1u << GRETA_PHASE_DECODE};
     return session_override_set(session, &override, err);
 }
 
