@@ -61,8 +61,8 @@ dir  = @mkdir -p $(@D)
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools check ulp check-long golden golden-kit demo deps install uninstall clean help
-.PHONY: FORCE
+.PHONY: all lib tools check check-peer ulp check-long golden golden-kit demo deps install
+.PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -134,6 +134,9 @@ check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what
 
 check-long: deps ## the whole bit-exactness matrix, and golden digests of other builds: an hour
 	@python3 tests/run.py --long --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
+
+check-peer: all deps ## beside a llama.cpp: PEER=its source, PEER_LIB=its libraries (PEER/build/bin)
+	@sh tests/peer/run.sh '$(BUILD)' '$(PEER)' '$(PEER_LIB)' $(if $(T),-k '$(T)')
 
 golden: tools ## add digests of a new arithmetic version or weight type; FORCE=1 changes any
 	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \
