@@ -1,6 +1,7 @@
-/* half.h - binary16 and bfloat16 to binary32 and back, in integer arithmetic that vectorises. */
-#ifndef GRETA_KERNEL_HALF_H
-#define GRETA_KERNEL_HALF_H
+/* half_bits.h - binary16 and bfloat16 to binary32 and back, in integer arithmetic that
+ * vectorises. */
+#ifndef GRETA_BASE_HALF_BITS_H
+#define GRETA_BASE_HALF_BITS_H
 
 #include <stdint.h>
 #include <string.h>
