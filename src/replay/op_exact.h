@@ -7,6 +7,7 @@
 /* Value i of a row, F32 or ACT_Q8, exactly. */
 double op_value_at(const op_operand *in, int64_t i);
 float op_float_at(const op_operand *in, int64_t i);
+int32_t op_id_at(const op_operand *in, int64_t i);
 /* A row of a weight in one piece: ws q + wm, and |ws q| + |wm|; (n_col) each. */
 void op_weight_exact(const weight *w, int64_t row, double *value, double *size);
 /* The row that a product reads, (in[0].n), quantised where the contract wants it. */
@@ -33,6 +34,7 @@ greta_status op_head_new(const op_case *c, dtype kv, exact_head *h, greta_error 
 void op_head_free(exact_head *h);
 /* Scores, sizes and weights of h->head. */
 void op_head_weights(const exact_head *h);
+void op_key_row(const exact_head *h, int64_t p, double *out);
 void op_value_row(const exact_head *h, int64_t p, double *out);
 
 #endif

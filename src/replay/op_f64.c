@@ -27,7 +27,7 @@ float op_float_at(const op_operand *in, int64_t i)
     return value;
 }
 
-static int32_t id_at(const op_operand *in, int64_t i)
+int32_t op_id_at(const op_operand *in, int64_t i)
 {
     int32_t value;
     memcpy(&value, (const uint8_t *)in->values + 4 * i, sizeof value);
@@ -138,7 +138,7 @@ static greta_status exact_embed(const exact *e)
     if (!size) {
         return error_memory(e->err, "the arbiter", (uint64_t)w->n_col * sizeof *size);
     }
-    op_weight_exact(w, id_at(&e->c->in[0], 0), e->y, size);
+    op_weight_exact(w, op_id_at(&e->c->in[0], 0), e->y, size);
     free(size);
     return GRETA_OK;
 }
@@ -275,6 +275,11 @@ static void head_row(const exact_head *h, const void *row, double *out)
 void op_value_row(const exact_head *h, int64_t p, double *out)
 {
     head_row(h, h->c->value[p], out);
+}
+
+void op_key_row(const exact_head *h, int64_t p, double *out)
+{
+    head_row(h, h->c->key[p], out);
 }
 
 void op_head_weights(const exact_head *h)
