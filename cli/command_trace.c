@@ -37,7 +37,7 @@ static const flag trace_flags[] = {
     {.name = "--phases", .kind = FLAG_PATH, .value = "LIST", .offset = TRACE_FIELD(phases),
      .help = "prefill,decode; default both"},
     {.name = "--positions", .kind = FLAG_PATH, .value = "LIST", .offset = TRACE_FIELD(tokens),
-     .help = "0,5-9, last (of a pass) or all; default all"},
+     .help = "0,5-9, last (of a pass) or all; with cache: what attention read"},
     {.name = "--sample", .kind = FLAG_COUNT, .value = "N|all", .offset = TRACE_FIELD(sample),
      .help = "values kept of each row, from its first; default 1024"},
     {.name = "--max-bytes", .kind = FLAG_BYTES, .value = "SIZE", .offset = TRACE_FIELD(bytes_max),

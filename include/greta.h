@@ -237,7 +237,8 @@ typedef struct greta_trace_options {
     const char *stages; /* "q,k", "norms", "all"; NULL: all */
     const char *layers; /* "0,3-5", "all"; NULL: all */
     const char *phases; /* "prefill,decode"; NULL: both */
-    const char *tokens; /* positions "0,5-9", "last" (of a pass), "all"; NULL: all */
+    const char *tokens; /* positions "0,5-9", "last" (of a pass), "all"; NULL: all. "cache": what is
+                           recorded of attention holds the cache rows it read */
     int64_t sample;     /* values kept of each row: n first; -1 all; 0 none (statistics, hashes) */
     uint64_t bytes_max; /* stop cleanly before this size; 0: 4 GiB */
     const char *prompt_id; /* recorded in the header; may be NULL */

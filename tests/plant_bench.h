@@ -39,7 +39,7 @@ static inline greta_status bench_open(plant_bench *b, greta_model *model,
     snprintf(b->path[1], BENCH_PATH, "%s/%s.decode.jsonl", options->out, prompt->id);
     greta_trace_options traced = {.size = sizeof traced,
                                   .path = b->path[0],
-                                  .tokens = "last",
+                                  .tokens = "last,cache",
                                   .sample = -1,
                                   .prompt_id = prompt->id,
                                   .overwrite = 1};

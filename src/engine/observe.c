@@ -33,6 +33,7 @@ struct observer {
     float *wide;        /* a row of a weight as floats */
     uint8_t *gathered;  /* (n_thread + 1, kv_row_bytes): rows of the cache */
     cache_read read[2]; /* what attention read of keys and of values */
+    uint8_t *seen[2];   /* (n_ctx, kv_row_bytes) the rows themselves, gathered; NULL: not kept */
     trace_record record;
 };
 
@@ -172,6 +173,14 @@ static trace_tensor input_cache(const greta_session *s, const op *o, int input,
     place_cache(s, e, &(greta_row){.sequence = sequence}, &in);
     in.n = (int64_t)e->width * (row->position + 1);
     in.hash = read->hash;
+    uint8_t *seen = s->trace->seen[cache_side(e)];
+    for (greta_row at = {.sequence = sequence}; seen && at.position <= row->position;
+         at.position++) {
+        cache_row(s, e, &at, seen + (size_t)at.position * s->kv_row_bytes);
+    }
+    if (seen) {
+        tensor_keep(&in, s->trace->selector, seen);
+    }
     return in;
 }
 
@@ -187,7 +196,7 @@ static trace_tensor input_buffer(const greta_session *s, const op *o, int input,
     place_buffer(s, &x, t, &in);
     stats_take(s, in.type, row, in.n, &stats);
     tensor_stats(&in, &stats);
-    int is_recorded = o->in[input].delay == READ_THIS_PASS &&
+    int is_recorded = o->in[input].delay == READ_THIS_PASS && o->in[input].row == 0 &&
                       trace_selects_op(obs->selector, e->name, e->layer, s->phase);
     if (o->kind == OP_RMS_NORM || !is_recorded) {
         tensor_keep(&in, obs->selector, row);
@@ -415,6 +424,8 @@ void observer_free(observer *o)
     free(o->hash);
     free(o->wide);
     free(o->gathered);
+    free(o->seen[0]);
+    free(o->seen[1]);
     free(o);
 }
 
@@ -543,6 +554,13 @@ static greta_status observer_fill(greta_session *s, const greta_trace_options *o
         return error_memory(err, "the trace", n_chunk * sizeof *o->stats);
     }
     GRETA_TRY(trace_selector_new(options, s->model->cfg.n_layer, &o->selector, err));
+    for (int i = 0; i < 2 && trace_selects_cache(o->selector); i++) {
+        size_t bytes = (size_t)s->options.n_ctx * s->kv_row_bytes;
+        o->seen[i] = malloc(bytes);
+        if (!o->seen[i]) {
+            return error_memory(err, "the trace", bytes);
+        }
+    }
     trace_header header;
     trace_buffer *map = NULL;
     observer_header(s, options, &header);
@@ -627,17 +645,28 @@ typedef struct phase_rows {
     size_t first, n, chunk; /* positions first .. first+n in passes of chunk rows */
 } phase_rows;
 
+/* The cache rows that attention read, of keys and values, at n positions. */
+static uint64_t seen_bytes(const greta_session *s, const trace_selector *selector, size_t n)
+{
+    int64_t width = (int64_t)s->kv.n_head_kv * s->kv.head_dim * (int64_t)n;
+    return trace_selects_cache(selector) ? 2 * kept_bytes(selector, s->kv.type, width) : 0;
+}
+
 static uint64_t phase_bytes(const greta_session *s, const trace_selector *selector, phase_rows p)
 {
-    uint64_t n_selected = 0, n_pass = (p.n + p.chunk - 1) / p.chunk, total = 0;
+    uint64_t n_selected = 0, n_pass = (p.n + p.chunk - 1) / p.chunk, total = 0, seen = 0;
     for (size_t i = 0; i < p.n; i++) {
         bool is_last = i + 1 == p.n || (i + 1) % p.chunk == 0;
-        n_selected += trace_selects_row(selector, (int32_t)(p.first + i), is_last);
+        if (trace_selects_row(selector, (int32_t)(p.first + i), is_last)) {
+            n_selected++;
+            seen += seen_bytes(s, selector, p.first + i + 1);
+        }
     }
     for (int32_t i = 0; i < s->healthy.n_op; i++) {
         const op *o = &s->healthy.op[i];
         if (trace_selects_op(selector, o->name, o->layer, p.phase)) {
             total += n_selected * op_bytes(s, selector, o);
+            total += o->kind == OP_ATTENTION ? seen : 0;
             total +=
                 n_pass * (LINE_BYTES + LINE_TENSOR_BYTES + BLOB_ALIGNMENT) + p.n * sizeof(row_hash);
         }

@@ -1,4 +1,8 @@
-/* analysis.c - the life of an analysis, and the few questions that every writer asks of it. */
+/* analysis.c - the life of an analysis, and the few questions that every writer asks of it.
+ *
+ * An analysis owns what it says and points nowhere else, so that it outlives the traces it is
+ * about.
+ */
 #include "report/analysis.h"
 
 #include <stdlib.h>
@@ -21,6 +25,11 @@ void analysis_prompt_free(analysis_prompt *p)
         free(p->norm[i].evidence[SIDE_A]);
         free(p->norm[i].evidence[SIDE_B]);
     }
+    for (size_t i = 0; i < p->n_op; i++) {
+        free(p->op[i].evidence[SIDE_A].item);
+        free(p->op[i].evidence[SIDE_B].item);
+    }
+    free(p->op);
     free(p->norm);
     free(p->stage);
     *p = (analysis_prompt){0};
@@ -78,6 +87,16 @@ const norm_line *analysis_decisive(const analysis_prompt *p)
     for (size_t i = 0; i < p->n_norm; i++) {
         if (p->norm[i].is_decisive) {
             return &p->norm[i];
+        }
+    }
+    return NULL;
+}
+
+const op_line *analysis_decisive_op(const analysis_prompt *p)
+{
+    for (size_t i = 0; i < p->n_op; i++) {
+        if (p->op[i].is_decisive) {
+            return &p->op[i];
         }
     }
     return NULL;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "explain/norm.h"
+#include "explain/terms.h"
 
 #define ANALYSIS_FORMAT 1 /* of analysis.json and analysis.tsv */
 
@@ -67,6 +68,50 @@ typedef struct norm_line {
     norm_evidence *evidence[SIDE_COUNT]; /* malloc'd; NULL: not replayed */
 } norm_line;
 
+/* Whether putting the healthy row on the op's edge, here and at every fault before it, makes all
+ * that differs behind it agree, up to the next fault. */
+typedef enum patch_state { PATCH_UNKNOWN, PATCH_REMOVES, PATCH_DOES_NOT } patch_state;
+
+typedef struct patch {
+    patch_state state;
+    int32_t n_differ, n_removed; /* ops behind it that differ; that agree when it is patched */
+    int32_t n_next;              /* that differ because of a later fault: not counted above */
+} patch;
+
+/* One op of the model that has something to tell: a fault, in order, or a suspicion. */
+typedef struct op_line {
+    stage name;
+    int32_t layer;
+    char kind[16];
+    bool is_decisive;                 /* the prompt's verdict stands on it */
+    bool is_accused;                  /* a run introduced something here */
+    finding found;                    /* its `fit` points into items, or evidence of norm_line */
+    op_evidence evidence[SIDE_COUNT]; /* items are owned */
+    op_terms terms;
+    patch patch;
+} op_line;
+
+/* What replay looked at. */
+typedef struct op_coverage {
+    bool is_judged;                   /* there was a model to judge with */
+    int32_t n_op;                     /* op records of both sides */
+    int32_t n_replayed, n_healthy;    /* those replayed; with the recorded bits */
+    int32_t n_broken;                 /* with a broken operand */
+    int32_t n_unmeasured;
+    int32_t n_policy;                 /* ops whose difference has a policy term */
+    double gap_max;                   /* of the four terms, over all ops that differ */
+    int32_t n_terms;                  /* ops whose difference was taken apart */
+} op_coverage;
+
+/* What the difference does to the next token. */
+typedef struct logit_effect {
+    bool is_measured;
+    int32_t top[SIDE_COUNT];          /* most likely token */
+    double gap[SIDE_COUNT];           /* between its logit and the next one's */
+    double largest;                   /* difference of logits */
+    double kl;                        /* KL(A || B) of the next token, nats */
+} logit_effect;
+
 typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
 
 /* One ulp planted in a copy of one recorded value, compared through the same code path. */
@@ -99,6 +144,10 @@ typedef struct analysis_prompt {
     size_t first;    /* index of the first divergence; n_stage: there is none */
     norm_line *norm; /* (n_norm), execution order: chosen ones, and any with a fault */
     size_t n_norm;
+    op_line *op; /* (n_op) execution order */
+    size_t n_op;
+    op_coverage judged;
+    logit_effect effect;
     tracing_state tracing; /* decode0's logits with tracing on against off */
     canary canary;
 } analysis_prompt;
@@ -135,6 +184,8 @@ bool analysis_has_traces(const analysis *a);
 /* The norm a prompt's verdict stands on; NULL: the first divergence is no norm, or there is none.
  */
 const norm_line *analysis_decisive(const analysis_prompt *p);
+/* The op a prompt's verdict stands on, norm or not; NULL: none, or there was no model. */
+const op_line *analysis_decisive_op(const analysis_prompt *p);
 /* "A_input_selection", "NONE"; for no verdict the state, "NOT_COMPARABLE". */
 const char *analysis_bucket(verdict_state state, cause c);
 

@@ -49,6 +49,7 @@ static void write_window(text *t, const analysis_prompt *p)
 static void write_prompt(text *t, const analysis_prompt *p)
 {
     const norm_line *norm = analysis_decisive(p);
+    const op_line *op = analysis_decisive_op(p);
     text_format(t, "\n%s: ", p->id);
     say_prompt(t, LANG_EN, p);
     text_string(t, "\n");
@@ -63,6 +64,16 @@ static void write_prompt(text *t, const analysis_prompt *p)
         size_t before = t->length;
         say_norm_details(t, LANG_EN, norm);
         text_string(t, t->length == before ? " none beyond the numbers.\n" : "\n");
+    }
+    if (op) {
+        text_string(t, norm ? "  and:     " : "  evidence:");
+        (norm ? say_op_details : say_op_evidence)(t, LANG_EN, op);
+        text_string(t, "\n");
+    }
+    if (p->effect.is_measured) {
+        text_string(t, "  effect:   ");
+        say_effect(t, LANG_EN, p);
+        text_string(t, "\n");
     }
     say_others(t, LANG_EN, p, "  also: ");
     write_window(t, p);
@@ -119,6 +130,8 @@ static void write_worth(text *t, const analysis *a)
             measured = measured ? measured : p;
             text_format(t, "  %s: ", p->id);
             say_coverage(t, LANG_EN, p);
+            text_string(t, " ");
+            say_judged(t, LANG_EN, p);
             text_string(t, " ");
             say_instrument(t, LANG_EN, p);
             text_string(t, "\n");

@@ -80,13 +80,15 @@ static void write_method(text *t, lang l, const analysis *a)
         a->layers);
     text_string(
         t, SAY("- Records are paired by the hash of the token ids up to the token, position, "
-               "layer and stage. The tolerance is zero bits. A norm that differs is replayed: "
-               "healthy, as read, and once per hypothesis; a cause is CONFIRMED when its replay "
-               "alone gives the recorded bits.\n",
+               "layer and stage. The tolerance is zero bits. Every op is replayed on what it "
+               "should have read; one that is wrong also as it read, and once per hypothesis; a "
+               "cause is CONFIRMED when its replay alone gives the recorded bits, and patching it "
+               "removes what differs behind it.\n",
                "- Los registros se emparejan por el hash de los ids de token hasta el token, "
-               "posición, capa y etapa. La tolerancia es de cero bits. Una norma que difiere se "
-               "recalcula: sana, como leyó, y una vez por hipótesis; una causa queda CONFIRMED "
-               "cuando solo su recálculo da los bits registrados.\n"));
+               "posición, capa y etapa. La tolerancia es de cero bits. Cada operación se recalcula "
+               "con lo que debía leer; una que falla, también como leyó y una vez por hipótesis; "
+               "una causa queda CONFIRMED cuando solo su recálculo da los bits registrados, y "
+               "corregirla quita lo que difiere detrás.\n"));
     for (size_t i = 0; i < a->n_prompt; i++) {
         for (int s = 0; s < SIDE_COUNT; s++) {
             const analysis_side *side_line = &a->prompt[i].side[s];
@@ -116,9 +118,19 @@ static void write_interpretation(text *t, lang l, const analysis *a)
         if (norm) {
             say_norm_details(t, l, norm);
         }
+        const op_line *op = analysis_decisive_op(p);
+        if (op) {
+            (norm ? say_op_details : say_op_evidence)(t, l, op);
+        }
+        if (p->effect.is_measured) {
+            text_string(t, " ");
+            say_effect(t, l, p);
+        }
         if (p->n_stage > 0) {
             text_string(t, " ");
             say_coverage(t, l, p);
+            text_string(t, " ");
+            say_judged(t, l, p);
             text_string(t, " ");
             say_instrument(t, l, p);
             seen = seen ? seen : p;

@@ -28,6 +28,16 @@ void say_prompt(text *t, lang l, const analysis_prompt *p);
 void say_norm(text *t, lang l, const norm_line *norm);
 /* What else is known about it; full sentences, each led by a space; may be none. */
 void say_norm_details(text *t, lang l, const norm_line *norm);
+/* What an op did: "decode0 lets attn_out see other positions (window 4 for 3)". */
+void say_op(text *t, lang l, const op_line *op);
+/* What that stands on: replays that fit, and the details; full sentences, each led by a space. */
+void say_op_evidence(text *t, lang l, const op_line *op);
+/* Its four terms, and what patching it does. */
+void say_op_details(text *t, lang l, const op_line *op);
+/* What the difference does to the next token; a full sentence, or none. */
+void say_effect(text *t, lang l, const analysis_prompt *p);
+/* How many ops were replayed. A full sentence. */
+void say_judged(text *t, lang l, const analysis_prompt *p);
 /* Judged norms beside the one that decides: later faults, and wrong operands that changed nothing;
  * each a line led by `lead`; may be none. */
 void say_others(text *t, lang l, const analysis_prompt *p, const char *lead);

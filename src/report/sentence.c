@@ -358,9 +358,8 @@ static void say_place(text *t, lang l, int32_t layer, int32_t position)
     text_format(t, SAY("position %" PRId32, "posición %" PRId32), position);
 }
 
-static void say_relation(text *t, lang l, const analysis_prompt *p, const norm_line *norm)
+static void say_relation(text *t, lang l, const analysis_prompt *p, const finding *f)
 {
-    const finding *f = &norm->found;
     bool is_found = f->cause == CAUSE_INPUT_SELECTION && f->source.is_found;
     if (is_found && f->source.position == p->side[SIDE_B].position - 1) {
         text_string(t, SAY(" (the previous token)", " (el token anterior)"));
@@ -373,20 +372,24 @@ static void say_relation(text *t, lang l, const analysis_prompt *p, const norm_l
 static void say_answer(text *t, lang l, const analysis_prompt *p)
 {
     const norm_line *norm = analysis_decisive(p);
+    const op_line *op = analysis_decisive_op(p);
     if (p->why != REASON_NONE) {
         say_why(t, l, p);
     } else if (norm) {
         say_norm(t, l, norm);
-        say_relation(t, l, p, norm);
+        say_relation(t, l, p, &norm->found);
+    } else if (op) {
+        say_op(t, l, op);
+        say_relation(t, l, p, &op->found);
     } else if (p->first == p->n_stage) {
         text_string(t, SAY("prefill_last and decode0 agree bit for bit",
                            "prefill_last y decode0 coinciden bit a bit"));
     } else {
         text_format(t,
-                    SAY("prefill_last and decode0 differ first in %s, and this command judges "
-                        "only norms",
-                        "prefill_last y decode0 difieren primero en %s, y este comando solo "
-                        "juzga las normas"),
+                    SAY("prefill_last and decode0 differ first in %s, and without a model only "
+                        "norms are judged",
+                        "prefill_last y decode0 difieren primero en %s, y sin modelo solo se "
+                        "juzgan las normas"),
                     stage_name(p->stage[p->first].name));
     }
 }
@@ -394,10 +397,12 @@ static void say_answer(text *t, lang l, const analysis_prompt *p)
 void say_prompt(text *t, lang l, const analysis_prompt *p)
 {
     const norm_line *norm = analysis_decisive(p);
+    const op_line *op = analysis_decisive_op(p);
     say_answer(t, l, p);
-    if (p->why == REASON_NONE && (norm || p->first < p->n_stage)) {
+    if (p->why == REASON_NONE && (norm || op || p->first < p->n_stage)) {
+        int32_t layer = norm ? norm->layer : op ? op->layer : p->stage[p->first].layer;
         text_string(t, ": ");
-        say_place(t, l, norm ? norm->layer : p->stage[p->first].layer, p->side[SIDE_B].position);
+        say_place(t, l, layer, p->side[SIDE_B].position);
         text_string(t, "; ");
         if (p->state == VERDICT_CONFIRMED || p->state == VERDICT_SUSPECTED) {
             text_format(t, "%s, ", cause_name(p->cause));
@@ -421,6 +426,18 @@ void say_others(text *t, lang l, const analysis_prompt *p, const char *lead)
         text_string(t, ": ");
         say_place(t, l, norm->layer, p->side[SIDE_B].position);
         text_format(t, "; %s\n", analysis_bucket(norm->found.state, norm->found.cause));
+    }
+    for (size_t k = 0; k < p->n_op && p->why == REASON_NONE; k++) {
+        const op_line *op = &p->op[k];
+        bool is_norm = strcmp(op->kind, "rms_norm") == 0;
+        if (op->is_decisive || is_norm || op->found.state == VERDICT_INHERITED) {
+            continue;
+        }
+        text_string(t, lead);
+        say_op(t, l, op);
+        text_string(t, ": ");
+        say_place(t, l, op->layer, p->side[SIDE_B].position);
+        text_format(t, "; %s\n", analysis_bucket(op->found.state, op->found.cause));
     }
 }
 
@@ -546,10 +563,14 @@ static bool has_stage(const analysis_prompt *p, stage name)
 
 void say_not_seen(text *t, lang l, const analysis_prompt *p)
 {
-    text_string(t, SAY("Only this token was compared, and only norms were replayed: other ops were "
-                       "held against each other, not against their definition.",
-                       "Solo se comparó este token, y solo se recalcularon las normas: las demás "
-                       "operaciones se cotejaron entre sí, no con su definición."));
+    text_string(t, SAY("Only this token was compared; of the others, hashes of what was written.",
+                       "Solo se comparó este token; de los demás, hashes de lo escrito."));
+    if (!p->judged.is_judged) {
+        text_string(t, SAY(" Only norms were replayed: other ops were held against each other, "
+                           "not against their definition.",
+                           " Solo se recalcularon las normas: las demás operaciones se cotejaron "
+                           "entre sí, no con su definición."));
+    }
     if (!has_stage(p, STAGE_SCORES) && !has_stage(p, STAGE_PROBS) && p->n_stage > 0) {
         text_string(t,
                     SAY(" Scores and probs lie inside attention, whose output was compared.",

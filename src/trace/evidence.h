@@ -76,4 +76,18 @@ typedef struct norm_evidence {
     evidence item[EVIDENCE_MAX];  /* item[0] is HEALTHY, item[1] AS_READ */
 } norm_evidence;
 
+/* All that replay found out about any recorded op. */
+typedef struct op_evidence {
+    bool is_measured;             /* false: `missing` says what was not there */
+    char missing[EVIDENCE_PHRASE];
+    char kernel[32];              /* the build of the definition that replayed */
+    bool healthy_fits;            /* on what it should have read: every bit as recorded */
+    bool has_as_read;             /* operands are broken, and what was read is known */
+    bool as_read_fits;
+    bool f64_agrees;              /* the healthy result is within its bound of binary64 */
+    double f64_ratio;             /* largest distance over the bound; NAN: not asked */
+    int32_t n;
+    evidence *item;               /* (n) hypotheses that were tried, malloc'd by replay's caller */
+} op_evidence;
+
 #endif

@@ -23,6 +23,7 @@ struct trace_selector {
     uint8_t *layer; /* (n_layer) */
     int32_t n_layer;
     bool tokens_all, tokens_last;
+    bool cache; /* attention keeps the cache rows it read */
     position_range *range; /* (n_range) */
     size_t n_range;
     int64_t sample;
@@ -136,6 +137,10 @@ static greta_status tokens_parse(const char *list, trace_selector *s, greta_erro
             s->tokens_last = s->tokens_last || item_is(&item, "last");
             continue;
         }
+        if (item_is(&item, "cache")) {
+            s->cache = true;
+            continue;
+        }
         const char *cursor = item.start, *end = item.start + item.n;
         int64_t first = position_parse(&cursor, end), last = first;
         if (cursor < end && *cursor == '-') {
@@ -146,7 +151,7 @@ static greta_status tokens_parse(const char *list, trace_selector *s, greta_erro
             char shown[ESCAPED_MAX];
             return error_about(
                 err, GRETA_USAGE, "tokens",
-                "\"%s\" is not a position, a range, last or all (positions below %d)",
+                "\"%s\" is not a position, a range, last, all or cache (positions below %d)",
                 escape(item.start, item.n, shown), LIMIT_CONTEXT);
         }
         s->range[s->n_range++] = (position_range){(int32_t)first, (int32_t)last};
@@ -213,6 +218,11 @@ bool trace_selects_row(const trace_selector *s, int32_t position, bool is_last)
         is_selected = position >= s->range[i].first && position <= s->range[i].last;
     }
     return is_selected;
+}
+
+bool trace_selects_cache(const trace_selector *s)
+{
+    return s->cache;
 }
 
 int64_t trace_selects_values(const trace_selector *s, int64_t n)

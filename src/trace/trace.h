@@ -19,6 +19,8 @@ void trace_selector_free(trace_selector *selector);
 bool trace_selects_op(const trace_selector *s, stage name, int32_t layer, greta_phase phase);
 /* Whether this token is: `is_last` = last row of its sequence in the pass. */
 bool trace_selects_row(const trace_selector *s, int32_t position, bool is_last);
+/* Whether attention's records keep the rows of the cache that they read. */
+bool trace_selects_cache(const trace_selector *s);
 /* Values to keep of a row of n: n, 0 or the sample. */
 int64_t trace_selects_values(const trace_selector *s, int64_t n);
 

@@ -12,6 +12,7 @@
 #define GRETA_VERDICT_ISOLATE_H
 
 #include "engine/session.h"
+#include "explain/catalog.h"
 #include "fault/fault.h"
 #include "report/analysis.h"
 
@@ -80,41 +81,33 @@ void trace_set_close(trace_set *set);
 greta_status trace_set_of_prompt(const trace_set *all, size_t first, uint8_t *taken, trace_set *out,
                                  greta_error *err);
 
-/* What one pass wrote for one token: the row of the op of each stage. */
-typedef struct isolate_side {
-    const trace *trace;          /* NULL: there is no such row */
-    const trace_record *any;     /* one of them: token, position, pass */
-    const trace_record *twice;   /* a second record of one stage and layer; NULL: none */
-    const trace_record **record; /* (n_layer + 1, STAGE_COUNT), row 0 outside the layers */
-} isolate_side;
+typedef site isolate_side;
 
 /* Chooses prefill_last, the prefill row of the highest position, and decode0, the decode row of the
  * lowest, over the traces of one prompt. */
 greta_status isolate_sides_choose(const trace_set *set, isolate_side side[SIDE_COUNT],
                                   greta_error *err);
 void isolate_sides_free(isolate_side side[SIDE_COUNT]);
-static inline const trace_record *isolate_side_record(const isolate_side *s, stage name,
-                                                      int32_t layer)
-{
-    return s->trace && layer < s->trace->header.n_layer
-               ? s->record[(size_t)(layer + 1) * STAGE_COUNT + (size_t)name]
-               : NULL;
-}
-
 /* ---- Judge ----------------------------------------------------------------------------------- */
 
 typedef struct isolate_terms {
-    const char *layers; /* of the first table: "0,3-5" */
-    float eps;          /* the model's; NAN: unknown */
-    int32_t head_dim;   /* 0: unknown */
+    struct greta_model *model; /* NULL: only norms are judged */
+    const char *layers;        /* of the first table: "0,3-5" */
+    float eps;                 /* the model's; NAN: unknown */
+    int32_t head_dim;          /* 0: unknown */
 } isolate_terms;
 
-isolate_terms isolate_terms_of(const greta_model *model, const greta_isolate_options *options);
+isolate_terms isolate_terms_of(greta_model *model, const greta_isolate_options *options);
 /* Fills *out from the two sides; keeps out->id, and a verdict on tracing that is there already. */
 greta_status isolate_judge(const isolate_side side[SIDE_COUNT], const isolate_terms *terms,
                            analysis_prompt *out, greta_error *err);
 /* A prompt of which nothing could be compared (out->why): the rows of the first table, empty. */
 greta_status isolate_judge_none(const isolate_terms *terms, int32_t n_layer, analysis_prompt *out,
                                 greta_error *err);
+
+/* Every op of the model on both sides, against the model (isolate_ops.c): fills out->op,
+ * out->judged and out->effect. Without a model, or with another model than the traces', nothing. */
+greta_status isolate_judge_ops(const isolate_side side[SIDE_COUNT], const isolate_terms *terms,
+                               analysis_prompt *out, greta_error *err);
 
 #endif

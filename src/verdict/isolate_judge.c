@@ -21,9 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-isolate_terms isolate_terms_of(const greta_model *model, const greta_isolate_options *options)
+isolate_terms isolate_terms_of(greta_model *model, const greta_isolate_options *options)
 {
-    return (isolate_terms){.layers = options->layers ? options->layers : "0",
+    return (isolate_terms){.model = model,
+                           .layers = options->layers ? options->layers : "0",
                            .eps = model ? model->cfg.rms_eps : NAN,
                            .head_dim = model ? model->cfg.head_dim : 0};
 }
@@ -138,8 +139,8 @@ static void stage_add(const isolate_side sides[SIDE_COUNT], stage name, int32_t 
 {
     stage_line *line = &out->stage[out->n_stage];
     *line = (stage_line){.name = name, .layer = layer};
-    stage_compare(isolate_side_record(&sides[SIDE_A], name, layer),
-                  isolate_side_record(&sides[SIDE_B], name, layer), line);
+    stage_compare(site_record(&sides[SIDE_A], name, layer),
+                  site_record(&sides[SIDE_B], name, layer), line);
     out->n_equal += line->state == STAGE_STATE_EQUAL;
     out->n_differ += line->state == STAGE_STATE_DIFFERS;
     out->n_unmeasured += line->state == STAGE_STATE_UNMEASURED;
@@ -148,8 +149,7 @@ static void stage_add(const isolate_side sides[SIDE_COUNT], stage name, int32_t 
 
 static bool has_record(const isolate_side sides[SIDE_COUNT], stage name, int32_t layer)
 {
-    return isolate_side_record(&sides[SIDE_A], name, layer) ||
-           isolate_side_record(&sides[SIDE_B], name, layer);
+    return site_record(&sides[SIDE_A], name, layer) || site_record(&sides[SIDE_B], name, layer);
 }
 
 /* Which stages and which layers occur: a stage that one traced layer has is expected in all of
@@ -252,7 +252,7 @@ static greta_status norm_judge(const isolate_side sides[SIDE_COUNT], const isola
     norm_case c = {.eps = terms->eps, .head_dim = terms->head_dim};
     for (side s = SIDE_A; s < SIDE_COUNT; s++) {
         c.trace[s] = sides[s].trace;
-        c.record[s] = isolate_side_record(&sides[s], line->name, line->layer);
+        c.record[s] = site_record(&sides[s], line->name, line->layer);
     }
     norm_case_complete(&c);
     norm_classify(&c, &line->found);
@@ -274,8 +274,8 @@ static void norm_drop(norm_line *line)
 
 static bool is_norm(const isolate_side sides[SIDE_COUNT], const stage_line *line)
 {
-    const trace_record *a = isolate_side_record(&sides[SIDE_A], line->name, line->layer);
-    const trace_record *b = isolate_side_record(&sides[SIDE_B], line->name, line->layer);
+    const trace_record *a = site_record(&sides[SIDE_A], line->name, line->layer);
+    const trace_record *b = site_record(&sides[SIDE_B], line->name, line->layer);
     return (a && a->has_norm) || (b && b->has_norm);
 }
 
@@ -386,7 +386,7 @@ static const stage_line *canary_stage(const isolate_side sides[SIDE_COUNT], uint
     size_t start = p->n_stage ? (size_t)canary_draw(seed, p->n_stage) : 0;
     for (size_t i = 0; i < p->n_stage; i++) {
         const stage_line *line = &p->stage[(start + i) % p->n_stage];
-        const trace_record *b = isolate_side_record(&sides[SIDE_B], line->name, line->layer);
+        const trace_record *b = site_record(&sides[SIDE_B], line->name, line->layer);
         if (line->state == STAGE_STATE_EQUAL && line->n_compared == line->n && line->n > 0 &&
             b->out[0].type == DTYPE_F32 && b->out[0].n_nonfinite == 0) {
             return line;
@@ -404,8 +404,8 @@ static greta_status canary_run(const isolate_side sides[SIDE_COUNT], analysis_pr
     if (!line) {
         return GRETA_OK;
     }
-    const trace_record *a = isolate_side_record(&sides[SIDE_A], line->name, line->layer);
-    trace_record b = *isolate_side_record(&sides[SIDE_B], line->name, line->layer);
+    const trace_record *a = site_record(&sides[SIDE_A], line->name, line->layer);
+    trace_record b = *site_record(&sides[SIDE_B], line->name, line->layer);
     size_t n = (size_t)line->n, at = (size_t)canary_draw(seed ^ line->name, line->n > 0 ? n : 1);
     uint32_t *values = malloc(n * sizeof *values);
     if (!values) {
@@ -438,12 +438,34 @@ static void conclude_from(analysis_prompt *p, verdict_state state, cause c)
     p->cause = c;
 }
 
-/* The bits say whether; the finding at the first divergence says why. */
+/* The first op that introduced something decides; without a model, the first norm that differs. */
+static void decide(analysis_prompt *p)
+{
+    size_t first = 0;
+    while (first < p->n_op && !p->op[first].is_accused) {
+        first++;
+    }
+    first = first < p->n_op ? first : 0; /* else the first that has something to tell */
+    if (p->n_op == 0) {
+        return;
+    }
+    p->op[first].is_decisive = true;
+    for (size_t i = 0; i < p->n_norm; i++) {
+        p->norm[i].is_decisive =
+            p->norm[i].name == p->op[first].name && p->norm[i].layer == p->op[first].layer;
+    }
+}
+
+/* The bits say whether; the finding at the first fault says why. */
 static void conclude_measured(analysis_prompt *p)
 {
+    decide(p);
     const norm_line *norm = analysis_decisive(p);
+    const op_line *line = analysis_decisive_op(p);
     p->verdict = GRETA_FAULT;
-    if (norm) {
+    if (line) {
+        conclude_from(p, line->found.state, line->found.cause);
+    } else if (norm) {
         conclude_from(p, norm->found.state, norm->found.cause);
     } else {
         conclude_from(p, VERDICT_INCONCLUSIVE, CAUSE_NONE);
@@ -458,6 +480,14 @@ static void conclude_equal(analysis_prompt *p)
 {
     p->verdict = GRETA_OK;
     conclude_from(p, VERDICT_EQUAL, CAUSE_NONE);
+    for (size_t i = 0; i < p->n_op && p->verdict == GRETA_OK; i++) {
+        const finding *f = &p->op[i].found;
+        if (p->op[i].is_accused || f->state == VERDICT_INSTRUMENT_SUSPECT) {
+            p->verdict = (greta_status)verdict_exit_code(f->state, f->cause);
+            conclude_from(p, f->state, f->cause);
+            p->op[i].is_decisive = true;
+        }
+    }
     for (size_t i = 0; i < p->n_norm && p->verdict == GRETA_OK; i++) {
         const finding *f = &p->norm[i].found;
         if (is_notable(f) && f->state != VERDICT_EQUAL) {
@@ -496,6 +526,7 @@ static greta_status judge_pair(const isolate_side sides[SIDE_COUNT], const isola
     if (out->why == REASON_NONE) {
         GRETA_TRY(stages_judge(sides, out, err));
         GRETA_TRY(norms_judge(sides, terms, chosen, out, err));
+        GRETA_TRY(isolate_judge_ops(sides, terms, out, err));
         GRETA_TRY(canary_run(sides, out, err));
     }
     conclude(out);

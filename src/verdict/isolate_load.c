@@ -143,33 +143,6 @@ static bool is_better(side s, const trace_record *r, const trace_record *best)
     return !best || (s == SIDE_A ? r->position > best->position : r->position < best->position);
 }
 
-/* Files all records of the chosen row by stage and layer. */
-static greta_status side_fill(isolate_side *s, greta_error *err)
-{
-    const trace *t = s->trace;
-    size_t n = ((size_t)t->header.n_layer + 1) * STAGE_COUNT;
-    s->record = calloc(n, sizeof *s->record);
-    if (!s->record) {
-        return error_memory(err, "the records of a row", n * sizeof *s->record);
-    }
-    for (size_t i = 0; i < t->n_record; i++) {
-        const trace_record *r = &t->record[i];
-        bool is_ours = r->kind == TRACE_ROW && r->pass == s->any->pass &&
-                       r->phase == s->any->phase && r->position == s->any->position &&
-                       r->sequence == s->any->sequence;
-        if (!is_ours || r->layer < -1 || r->layer >= t->header.n_layer || r->n_out < 1) {
-            continue;
-        }
-        const trace_record **at = &s->record[(size_t)(r->layer + 1) * STAGE_COUNT + r->name];
-        if (*at) {
-            s->twice = r;
-        } else {
-            *at = r;
-        }
-    }
-    return GRETA_OK;
-}
-
 greta_status isolate_sides_choose(const trace_set *set, isolate_side sides[SIDE_COUNT],
                                   greta_error *err)
 {
@@ -185,7 +158,7 @@ greta_status isolate_sides_choose(const trace_set *set, isolate_side sides[SIDE_
             }
         }
         if (sides[s].trace) {
-            greta_status status = side_fill(&sides[s], err);
+            greta_status status = site_new(sides[s].trace, sides[s].any, &sides[s], err);
             if (status != GRETA_OK) {
                 isolate_sides_free(sides);
                 return status;
@@ -198,7 +171,6 @@ greta_status isolate_sides_choose(const trace_set *set, isolate_side sides[SIDE_
 void isolate_sides_free(isolate_side sides[SIDE_COUNT])
 {
     for (int s = 0; s < SIDE_COUNT; s++) {
-        free(sides[s].record);
-        sides[s] = (isolate_side){0};
+        site_free(&sides[s]);
     }
 }

@@ -78,7 +78,7 @@ static greta_trace_options trace_options(const isolate_run *run, const greta_pro
     return (greta_trace_options){
         .size = sizeof(greta_trace_options),
         .path = path,
-        .tokens = "last",
+        .tokens = "last,cache",
         .sample = -1,
         .bytes_max = run->options->bytes_max,
         .prompt_id = prompt->id,
@@ -148,7 +148,7 @@ greta_status isolate_plant(const isolate_run *run, const greta_session *session,
     if (!run->fault) {
         return GRETA_OK;
     }
-    fault_site site = {
+    fault_site at = {
         .kind = run->fault,
         .list = session_ops(session, GRETA_PHASE_PREFILL),
         .table = kernel_find(greta_session_describe(session).cpu),
@@ -156,7 +156,7 @@ greta_status isolate_plant(const isolate_run *run, const greta_session *session,
         .layer = run->fault_layer,
         .previous_row = previous_row,
     };
-    return fault_plant(&site, out, err);
+    return fault_plant(&at, out, err);
 }
 
 static greta_status plant_set(greta_session *session, const fault_planted *planted,

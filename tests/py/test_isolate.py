@@ -69,7 +69,7 @@ def test_traces_alone_give_the_same(clean):
                                folder / "again"))
     ran = analysis(folder)
     for prompt in ran["prompts"] + again["prompts"]:
-        del prompt["tracing_keeps_logits"], prompt["n_token"]
+        del prompt["tracing_keeps_logits"], prompt["n_token"], prompt["judged"]
     assert ran["prompts"] == again["prompts"]
 
 

@@ -1,0 +1,76 @@
+/* catalog.h - a trace made searchable: who wrote what, and where else a content was seen.
+ *
+ * Two orders over the records of one trace, made once: by place (stage, layer), and by content
+ * hash. Every question below costs a binary search, whatever the trace holds. Needs no model and
+ * no engine.
+ */
+#ifndef GRETA_EXPLAIN_CATALOG_H
+#define GRETA_EXPLAIN_CATALOG_H
+
+#include "explain/norm.h"
+#include "trace/trace.h"
+
+/* One row somewhere in the trace: written by an op (a ROW record's output, or a hash of an INDEX),
+ * read by one, or weights. */
+typedef enum sighting_kind { SIGHTING_WRITTEN, SIGHTING_READ, SIGHTING_WEIGHT } sighting_kind;
+
+typedef struct sighting {
+    row_hash content;
+    const trace_record *record;
+    sighting_kind kind;
+    int32_t part; /* of out, in or weight; INDEX: -1 */
+    int64_t row;  /* INDEX: of its hashes; else 0 */
+} sighting;
+
+typedef struct catalog {
+    const trace *trace;
+    sighting *sighting; /* (n_sighting) by bag, then ordered hash, then record */
+    size_t n_sighting;
+    const trace_record **placed; /* ROW and INDEX records by place, in file order */
+    size_t *place;               /* ((n_layer + 1) * STAGE_COUNT + 1) first of `placed` */
+} catalog;
+
+greta_status catalog_new(const trace *t, catalog *out, greta_error *err);
+void catalog_free(catalog *c); /* a zeroed one is fine */
+
+/* Which row of an op is meant: what it wrote for this position of this sequence. */
+typedef struct row_place {
+    stage name;
+    int32_t layer, sequence, position;
+    int64_t pass;
+} row_place;
+
+/* What was written there, in that pass; false: no record says. */
+bool catalog_written(const catalog *c, const row_place *at, row_hash *hash);
+/* The same of the latest pass up to at->pass: what a cache row held. */
+bool catalog_stored(const catalog *c, const row_place *at, row_hash *hash);
+/* The record of it, if the row was selected; NULL: none. */
+const trace_record *catalog_row(const catalog *c, const row_place *at);
+/* A row kept in full with this content; NULL: none. */
+const trace_tensor *catalog_values(const catalog *c, row_hash content);
+/* Sightings with this content; any_order: with these values in any order. */
+const sighting *catalog_find(const catalog *c, row_hash content, bool any_order, size_t *n);
+
+/* ---- One token of one run --------------------------------------------------------------------
+ */
+
+/* What one pass wrote for one token: the row of the op of each stage. */
+typedef struct site {
+    const trace *trace;          /* NULL: there is no such row */
+    const trace_record *any;     /* one of them: token, position, pass */
+    const trace_record *twice;   /* a second record of one stage and layer; NULL: none */
+    const trace_record **record; /* (n_layer + 1, STAGE_COUNT), row 0 outside the layers */
+} site;
+
+static inline const trace_record *site_record(const site *s, stage name, int32_t layer)
+{
+    return s->trace && layer < s->trace->header.n_layer
+               ? s->record[(size_t)(layer + 1) * STAGE_COUNT + (size_t)name]
+               : NULL;
+}
+
+/* Files the records of the row of `any` by stage and layer. Free with site_free. */
+greta_status site_new(const trace *t, const trace_record *any, site *out, greta_error *err);
+void site_free(site *s);
+
+#endif

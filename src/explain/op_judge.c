@@ -1,0 +1,364 @@
+/* op_judge.c - one op on trial: what its record admits, and what replay says of it.
+ *
+ * As with norms (norm_side.c) two kinds of evidence meet. The record can admit a fault: an operand
+ * that is not what its producer wrote. Then the op replayed on what it did read must give the
+ * recorded bits, and nothing else may. Or it admits nothing, and the output is still not what the
+ * operands give: then only hypotheses that reproduce the output can name the cause.
+ *
+ *     broken   healthy fits   what fits              verdict
+ *     none     yes                                   EQUAL: healthy
+ *     none     no             one cause              CONFIRMED
+ *                             several                SUSPECTED, all listed; rounding first
+ *                             none                   INCONCLUSIVE (X where values turn non-finite)
+ *     one      no             as read, its cause     CONFIRMED
+ *                             others too, or none    SUSPECTED
+ *     any      yes            as read                EQUAL, changed_no_bit
+ *                             not as read            INSTRUMENT_SUSPECT
+ */
+#include "explain/op_judge.h"
+
+#include "base/text.h"
+#include "explain/norm_side.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BIT(c) (1u << (c))
+
+static bool is_single(unsigned bits)
+{
+    return bits != 0 && (bits & (bits - 1)) == 0;
+}
+
+static void phrase_add(finding *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void phrase_add(finding *f, const char *format, ...)
+{
+    size_t length = strlen(f->phrase);
+    if (length > 0 && length + 2 < sizeof f->phrase) {
+        memcpy(f->phrase + length, "; ", 3);
+        length += 2;
+    }
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(f->phrase + length, sizeof f->phrase - length, format, arguments);
+    va_end(arguments);
+}
+
+static void finding_init(finding *f)
+{
+    memset(f, 0, sizeof *f);
+    f->state = VERDICT_EQUAL;
+    f->source =
+        (finding_source){.name = STAGE_NONE, .layer = -1, .position = -1, .row = -1, .pass = -1};
+    f->weight.name = STAGE_NONE;
+    f->weight.layer = -1;
+    f->number_healthy = f->number_given = f->number_used = NAN;
+    f->eps_min = 1;
+}
+
+/* ---- What the record admits ------------------------------------------------------------------ */
+
+/* The values of a row, in whatever trace they were kept. */
+static const trace_tensor *values_of(const run_site *run, row_hash content)
+{
+    const catalog *in[3] = {run->own, run->earlier, run->other};
+    const trace_tensor *found = NULL;
+    for (int i = 0; i < 3 && !found; i++) {
+        found = in[i] ? catalog_values(in[i], content) : NULL;
+    }
+    return found;
+}
+
+/* "the same values, shifted by 1": how the row that was read is the proper one put otherwise. */
+static bool describe_transform(const op_trial *t, side s, const read_check *c, finding *f)
+{
+    const run_site *run = &t->run[s];
+    const trace_tensor *x = values_of(run, c->should), *y = values_of(run, c->read);
+    char how[TRANSFORM_TEXT];
+    bool is_known = x && y && x->type == DTYPE_F32 && y->type == DTYPE_F32 && x->n == y->n;
+    if (!is_known || !transform_find(x->data, y->data, x->n, t->head_dim, how)[0]) {
+        return false;
+    }
+    phrase_add(f, "its proper row %s", how);
+    return true;
+}
+
+static void describe_row(const op_trial *t, side s, int32_t i, finding *f)
+{
+    const read_expected *should = &t->expected[s]->in[i];
+    const read_check *c = &t->check[s].in[i];
+    const int32_t position = t->check[s].record->position;
+    char read[FINDING_TEXT], proper[FINDING_TEXT];
+    finding_source source;
+    provenance_find(&t->run[s], should, c->read, &source);
+    norm_place(should->name, should->layer, proper);
+    f->source = source.is_found || !f->source.is_found ? source : f->source;
+    if (should->is_cache) {
+        phrase_add(f, "%d of %d rows of %s are not what was stored, the first at position %d",
+                   (int)c->n_broken, (int)c->n_row, proper, (int)c->first_broken);
+    }
+    if (!source.is_found && describe_transform(t, s, c, f)) {
+        return;
+    }
+    int32_t of = should->is_cache ? c->first_broken : position;
+    if (source.is_found || source.is_permuted) {
+        phrase_add(f, "%s of %s, position %d%s, for that of %s, position %d",
+                   source.is_permuted ? "reordered row" : "row",
+                   norm_place(source.name, source.layer, read), (int)source.position,
+                   source.in_other_trace ? " of the other run" : "", proper, (int)of);
+    } else {
+        phrase_add(f, "a row that no record shows for that of %s, position %d", proper, (int)of);
+    }
+}
+
+static void describe_weight(const op_trial *t, side s, int32_t i, finding *f)
+{
+    const read_check *c = &t->check[s].weight[i];
+    const char *own = t->expected[s]->weight[i];
+    const char *name = provenance_tensor(&t->run[s], c->read);
+    finding_weight *w = &f->weight;
+    w->is_permutation = c->has_should && c->read.bag == c->should.bag;
+    w->is_other_tensor = name[0] != '\0';
+    snprintf(w->tensor, sizeof w->tensor, "%s", name);
+    if (w->is_other_tensor) {
+        phrase_add(f, "%.70s for %.70s", name, own);
+    } else {
+        phrase_add(f, "%s",
+                   w->is_permutation ? "the weights of the model file in another order"
+                                     : "other weights than the model file's");
+    }
+}
+
+/* The cause that a broken row stands for: what is wrong with the residual's sum is structure, with
+ * the cache state; another row of the right kind is selection. */
+static cause cause_of_row(const op_trial *t, side s, int32_t i, const finding_source *source)
+{
+    const op_expected *e = t->expected[s];
+    const trace_record *r = t->check[s].record;
+    if (e->in[i].is_cache || e->is_store) {
+        return CAUSE_KV_STATE;
+    }
+    bool is_own_token = source->is_found && source->position == r->position;
+    return e->is_sum && is_own_token ? CAUSE_STRUCTURE : CAUSE_INPUT_SELECTION;
+}
+
+/* Describes every broken operand; returns the causes they stand for. */
+static unsigned describe_breaks(const op_trial *t, side s, finding *f)
+{
+    unsigned causes = 0;
+    for (int32_t i = 0; i < t->check[s].n_in; i++) {
+        if (t->check[s].in[i].state == READ_BROKEN) {
+            describe_row(t, s, i, f);
+            f->cause = cause_of_row(t, s, i, &f->source);
+            causes |= BIT(f->cause);
+        }
+    }
+    for (int32_t i = 0; i < t->check[s].n_weight; i++) {
+        if (t->check[s].weight[i].state == READ_BROKEN) {
+            describe_weight(t, s, i, f);
+            f->cause = causes ? f->cause : CAUSE_WEIGHT_LAYOUT;
+            causes |= BIT(CAUSE_WEIGHT_LAYOUT);
+        }
+    }
+    return causes;
+}
+
+/* ---- What replay says ------------------------------------------------------------------------ */
+
+static void fits_collect(const op_evidence *e, finding *f)
+{
+    unsigned exact = 0, solved = 0;
+    for (int32_t i = 0; i < e->n && f->n_fit < EVIDENCE_MAX; i++) {
+        if (e->item[i].fits) {
+            f->fit[f->n_fit++] = &e->item[i];
+            *(e->item[i].is_solved ? &solved : &exact) |= BIT(e->item[i].cause);
+        }
+    }
+    f->fit_causes = exact & ~BIT(CAUSE_ROUNDING) ? exact : exact | solved;
+}
+
+/* The first hypothesis of this cause, moved to the front; NULL: none. */
+static const evidence *fit_lead(finding *f, cause wanted)
+{
+    for (int32_t i = 0; i < f->n_fit; i++) {
+        const evidence *lead = f->fit[i];
+        if (lead->cause == wanted) {
+            memmove(&f->fit[1], &f->fit[0], (size_t)i * sizeof f->fit[0]);
+            f->fit[0] = lead;
+            return lead;
+        }
+    }
+    return NULL;
+}
+
+static void judge_hidden(const op_trial *t, side s, finding *f)
+{
+    const trace_record *r = t->check[s].record;
+    fits_collect(t->evidence[s], f);
+    f->is_hidden = true;
+    if (f->n_fit > 0) {
+        bool is_rounding = f->fit_causes & BIT(CAUSE_ROUNDING);
+        const evidence *lead = fit_lead(f, is_rounding ? CAUSE_ROUNDING : f->fit[0]->cause);
+        f->cause = lead->cause;
+        f->state = is_single(f->fit_causes) ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
+        phrase_add(f, "%s", lead->phrase);
+        return;
+    }
+    uint64_t n_in = 0;
+    for (int32_t i = 0; i < r->n_in; i++) {
+        n_in += r->in[i].n_nonfinite;
+    }
+    bool is_origin = r->out[0].n_nonfinite > 0 && n_in == 0;
+    f->state = is_origin ? VERDICT_SUSPECTED : VERDICT_INCONCLUSIVE;
+    f->cause = is_origin ? CAUSE_NONFINITE_ORIGIN : CAUSE_NONE;
+    f->fit_causes = is_origin ? BIT(f->cause) : 0;
+    if (is_origin) {
+        phrase_add(f, "finite operands give %llu values that are not",
+                   (unsigned long long)r->out[0].n_nonfinite);
+    } else {
+        phrase_add(f, "an output that no hypothesis tried gives from its operands");
+    }
+}
+
+static void judge_admitted(const op_trial *t, side s, finding *f)
+{
+    const op_evidence *e = t->evidence[s];
+    unsigned causes = describe_breaks(t, s, f);
+    fits_collect(e, f);
+    f->state = VERDICT_SUSPECTED;
+    bool has_fit = fit_lead(f, f->cause) != NULL;
+    f->fit_causes |= causes;
+    if (e->has_as_read && !e->as_read_fits) {
+        phrase_add(f, "which alone does not give its output");
+    } else if (is_single(f->fit_causes) && (e->as_read_fits || has_fit)) {
+        f->state = VERDICT_CONFIRMED;
+    }
+}
+
+static void judge_harmless(const op_trial *t, side s, finding *f)
+{
+    if (!op_check_is_broken(&t->check[s])) {
+        phrase_add(f, "the output that its operands give");
+        return;
+    }
+    describe_breaks(t, s, f);
+    f->cause = CAUSE_NONE;
+    if (!t->evidence[s]->has_as_read || t->evidence[s]->as_read_fits) {
+        f->changed_no_bit = true;
+        phrase_add(f, "which changes no bit");
+    } else {
+        f->state = VERDICT_INSTRUMENT_SUSPECT;
+        phrase_add(f, "yet the output is the healthy one");
+    }
+}
+
+static void judge_unreplayed(const op_trial *t, side s, finding *f)
+{
+    const op_evidence *e = t->evidence[s];
+    f->state = VERDICT_UNMEASURED;
+    if (!t->check[s].record) {
+        phrase_add(f, "no record");
+        return;
+    }
+    if (op_check_is_broken(&t->check[s])) {
+        f->state = VERDICT_SUSPECTED;
+        f->fit_causes = describe_breaks(t, s, f);
+    }
+    if (e) {
+        phrase_add(f, "not replayed: no %s", e->missing);
+    } else {
+        phrase_add(f, "not replayed");
+    }
+}
+
+void op_judge_side(const op_trial *t, side s, finding *f)
+{
+    const op_evidence *e = t->evidence[s];
+    finding_init(f);
+    f->sides = 1u << s;
+    if (!t->check[s].record || !e || !e->is_measured) {
+        judge_unreplayed(t, s, f);
+        return;
+    }
+    snprintf(f->replay_kernel, sizeof f->replay_kernel, "%s", e->kernel);
+    if (!e->f64_agrees) {
+        char ratio[NUMBER_MAX];
+        f->state = VERDICT_SUSPECTED;
+        f->cause = CAUSE_KERNEL_MATH;
+        f->fit_causes = BIT(CAUSE_KERNEL_MATH);
+        phrase_add(f, "the definition itself: %s is %s times its bound from binary64", e->kernel,
+                   number_fixed(e->f64_ratio, 1, ratio));
+    } else if (e->healthy_fits) {
+        judge_harmless(t, s, f);
+    } else if (op_check_is_broken(&t->check[s])) {
+        judge_admitted(t, s, f);
+    } else {
+        judge_hidden(t, s, f);
+    }
+}
+
+/* ---- Two runs -------------------------------------------------------------------------------- */
+
+static bool operands_differ(const op_trial *t)
+{
+    const trace_record *a = t->check[SIDE_A].record, *b = t->check[SIDE_B].record;
+    bool differ = a->n_in != b->n_in;
+    for (int32_t i = 0; i < a->n_in && i < b->n_in && !differ; i++) {
+        differ = !hash_equal(a->in[i].hash, b->in[i].hash);
+    }
+    return differ;
+}
+
+static void judge_accused(const finding *judged, finding *out)
+{
+    bool a = finding_is_accused(&judged[SIDE_A]), b = finding_is_accused(&judged[SIDE_B]);
+    *out = judged[a ? SIDE_A : SIDE_B];
+    if (a && b) {
+        const finding *other = &judged[SIDE_B];
+        out->sides = SIDES_BOTH;
+        if (out->cause != other->cause || out->state != other->state) {
+            out->state = VERDICT_SUSPECTED;
+        }
+        if (strcmp(out->phrase, other->phrase) != 0) {
+            snprintf(out->phrase, sizeof out->phrase, "run A: %.80s; run B: %.80s",
+                     judged[SIDE_A].phrase, other->phrase);
+        }
+        out->fit_causes |= other->fit_causes;
+    }
+}
+
+void op_judge_pair(const op_trial *t, const finding judged[SIDE_COUNT], finding *out)
+{
+    const trace_record *a = t->check[SIDE_A].record, *b = t->check[SIDE_B].record;
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        if (judged[s].state == VERDICT_INSTRUMENT_SUSPECT) {
+            *out = judged[s];
+            return;
+        }
+    }
+    if (finding_is_accused(&judged[SIDE_A]) || finding_is_accused(&judged[SIDE_B])) {
+        judge_accused(judged, out);
+        return;
+    }
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        if (judged[s].state == VERDICT_UNMEASURED || judged[s].changed_no_bit) {
+            *out = judged[s];
+            return;
+        }
+    }
+    finding_init(out);
+    bool is_equal = hash_equal(a->out[0].hash, b->out[0].hash);
+    if (is_equal) {
+        phrase_add(out, operands_differ(t) ? "operands differ, and no bit of the output"
+                                           : "no bit differs");
+    } else if (operands_differ(t)) {
+        out->state = VERDICT_INHERITED;
+        phrase_add(out, "its operands differ already");
+    } else {
+        out->state = VERDICT_INSTRUMENT_SUSPECT;
+        phrase_add(out, "equal operands replay to one output, and two were recorded");
+    }
+}

@@ -1,0 +1,146 @@
+/* op_json.c - the judged ops of a prompt as JSON: docs/isolate.md describes the members.
+ *
+ * As in json.c, numbers are whole, what is unknown is null, and sentences stand in both languages.
+ */
+#include "report/op_json.h"
+
+#include "report/report.h"
+
+#include <math.h>
+#include <string.h>
+
+static json_t *real_of(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *string_of(const char *raw)
+{
+    char out[ESCAPED_MAX];
+    return json_string(escape(raw, strlen(raw), out));
+}
+
+static json_t *layer_of(int32_t layer)
+{
+    return layer < 0 ? json_null() : json_integer(layer);
+}
+
+static json_t *sentence_of(const op_line *op)
+{
+    text t[LANG_COUNT] = {{0}, {0}};
+    for (lang l = LANG_EN; l < LANG_COUNT; l++) {
+        say_op(&t[l], l, op);
+        say_op_evidence(&t[l], l, op);
+    }
+    bool failed = t[LANG_EN].failed || t[LANG_ES].failed;
+    json_t *out =
+        failed ? NULL : json_pack("{s:s, s:s}", "en", t[LANG_EN].data, "es", t[LANG_ES].data);
+    text_free(&t[LANG_EN]);
+    text_free(&t[LANG_ES]);
+    return out;
+}
+
+static json_t *terms_of(const op_terms *terms)
+{
+    json_t *out = terms->is_measured ? json_object() : json_null();
+    for (int k = 0; terms->is_measured && k < TERM_COUNT; k++) {
+        json_t *one = json_pack("{s:o, s:o, s:I}", "max", real_of(terms->largest[k]), "norm",
+                                real_of(terms->norm[k]), "value", (json_int_t)terms->at[k]);
+        json_object_set_new(out, term_name((term)k), one);
+    }
+    if (terms->is_measured) {
+        json_object_set_new(out, "scale", real_of(terms->scale));
+        json_object_set_new(out, "gap", real_of(terms->gap));
+        json_object_set_new(out, "nonfinite", json_integer((json_int_t)terms->n_nonfinite));
+    }
+    return out;
+}
+
+static json_t *patch_of(const patch *p)
+{
+    return p->state == PATCH_UNKNOWN
+               ? json_null()
+               : json_pack("{s:b, s:i, s:i, s:i}", "removes", p->state == PATCH_REMOVES, "differ",
+                           (int)p->n_differ, "removed", (int)p->n_removed, "of_later_faults",
+                           (int)p->n_next);
+}
+
+static json_t *fits_of(const finding *f)
+{
+    json_t *list = json_array();
+    for (int32_t i = 0; list && i < f->n_fit; i++) {
+        json_array_append_new(list, json_pack("{s:s, s:o}", "cause", cause_name(f->fit[i]->cause),
+                                              "phrase", string_of(f->fit[i]->phrase)));
+    }
+    return list;
+}
+
+static json_t *source_of(const finding_source *s)
+{
+    if (!s->is_found && !s->is_permuted) {
+        return json_null();
+    }
+    return json_pack("{s:s, s:o, s:i, s:I, s:s, s:b, s:b}", "stage", stage_name(s->name), "layer",
+                     layer_of(s->layer), "position", (int)s->position, "pass", (json_int_t)s->pass,
+                     "phase", s->phase == GRETA_PHASE_DECODE ? "decode" : "prefill",
+                     "in_other_trace", (int)s->in_other_trace, "is_permuted", (int)s->is_permuted);
+}
+
+static json_t *sides_of(unsigned sides)
+{
+    json_t *list = json_array();
+    for (int s = 0; list && s < SIDE_COUNT; s++) {
+        if (sides & 1u << s) {
+            json_array_append_new(list, json_string(s == SIDE_A ? "prefill_last" : "decode0"));
+        }
+    }
+    return list;
+}
+
+static json_t *op_of(const op_line *op)
+{
+    const finding *f = &op->found;
+    return json_pack("{s:s, s:o, s:s, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:b, s:b, s:o, s:o, s:o, "
+                     "s:o, s:s}",
+                     "stage", stage_name(op->name), "layer", layer_of(op->layer), "op", op->kind,
+                     "is_decisive", (int)op->is_decisive, "is_fault", (int)op->is_accused, "state",
+                     verdict_state_name(f->state), "bucket", analysis_bucket(f->state, f->cause),
+                     "cause", cause_name(f->cause), "wrong_sides", sides_of(f->sides), "phrase",
+                     string_of(f->phrase), "is_hidden", (int)f->is_hidden, "changed_no_bit",
+                     (int)f->changed_no_bit, "source", source_of(&f->source), "fits", fits_of(f),
+                     "terms", terms_of(&op->terms), "patch", patch_of(&op->patch), "replay_kernel",
+                     f->replay_kernel);
+}
+
+json_t *json_ops(const analysis_prompt *p)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < p->n_op; i++) {
+        json_t *op = op_of(&p->op[i]), *said = sentence_of(&p->op[i]);
+        if (!op || !said || json_object_set_new(op, "answer", said) ||
+            json_array_append_new(list, op)) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+json_t *json_judged(const op_coverage *c)
+{
+    return c->is_judged ? json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "records", (int)c->n_op,
+                                    "replayed", (int)c->n_replayed, "healthy", (int)c->n_healthy,
+                                    "misread", (int)c->n_broken, "unmeasured", (int)c->n_unmeasured,
+                                    "with_terms", (int)c->n_terms, "gap_max", real_of(c->gap_max))
+                        : json_null();
+}
+
+json_t *json_effect(const logit_effect *e)
+{
+    return e->is_measured ? json_pack("{s:b, s:[i, i], s:[o, o], s:o, s:o}", "flips",
+                                      e->top[SIDE_A] != e->top[SIDE_B], "top", (int)e->top[SIDE_A],
+                                      (int)e->top[SIDE_B], "gap", real_of(e->gap[SIDE_A]),
+                                      real_of(e->gap[SIDE_B]), "logits_max", real_of(e->largest),
+                                      "kl", real_of(e->kl))
+                          : json_null();
+}

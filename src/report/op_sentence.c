@@ -1,0 +1,227 @@
+/* op_sentence.c - what an analysis says of ops: whose fault, why, what came of it; in both
+ * languages, side by side, as in sentence.c.
+ */
+#include "report/report.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SAY(en, es) (l == LANG_ES ? (es) : (en))
+
+static const char *who(lang l, unsigned sides)
+{
+    return sides == SIDES_A   ? "prefill_last"
+           : sides == SIDES_B ? "decode0"
+           : sides == SIDES_BOTH
+               ? SAY("both prefill_last and decode0", "prefill_last y decode0, ambos")
+               : SAY("one side", "uno de los lados");
+}
+
+/* Sentences of (who, stage, phrase). */
+static const struct {
+    const char *en, *es;
+} of_cause[CAUSE_COUNT] = {
+    [CAUSE_NONE] = {"%s computes %s otherwise than the model says (%s)",
+                    "%s calcula %s de otro modo que el del modelo (%s)"},
+    [CAUSE_INPUT_SELECTION] = {"%s reads for %s another row than its producer wrote (%s)",
+                               "%s lee para %s otra fila que la de su productor (%s)"},
+    [CAUSE_NORM_STATS] = {"%s computes %s with a wrong number (%s)",
+                          "%s calcula %s con un número equivocado (%s)"},
+    [CAUSE_WEIGHT_LAYOUT] = {"%s reads for %s other weights than the model file holds (%s)",
+                             "%s lee para %s otros pesos que los del fichero del modelo (%s)"},
+    [CAUSE_KERNEL_MATH] = {"%s computes %s by another formula (%s)",
+                           "%s calcula %s con otra fórmula (%s)"},
+    [CAUSE_POSITION] = {"%s turns %s by other angles (%s)", "%s gira %s con otros ángulos (%s)"},
+    [CAUSE_KV_STATE] = {"%s has for %s another state of the cache than was stored (%s)",
+                        "%s tiene para %s otro estado de la caché que el guardado (%s)"},
+    [CAUSE_MASK] = {"%s lets %s see other positions (%s)",
+                    "%s deja que %s vea otras posiciones (%s)"},
+    [CAUSE_SCALE] = {"%s scales %s otherwise (%s)", "%s escala %s de otro modo (%s)"},
+    [CAUSE_STRUCTURE] = {"%s makes %s of other parts (%s)", "%s forma %s con otras partes (%s)"},
+    [CAUSE_PRECISION_POLICY] = {"%s keeps %s in another precision (%s)",
+                                "%s guarda %s con otra precisión (%s)"},
+    [CAUSE_ROUNDING] = {"%s rounds %s in another order (%s)", "%s redondea %s en otro orden (%s)"},
+    [CAUSE_TOKENS] = {"%s has other tokens at %s (%s)", "%s tiene otros tokens en %s (%s)"},
+    [CAUSE_WEIGHTS_DIFFER] = {"%s runs %s with another model file (%s)",
+                              "%s ejecuta %s con otro fichero de modelo (%s)"},
+    [CAUSE_NONFINITE_ORIGIN] = {"%s makes non-finite values in %s (%s)",
+                                "%s produce valores no finitos en %s (%s)"},
+};
+
+void say_op(text *t, lang l, const op_line *op)
+{
+    const finding *f = &op->found;
+    const char *name = stage_name(op->name);
+    char quoted[PHRASE_MAX];
+    say_phrase(l, f->phrase, quoted);
+    if (op->is_accused && f->cause == CAUSE_INPUT_SELECTION && f->source.is_found) {
+        text_format(t, SAY("%s reads %s's input from %s", "%s lee la entrada de %s de %s"),
+                    who(l, f->sides), name, stage_name(f->source.name));
+        if (f->source.layer >= 0 && f->source.layer != op->layer) {
+            text_format(t, SAY(" of layer %" PRId32, " de la capa %" PRId32), f->source.layer);
+        }
+        text_format(t, SAY(" of position %" PRId32, " de la posición %" PRId32),
+                    f->source.position);
+    } else if (op->is_accused) {
+        const cause c = (unsigned)f->cause < CAUSE_COUNT ? f->cause : CAUSE_NONE;
+        /* one format of three strings, chosen by cause and language */
+        const char *form = l == LANG_ES ? of_cause[c].es : of_cause[c].en;
+        const char *part[3] = {who(l, f->sides), name, quoted};
+        for (int i = 0; *form; form++) {
+            if (form[0] == '%' && form[1] == 's') {
+                text_string(t, part[i++]);
+                form++;
+            } else {
+                text_format(t, "%c", *form);
+            }
+        }
+    } else if (f->changed_no_bit) {
+        text_format(
+            t,
+            SAY("%s has a wrong operand in %s (%s)", "%s tiene un operando equivocado en %s (%s)"),
+            who(l, f->sides), name, quoted);
+    } else if (f->state == VERDICT_INHERITED) {
+        text_format(t,
+                    SAY("prefill_last and decode0 differ first in %s, and neither introduced it "
+                        "there (%s)",
+                        "prefill_last y decode0 difieren primero en %s, y ninguno lo introdujo "
+                        "ahí (%s)"),
+                    name, quoted);
+    } else {
+        text_format(t, SAY("%s is not decided: %s", "%s queda sin decidir: %s"), name, quoted);
+    }
+}
+
+/* ---- What it stands on ----------------------------------------------------------------------- */
+
+static void say_fits(text *t, lang l, const finding *f)
+{
+    char quoted[PHRASE_MAX];
+    for (cause c = CAUSE_NONE; c < CAUSE_COUNT; c++) {
+        for (int32_t i = 0, n = 0; i < f->n_fit; i++) {
+            if (f->fit[i]->cause == c && n++ == 0) {
+                text_format(t, SAY(" Fits: %s (%s).", " Encaja: %s (%s)."), cause_name(c),
+                            say_phrase(l, f->fit[i]->phrase, quoted));
+            }
+        }
+    }
+}
+
+static void say_terms(text *t, lang l, const op_terms *terms)
+{
+    char size[5][NUMBER_MAX];
+    if (!terms->is_measured) {
+        return;
+    }
+    static const term shown[5] = {TERM_DIFFERENCE, TERM_INTRODUCED_A, TERM_INTRODUCED_B,
+                                  TERM_POLICY, TERM_INHERITED};
+    for (int i = 0; i < 5; i++) {
+        number_scientific(terms->largest[shown[i]], 2, size[i]);
+    }
+    text_format(t,
+                SAY(" Of the difference (at most %s), prefill_last introduces %s, decode0 %s, "
+                    "policy makes %s, and %s is inherited.",
+                    " De la diferencia (a lo sumo %s), prefill_last introduce %s, decode0 %s, la "
+                    "política causa %s, y %s es heredado."),
+                size[0], size[1], size[2], size[3], size[4]);
+}
+
+static void say_patch(text *t, lang l, const patch *p)
+{
+    if (p->state == PATCH_REMOVES) {
+        text_format(t,
+                    SAY(" With its healthy row on the edge, all %" PRId32
+                        " differing ops that depend on no later fault agree.",
+                        " Con su fila sana en la arista, coinciden las %" PRId32
+                        " operaciones que difieren y no dependen de un fallo posterior."),
+                    p->n_removed);
+    } else if (p->state == PATCH_DOES_NOT) {
+        text_format(t,
+                    SAY(" With its healthy row on the edge, %" PRId32 " of %" PRId32
+                        " differing ops still differ.",
+                        " Con su fila sana en la arista, %" PRId32 " de %" PRId32
+                        " operaciones siguen difiriendo."),
+                    p->n_differ - p->n_removed, p->n_differ);
+    }
+    if (p->state != PATCH_UNKNOWN && p->n_next > 0) {
+        text_format(t,
+                    SAY(" %" PRId32 " more differ because of a later fault.",
+                        " Otras %" PRId32 " difieren por un fallo posterior."),
+                    p->n_next);
+    }
+}
+
+void say_op_details(text *t, lang l, const op_line *op)
+{
+    say_terms(t, l, &op->terms);
+    say_patch(t, l, &op->patch);
+}
+
+void say_op_evidence(text *t, lang l, const op_line *op)
+{
+    const finding *f = &op->found;
+    if (f->state == VERDICT_CONFIRMED) {
+        text_format(t,
+                    SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
+                        "healthy replay does not, and no hypothesis of another cause does.",
+                        " Recalculado solo con este cambio (%s), %s da los bits registrados; el "
+                        "recálculo sano no los da, ni hipótesis alguna de otra causa."),
+                    f->replay_kernel, stage_name(op->name));
+    } else if (f->state == VERDICT_SUSPECTED) {
+        say_fits(t, l, f);
+    }
+    say_op_details(t, l, op);
+}
+
+/* ---- The whole ------------------------------------------------------------------------------- */
+
+void say_effect(text *t, lang l, const analysis_prompt *p)
+{
+    const logit_effect *e = &p->effect;
+    char gap[NUMBER_MAX], largest[NUMBER_MAX], kl[NUMBER_MAX];
+    if (!e->is_measured) {
+        return;
+    }
+    number_scientific(e->gap[SIDE_A], 2, gap);
+    number_scientific(e->largest, 2, largest);
+    number_scientific(fabs(e->kl), 2, kl);
+    if (e->top[SIDE_A] == e->top[SIDE_B]) {
+        text_format(t,
+                    SAY("The next token stays %" PRId32
+                        " (logits differ by at most %s, its lead is %s, KL %s).",
+                        "El siguiente token sigue siendo %" PRId32
+                        " (los logits difieren a lo sumo en %s, su ventaja es %s, KL %s)."),
+                    e->top[SIDE_A], largest, gap, kl);
+        return;
+    }
+    text_format(t,
+                SAY("The next token changes from %" PRId32 " to %" PRId32
+                    ": a %s flip (logits differ by at most %s, the lead was %s, KL %s).",
+                    "El siguiente token cambia de %" PRId32 " a %" PRId32
+                    ": un cambio %s (los logits difieren a lo sumo en %s, la ventaja era %s, "
+                    "KL %s)."),
+                e->top[SIDE_A], e->top[SIDE_B],
+                e->gap[SIDE_A] == 0 ? SAY("tie", "por empate") : SAY("confident", "con margen"),
+                largest, gap, kl);
+}
+
+void say_judged(text *t, lang l, const analysis_prompt *p)
+{
+    const op_coverage *c = &p->judged;
+    if (!c->is_judged) {
+        text_string(t, SAY("No model was given: only norms were replayed.",
+                           "No se dio modelo: solo se recalcularon las normas."));
+        return;
+    }
+    text_format(t,
+                SAY("%" PRId32 " of %" PRId32
+                    " op records of both sides were replayed by builds of the definition: %" PRId32
+                    " give the recorded bits; %" PRId32 " read something else than was written.",
+                    "%" PRId32 " de %" PRId32
+                    " registros de operaciones de ambos lados se recalcularon con compilaciones de "
+                    "la definición: %" PRId32 " dan los bits registrados; %" PRId32
+                    " leyeron algo distinto de lo escrito."),
+                c->n_replayed, c->n_op, c->n_healthy, c->n_broken);
+}
