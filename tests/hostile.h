@@ -18,6 +18,8 @@
 
 #include <cmocka.h>
 
+#include "weights.h"
+
 /* ---- Numbers -----------------------------------------------------------------------------------
  */
 
@@ -81,6 +83,35 @@ static inline void numbers_fill(float *x, int64_t n, data_kind kind)
     for (int64_t i = 0; i < n; i++) {
         x[i] = number_new(kind);
     }
+}
+
+static inline void block_fill(dtype type, uint8_t *block, data_kind kind)
+{
+    const dtype_traits *traits = dtype_find((uint32_t)type);
+    static const uint8_t extreme[] = {0x00, 0x80, 0x7f, 0xff, 0xf0, 0x0f};
+    uint32_t pattern = random_bits();
+    for (uint32_t i = 0; i < traits->bytes && traits->is_quantised; i++) {
+        block[i] = pattern % 3 == 0 ? extreme[pattern / 3 % 6] : (uint8_t)random_bits();
+    }
+    for (int i = 0; i < weight_n_scale(type); i++) {
+        float number = number_new(kind);
+        int is_scale = traits->is_quantised && kind != DATA_EXACT;
+        weight_scale_put(type, block, i, is_scale ? 0.01f * number : number);
+    }
+}
+
+/* A hard number spoils its row, so that often only a few scales are hard. True: all scales are
+ * subnormal, and show only where nothing larger is added. */
+static inline int weights_fill(dtype type, uint8_t *w, int64_t n_block, data_kind kind)
+{
+    size_t step = dtype_find((uint32_t)type)->bytes;
+    int is_tiny = type == DTYPE_MXFP4 && random_bits() % 4 == 0;
+    kind = kind == DATA_HARD && random_bits() % 2 ? DATA_RARE : kind;
+    for (int64_t b = 0; b < n_block; b++, w += step) {
+        block_fill(type, w, kind);
+        w[0] &= is_tiny ? 1 : 255;
+    }
+    return is_tiny;
 }
 
 /* ---- Memory between unreadable pages -----------------------------------------------------------

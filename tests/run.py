@@ -34,8 +34,8 @@ SANITIZERS = "address,undefined"
 WARNINGS = "-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
 SECONDS_BUILD, SECONDS_C, SECONDS_PY, SECONDS_LONG = 600, 240, 480, 7200
 SEED = "1"  # of the covering arrays of tests/matrix_tool.c
-# Slowest first.
-WEIGHTS = "Q5_K Q4_K Q6_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP4 F32 F16 BF16".split()
+WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP4 F32 F16 "
+           "BF16").split()  # slowest first
 # What takes longest starts first, so that nothing long is left for the end.
 SLOW = ["san", "matrix", "golden", "py/test_oracle", "py/test_isolate", "san/test_engine",
         "py/test_pull", "py/test_commands", "py/test_chat", "c/test_engine"]

@@ -108,6 +108,8 @@ static const struct {
     {"IQ4_NL", "--heads 4 --heads-kv 2 --head-dim 24"},
     {"IQ4_XS", "--untied --embd-type IQ4_XS"},
     {"MXFP4", "--bias --untied"},
+    {"Q2_K", "--untied --embd-type Q2_K"},
+    {"Q3_K", "--heads 4 --heads-kv 2 --head-dim 64 --embd-type Q3_K"},
 };
 #define BITS_MODELS (sizeof bits_models / sizeof *bits_models)
 

@@ -454,6 +454,7 @@ static void test_dtype(void **state)
         {2, "Q4_0", 32, 18, true}, {3, "Q4_1", 32, 20, true},  {6, "Q5_0", 32, 22, true},
         {7, "Q5_1", 32, 24, true}, {8, "Q8_0", 32, 34, true},  {12, "Q4_K", 256, 144, true},
         {13, "Q5_K", 256, 176, true}, {14, "Q6_K", 256, 210, true},
+        {10, "Q2_K", 256, 84, true}, {11, "Q3_K", 256, 110, true},
         {20, "IQ4_NL", 32, 18, true}, {23, "IQ4_XS", 256, 136, true}, {39, "MXFP4", 32, 17, true},
     };
     size_t n = sizeof expected / sizeof expected[0], n_file = 0;

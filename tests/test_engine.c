@@ -203,6 +203,7 @@ static void every_cut_of_tiny_models_gives_the_same_bits(void **state)
         "--type Q4_K",          "--type Q5_K --bias --untied",
         "--type Q6_K",          "--type IQ4_NL",
         "--type IQ4_XS",        "--type MXFP4",
+        "--type Q2_K --untied", "--type Q3_K",
     };
     for (size_t i = 0; i < sizeof model / sizeof *model; i += MODEL_STEP) {
         char path[TINY_PATH];

@@ -26,7 +26,6 @@
 #include "hostile.h"
 #include "kernel/half.h"
 #include "kernel/kernel.h"
-#include "weights.h"
 
 /* ---- Trials ------------------------------------------------------------------------------------
  */
@@ -268,21 +267,6 @@ static void rows_judge(judge *j)
 /* ---- Products ----------------------------------------------------------------------------------
  */
 
-static void block_fill(dtype type, uint8_t *block, data_kind kind)
-{
-    const dtype_traits *traits = dtype_find((uint32_t)type);
-    static const uint8_t extreme[] = {0x00, 0x80, 0x7f, 0xff, 0xf0, 0x0f};
-    uint32_t pattern = random_bits();
-    for (uint32_t i = 0; i < traits->bytes && traits->is_quantised; i++) {
-        block[i] = pattern % 3 == 0 ? extreme[pattern / 3 % 6] : (uint8_t)random_bits();
-    }
-    for (int i = 0; i < weight_n_scale(type); i++) {
-        float number = number_new(kind);
-        int is_scale = traits->is_quantised && kind != DATA_EXACT;
-        weight_scale_put(type, block, i, is_scale ? 0.01f * number : number);
-    }
-}
-
 typedef struct shape {
     dtype type;
     int64_t k, n_out, n_token, first, last; /* rows asked for */
@@ -296,13 +280,9 @@ static matmul_args product_new(const shape *s, data_kind kind)
     matmul_args a = {.type = s->type, .k = s->k, .n_token = s->n_token, .x_is_q8 = s->x_is_q8};
     a.row_bytes = s->k / traits->block * traits->bytes;
     size_t align = traits->is_quantised ? 1 : 4;
-    /* A hard number spoils its row: often only a few scales are hard, and no activation. */
-    data_kind w_kind = kind == DATA_HARD && random_bits() % 2 ? DATA_RARE : kind;
     data_kind x_kind = kind >= DATA_RARE && random_bits() % 2 ? DATA_RANDOM : kind;
     uint8_t *w = operand((size_t)(a.row_bytes * s->n_out), align);
-    for (int64_t b = 0; b < s->n_out * s->k / traits->block; b++) {
-        block_fill(s->type, w + b * traits->bytes, w_kind);
-    }
+    int is_tiny = weights_fill(s->type, w, s->n_out * s->k / traits->block, kind);
     float *x = numbers(s->k * s->n_token, x_kind);
     a.w = w;
     a.x = x;
@@ -315,7 +295,7 @@ static matmul_args product_new(const shape *s, data_kind kind)
         }
         a.x = act;
     }
-    a.bias = random_bits() % 4 ? numbers(s->n_out, DATA_RANDOM) : NULL;
+    a.bias = random_bits() % 4 && !is_tiny ? numbers(s->n_out, DATA_RANDOM) : NULL;
     a.y_stride = s->n_out;
     a.y = results(s->n_out * s->n_token);
     return a;
@@ -756,6 +736,39 @@ static void broken_kernels_are_seen(void **state)
     }
 }
 
+static const weight_misread *misread;
+
+/* The definition on other blocks than it was given. */
+static void matmul_misread(const matmul_args *a, int64_t first, int64_t last)
+{
+    size_t bytes = (size_t)(a->row_bytes * last), step = dtype_find((uint32_t)a->type)->bytes;
+    uint8_t *w = malloc(bytes);
+    memcpy(w, a->w, bytes);
+    for (size_t at = 0; at < bytes && a->type == misread->type; at += step) {
+        misread->change(w + at);
+    }
+    matmul_args other = *a;
+    other.w = w;
+    ref->matmul(&other, first, last);
+    free(w);
+}
+
+static void misread_weights_are_seen(void **state)
+{
+    (void)state;
+    deaths_are_caught();
+    for (size_t i = 0; i < sizeof weight_misreads / sizeof *weight_misreads; i++) {
+        kernel_table t = *ref;
+        judge j = {.t = &t};
+        misread = &weight_misreads[i];
+        t.matmul = matmul_misread;
+        products_judge(&j);
+        if (j.n_bad == 0) {
+            fail_msg("nobody saw: %s", misread->mistake);
+        }
+    }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -773,6 +786,7 @@ int main(void)
         cmocka_unit_test(products_are_those_of_the_definition),
         cmocka_unit_test(attention_is_that_of_the_definition),
         cmocka_unit_test(broken_kernels_are_seen),
+        cmocka_unit_test(misread_weights_are_seen),
     };
     return cmocka_run_group_tests_name("simd", tests, setup, NULL);
 }

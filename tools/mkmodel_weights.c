@@ -24,7 +24,8 @@
 
 /* rms: codes even in [-128, 127], [-8, 7], [0, 15] - 7.5, [-16, 15], [0, 31] - 15.5; then
  * sc*q - 7.5*m and sc*q - 15.5*m with sc, m even in [0, 63]; sc*(q - 32) with sc in [-128, 127];
- * the entries of IQ4_NL's table, alone and times sc in [-32, 31]; E2M1 twice. */
+ * the entries of IQ4_NL's table, alone and times sc in [-32, 31]; E2M1 twice; sc*q - 1.5*m with sc
+ * and m even in [0, 15], q in [0, 3]; sc*(q - 4) with sc in [-32, 31], q in [0, 7]. */
 enum { TYPE_MXFP4 = 39 };
 static const type_traits types[] = {
     {"F32", 0, 1, 4, -1, -1, 0, 0},
@@ -41,6 +42,8 @@ static const type_traits types[] = {
     {"IQ4_NL", 20, 32, 18, 0, -1, 0, 67.43886},
     {"IQ4_XS", 23, 256, 136, 0, -1, 0, 1246.251},
     {"MXFP4", TYPE_MXFP4, 32, 17, 0, -1, 0, 5.852350},
+    {"Q2_K", 10, 256, 84, 80, 82, 1.5, 13.87444},
+    {"Q3_K", 11, 256, 110, 108, -1, 0, 43.33878},
 };
 #define N_TYPE (sizeof types / sizeof types[0])
 static const type_traits *const type_f32 = &types[0];

@@ -15,6 +15,8 @@ static_assert(2 * HALF + 32 / 2 == 20, "Q4_1: d, m, 4-bit codes");
 static_assert(HALF + 32 / 8 + 32 / 2 == 22, "Q5_0: d, fifth bits, 4-bit codes");
 static_assert(2 * HALF + 32 / 8 + 32 / 2 == 24, "Q5_1: d, m, fifth bits, 4-bit codes");
 static_assert(HALF + 32 == 34, "Q8_0: d, 8-bit codes");
+static_assert(16 + 256 / 4 + 2 * HALF == 84, "Q2_K: 4-bit scales and minima, 2-bit codes, d, dmin");
+static_assert(256 / 8 + 256 / 4 + 12 + HALF == 110, "Q3_K: third bits, low 2, 6-bit scales, d");
 static_assert(2 * HALF + 8 * 2 * 6 / 8 + 256 / 2 == 144, "Q4_K: d, dmin, 6-bit scales and minima");
 static_assert(144 + 256 / 8 == 176, "Q5_K: as Q4_K, fifth bits");
 static_assert(256 / 2 + 256 / 4 + 16 + HALF == 210, "Q6_K: low 4, high 2 bits, 8-bit scales, d");
@@ -31,6 +33,8 @@ static const dtype_traits traits[] = {
     {DTYPE_Q4_1, "Q4_1", 32, 20, true},
     {DTYPE_Q5_0, "Q5_0", 32, 22, true},
     {DTYPE_Q5_1, "Q5_1", 32, 24, true},
+    {DTYPE_Q2_K, "Q2_K", 256, 84, true},
+    {DTYPE_Q3_K, "Q3_K", 256, 110, true},
     {DTYPE_Q4_K, "Q4_K", 256, 144, true},
     {DTYPE_Q5_K, "Q5_K", 256, 176, true},
     {DTYPE_Q6_K, "Q6_K", 256, 210, true},
@@ -54,8 +58,8 @@ const dtype_traits *dtype_find(uint32_t type)
 
 const char *dtype_list(void)
 {
-    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, "
-           "IQ4_NL, IQ4_XS, MXFP4";
+    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, "
+           "Q6_K, IQ4_NL, IQ4_XS, MXFP4";
 }
 
 const char *dtype_name(dtype type)

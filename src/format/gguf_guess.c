@@ -79,7 +79,7 @@ const char *gguf_guess_type(uint32_t type)
 {
     /* ggml.h, enum ggml_type; 4, 5, 31 to 33 and 36 to 38 were removed. */
     static const char *const names[] = {
-        [9] = "Q8_1",     [10] = "Q2_K",    [11] = "Q3_K",   [15] = "Q8_K",   [16] = "IQ2_XXS",
+        [9] = "Q8_1",     [15] = "Q8_K",   [16] = "IQ2_XXS",
         [17] = "IQ2_XS",  [18] = "IQ3_XXS", [19] = "IQ1_S",  [21] = "IQ3_S",  [22] = "IQ2_S",
         [24] = "I8",      [25] = "I16",     [26] = "I32",    [27] = "I64",    [28] = "F64",
         [29] = "IQ1_M",   [34] = "TQ1_0",   [35] = "TQ2_0",  [40] = "NVFP4",  [41] = "Q1_0",

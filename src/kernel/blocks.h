@@ -3,9 +3,10 @@
  * Every quantised type is read in units of 32 consecutive values of a row:
  *     value[i] = ws * q[i]        or        value[i] = ws * q[i] + wm      (has_min)
  * where ws * q[i] is exact in binary32 for every type, so a value is rounded once, by the addition.
- * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; Q6_K,
- * with two per 32, has ws = d and q[i] = sc * code. Codes of IQ4_NL, IQ4_XS and MXFP4 are places in
- * a table of 16 integers. Layouts: ggml-common.h (block_q4_0 ... block_mxfp4).
+ * Types with one sub-scale per 32 (Q4_K, Q5_K) have ws = d * sc and wm = -(dmin * m), exact; those
+ * with two per 32 (Q2_K, Q3_K, Q6_K) have ws = d and q[i] = sc * code. Q2_K has two minima as well:
+ * wm = -dmin, and the minimum of a half is wm * m[half], exact. Codes of IQ4_NL, IQ4_XS and MXFP4
+ * are places in a table of 16 integers. Layouts: ggml-common.h (block_q4_0 ... block_mxfp4).
  */
 #ifndef GRETA_KERNEL_BLOCKS_H
 #define GRETA_KERNEL_BLOCKS_H
@@ -18,11 +19,19 @@
 typedef struct block_values {
     int16_t q[BLOCK];
     float ws, wm; /* wm 0 without minima */
+    int16_t m[2]; /* Q2_K: of each half */
 } block_values;
+
+/* One minimum per half of a unit. */
+static inline int block_has_two_min(dtype type)
+{
+    return type == DTYPE_Q2_K;
+}
 
 static inline int block_has_min(dtype type)
 {
-    return type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+    return type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K ||
+           block_has_two_min(type);
 }
 
 /* Low nibbles are values 0..15, high nibbles 16..31. */
@@ -120,6 +129,49 @@ static inline void block_q5_k(const uint8_t *b, int j, block_values *v)
     int shift = 4 * (j & 1);
     for (int i = 0; i < 32; i++) {
         v->q[i] = (int16_t)(((packed[i] >> shift) & 15) | (((fifth[i] >> j) & 1) << 4));
+    }
+}
+
+/* The low two bits of the codes of unit j, 32 bytes for four units (Q2_K and Q3_K). */
+static inline int block_two_bits(const uint8_t *packed, int j, int i)
+{
+    return packed[32 * (j / 4) + i] >> (2 * (j % 4)) & 3;
+}
+
+/* {scales[16], qs[64], d, dmin}: a scale is sc | m << 4. */
+static inline void block_q2_k(const uint8_t *b, int j, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b + 80));
+    v->wm = -half_to_float(load_u16(b + 82));
+    for (int half = 0; half < 2; half++) {
+        v->m[half] = b[2 * j + half] >> 4;
+    }
+    for (int i = 0; i < 32; i++) {
+        v->q[i] = (int16_t)((b[2 * j + i / 16] & 15) * block_two_bits(b + 16, j, i));
+    }
+}
+
+/* Scale i of 16 of Q3_K, -32..31: low four bits in s[i % 8], high two in s[8 + i % 4]. */
+static inline int block_q3_k_scale(const uint8_t *s, int i)
+{
+    int low = s[i % 8] >> (4 * (i / 8)) & 15, high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
+    return (low | high << 4) - 32;
+}
+
+/* Code i of unit j, 0..7: {hmask[32], qs[64], ..}, bit j of a byte of hmask is the third bit. */
+static inline int block_q3_k_code(const uint8_t *b, int j, int i)
+{
+    return block_two_bits(b + 32, j, i) | (b[i] >> j & 1) << 2;
+}
+
+/* {hmask[32], qs[64], scales[12], d} */
+static inline void block_q3_k(const uint8_t *b, int j, block_values *v)
+{
+    v->ws = half_to_float(load_u16(b + 108));
+    v->wm = 0;
+    for (int i = 0; i < 32; i++) {
+        int scale = block_q3_k_scale(b + 96, 2 * j + i / 16);
+        v->q[i] = (int16_t)(scale * (block_q3_k_code(b, j, i) - 4));
     }
 }
 
@@ -222,6 +274,12 @@ static inline void block_read(dtype type, const uint8_t *row, int64_t index, blo
     case DTYPE_Q8_0:
         block_q8_0(row + 34 * index, v);
         break;
+    case DTYPE_Q2_K:
+        block_q2_k(row + 84 * super, unit, v);
+        break;
+    case DTYPE_Q3_K:
+        block_q3_k(row + 110 * super, unit, v);
+        break;
     case DTYPE_Q4_K:
         block_q4_k(row + 144 * super, unit, v);
         break;
@@ -246,10 +304,14 @@ static inline void block_read(dtype type, const uint8_t *row, int64_t index, blo
     }
 }
 
-/* Rounded once to binary32: the product is exact. */
+/* Rounded once to binary32: the products are exact. */
 static inline void block_to_floats(dtype type, const block_values *v, float *y)
 {
-    if (block_has_min(type)) {
+    if (block_has_two_min(type)) {
+        for (int i = 0; i < BLOCK; i++) {
+            y[i] = v->ws * (float)v->q[i] + v->wm * (float)v->m[i / 16];
+        }
+    } else if (block_has_min(type)) {
         for (int i = 0; i < BLOCK; i++) {
             y[i] = v->ws * (float)v->q[i] + v->wm;
         }

@@ -32,10 +32,10 @@ static int stage_of_name(const char *name)
     return found == STAGE_NONE ? -1 : (int)found;
 }
 
-static const dtype types[] = {DTYPE_F32,   DTYPE_F16,  DTYPE_Q4_0,   DTYPE_Q4_1,
-                              DTYPE_Q5_0,  DTYPE_Q5_1, DTYPE_Q8_0,   DTYPE_Q4_K,
-                              DTYPE_Q5_K,  DTYPE_Q6_K, DTYPE_IQ4_NL, DTYPE_IQ4_XS,
-                              DTYPE_MXFP4, DTYPE_BF16, DTYPE_ACT_Q8, DTYPE_I32};
+static const dtype types[] = {DTYPE_F32,  DTYPE_F16,    DTYPE_Q4_0,   DTYPE_Q4_1,   DTYPE_Q5_0,
+                              DTYPE_Q5_1, DTYPE_Q8_0,   DTYPE_Q2_K,   DTYPE_Q3_K,   DTYPE_Q4_K,
+                              DTYPE_Q5_K, DTYPE_Q6_K,   DTYPE_IQ4_NL, DTYPE_IQ4_XS, DTYPE_MXFP4,
+                              DTYPE_BF16, DTYPE_ACT_Q8, DTYPE_I32};
 
 static const char *name_of_type(int value)
 {

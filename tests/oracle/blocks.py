@@ -30,6 +30,12 @@ def bit_rows(data, n_bit):
     return np.stack([data >> i & 1 for i in range(n_bit)], axis=1).reshape(len(data), -1)
 
 
+def bit_pairs(data):
+    """(n, g, w) bytes: bits 0, 1 of w bytes, then bits 2, 3, ... -> (n, g * 4 * w)."""
+    pairs = np.stack([data >> i & 3 for i in (0, 2, 4, 6)], axis=2)
+    return pairs.reshape(len(data), -1).astype(int)
+
+
 def word_bits(data):
     """(n, 4) bytes: the 32 bits of a little-endian word."""
     return np.unpackbits(data, axis=1, bitorder="little").astype(int)
@@ -64,6 +70,16 @@ def decode_block(b, kind):
         if kind == TYPE.Q5_K:
             code = code + 16 * bit_rows(b[:, 16:48], 8)
         return code, halves(b[:, :2]) * scale, halves(b[:, 2:4]) * minimum
+    if kind == TYPE.Q2_K:
+        code = bit_pairs(b[:, 16:80].reshape(-1, 2, 32))
+        scale, minimum = b[:, :16] & 15, b[:, :16] >> 4
+        return code, halves(b[:, 80:82]) * scale, halves(b[:, 82:84]) * minimum
+    if kind == TYPE.Q3_K:
+        third = bit_rows(b[:, :32], 8).astype(int)
+        code = bit_pairs(b[:, 32:96].reshape(-1, 2, 32)) + 4 * third - 4
+        low = nibbles(b[:, None, 96:104])
+        high = np.concatenate([b[:, 104:108] >> i & 3 for i in (0, 2, 4, 6)], axis=1)
+        return code, halves(b[:, 108:]) * (low + 16 * high.astype(int) - 32), none
     if kind == TYPE.Q6_K:
         low = nibbles(b[:, :128].reshape(-1, 2, 64))
         high = b[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6]).reshape(1, 1, 4, 1) & 3

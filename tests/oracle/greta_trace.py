@@ -14,8 +14,8 @@ VERSION = 1
 LINE_MAX, DEPTH_MAX = 1 << 20, 32
 MASK = (1 << 64) - 1
 BLOB_TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}
-WEIGHT_TYPES = {"BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
-                "IQ4_NL", "IQ4_XS", "MXFP4"}
+WEIGHT_TYPES = {"BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+                "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"}
 
 MODEL_STAGES = "tokens embed embed_scaled final_norm final_norm_q8 logits_raw logits".split()
 LAYER_STAGES = """attn_norm attn_norm_q8 q k v q_norm k_norm q_rope k_rope k_cache v_cache scores

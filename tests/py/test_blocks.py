@@ -14,9 +14,9 @@ import pytest
 from conftest import place
 
 KINDS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
-         "MXFP4"]
+         "MXFP4", "Q2_K", "Q3_K"]
 HALVES = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
-          "MXFP4": []}                                   # where f16 scales lie; others: at 0
+          "Q2_K": [80, 82], "Q3_K": [108], "MXFP4": []}  # where f16 scales lie; others: at 0
 K = 1280                                                 # a segment of 1024 and a part of one
 
 

@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 
 FLOATS = ["F32", "F16", "BF16"]
 BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
-          "MXFP4"]
+          "MXFP4", "Q2_K", "Q3_K"]
 EVERYTHING = ["--untied", "--bias", "--rope-factors"]
 
 
@@ -59,8 +59,8 @@ def test_codes_use_the_whole_range(mkmodel):
         tensor = tensors(mkmodel("--type", kind, *EVERYTHING))["blk.1.ffn_down.weight"]
         size = gguf.GGML_QUANT_SIZES[tensor.tensor_type][1]
         blocks = tensor.data.reshape(-1, size)
-        if kind == "Q6_K":
-            codes = blocks[:, :208]
+        if kind in ("Q2_K", "Q3_K", "Q6_K"):
+            codes = blocks[:, :{"Q2_K": 80, "Q3_K": 108, "Q6_K": 208}[kind]]
         elif kind == "MXFP4":
             codes = blocks[:, 1:]
         else:
@@ -175,7 +175,7 @@ def test_vocabulary(mkmodel, vocab):
     (["--out"], 2, "--out: value is missing"),
     (["--out", "/nonexistent/x"], 4, "/nonexistent/x: cannot create"),
     (["--bogus"], 2, "--bogus: unknown option"),
-    (["--type", "Q3_K"], 2, "--type: Q3_K (F32 F16"),
+    (["--type", "IQ2_XS"], 2, "--type: IQ2_XS (F32 F16"),
     (["--shape", "70b"], 2, "--shape: 70b (135m"),
     (["--layers", "0"], 2, "--layers: 0 (1 to 1024)"),
     (["--layers", "1025"], 2, "--layers: 1025 (1 to 1024)"),

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 FLOATS = ["F32", "F16", "BF16"]
 BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
-          "MXFP4"]
+          "MXFP4", "Q2_K", "Q3_K"]
 EVERYTHING = ["--untied", "--bias", "--rope-factors"]
 PLAIN_F32 = ["--act", "f32", "--kv", "f32"]
 PROSE = Path(__file__).resolve().parents[1] / "oracle" / "prose.txt"

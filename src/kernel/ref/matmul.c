@@ -8,7 +8,8 @@
  *
  * A float chain is acc = fma(w[k], x[k], acc). A quantised chain steps by blocks of 32:
  *     acc = fma(rn(ws * d), idot, acc); with minima then acc = fma(wm, rn(d * isum), acc)
- * where d and isum belong to the activation block and idot = sum q * code is exact. Lanes are
+ * where d and isum belong to the activation block and idot = sum q * code is exact; Q2_K, with two
+ * minima in a block, has isum = m0 * (sum of the first half) + m1 * (sum of the second). Lanes are
  * output rows: a tile of rows is unpacked once per segment and used for all tokens, so prefill and
  * decode share the code. Bounds: float |err| <= gamma(min(K, 1024) + K / 1024 + 1) * sum |w x|;
  * quantised gamma(2 * min(K, 1024) / 32 + K / 1024 + 3) * sum |x| (|ws q| + |wm|), x the quantised
@@ -48,6 +49,7 @@ static void add_bias(const matmul_args *a, int64_t first, int64_t last)
 typedef struct q8_tile {
     int16_t q[LANES][SEGMENT];
     float ws[SEGMENT_BLOCKS][LANES], wm[SEGMENT_BLOCKS][LANES];
+    int32_t m[SEGMENT_BLOCKS][2][LANES];
 } q8_tile;
 
 static void q8_tile_read(const matmul_args *a, int64_t first, int64_t n, int64_t block,
@@ -61,6 +63,10 @@ static void q8_tile_read(const matmul_args *a, int64_t first, int64_t n, int64_t
             memcpy(tile->q[r] + b * BLOCK, v.q, sizeof v.q);
             tile->ws[b][r] = v.ws;
             tile->wm[b][r] = v.wm;
+            if (block_has_two_min(a->type)) {
+                tile->m[b][0][r] = v.m[0];
+                tile->m[b][1][r] = v.m[1];
+            }
         }
     }
 }
@@ -72,6 +78,19 @@ static inline int32_t dot_block(const int16_t *q, const int16_t *code)
         sum += (int32_t)q[i] * code[i];
     }
     return sum;
+}
+
+/* rn(d * isum) of every row, with a minimum for each half of the block. */
+static inline void two_min_sums(const int32_t m[2][LANES], const int16_t *code, float d,
+                                float d_sum[LANES])
+{
+    int32_t sum[2] = {0, 0};
+    for (int i = 0; i < BLOCK; i++) {
+        sum[i / (BLOCK / 2)] += code[i];
+    }
+    for (int r = 0; r < LANES; r++) {
+        d_sum[r] = d * (float)(m[0][r] * sum[0] + m[1][r] * sum[1]);
+    }
 }
 
 static void q8_token(const matmul_args *a, const q8_tile *tile, int64_t token, int64_t block,
@@ -95,7 +114,13 @@ static void q8_token(const matmul_args *a, const q8_tile *tile, int64_t token, i
         for (int r = 0; r < LANES; r++) {
             acc[r] = fmaf(tile->ws[b][r] * d, idot[r], acc[r]);
         }
-        if (has_min) {
+        if (block_has_two_min(a->type)) {
+            float d_sum[LANES];
+            two_min_sums(tile->m[b], wide, d, d_sum);
+            for (int r = 0; r < LANES; r++) {
+                acc[r] = fmaf(tile->wm[b][r], d_sum[r], acc[r]);
+            }
+        } else if (has_min) {
             float d_sum = d * (float)isum[b];
             for (int r = 0; r < LANES; r++) {
                 acc[r] = fmaf(tile->wm[b][r], d_sum, acc[r]);

@@ -53,16 +53,27 @@ static void put_fifth_bits(uint8_t *out, codes c)
     }
 }
 
-/* One half of a unit: values 16h .. 16h + 15. */
-static void put_top_bits(uint8_t *out, codes c, int h)
+/* Bits `shift` and the next one of half a unit: values 16h .. 16h + 15. */
+static void put_two_bits(uint8_t *out, codes c, int h, int shift)
 {
     memset(out, 0, 64);
     for (int j = 0; j < 4; j++) {
         for (int r = 0; r < ROWS; r++) {
             for (int i = 0; i < 4; i++) {
                 uint8_t *byte = &out[4 * r + i];
-                *byte = (uint8_t)(*byte | (c[r][16 * h + 4 * j + i] >> 4) << (2 * j));
+                *byte = (uint8_t)(*byte | (c[r][16 * h + 4 * j + i] >> shift & 3) << (2 * j));
             }
+        }
+    }
+}
+
+static void put_third_bits(uint8_t *out, codes c)
+{
+    memset(out, 0, 64);
+    for (int i = 0; i < BLOCK; i++) {
+        for (int r = 0; r < ROWS; r++) {
+            uint8_t *byte = &out[4 * r + i % 4];
+            *byte = (uint8_t)(*byte | (c[r][i] >> 2 & 1) << (i / 4));
         }
     }
 }
@@ -175,10 +186,51 @@ static void pack_q6_k(const pack_args *a, int64_t tile, int64_t super, uint8_t *
         }
         for (int h = 0; h < 2; h++) {
             uint8_t *half = out + 288 + 384 * j + 192 * h;
-            put_top_bits(half, c, h);
+            put_two_bits(half, c, h, 4);
             put_nibbles(half + 64, c, 2 * h);
             put_nibbles(half + 128, c, 2 * h + 1);
         }
+    }
+}
+
+/* Unit j of a row: its two scales as they are packed, and its codes. */
+static void low_k_unit(dtype type, const uint8_t *block, int j, uint8_t scale[2], uint8_t *code)
+{
+    for (int h = 0; h < 2; h++) {
+        scale[h] = type == DTYPE_Q2_K ? block[2 * j + h]
+                                      : (uint8_t)block_q3_k_scale(block + 96, 2 * j + h);
+    }
+    for (int i = 0; i < BLOCK; i++) {
+        code[i] = (uint8_t)(type == DTYPE_Q2_K ? block_two_bits(block + 16, j, i)
+                                               : block_q3_k_code(block, j, i));
+    }
+}
+
+/* Q2_K and Q3_K. */
+static void pack_low_k(const pack_args *a, int64_t tile, int64_t super, uint8_t *out)
+{
+    int is_q2 = a->type == DTYPE_Q2_K;
+    int64_t at = super * dtype_find((uint32_t)a->type)->bytes;
+    uint8_t *scales = out + (is_q2 ? 64 : 32), *bits = scales + 256;
+    put_halves(a, tile, at + (is_q2 ? 80 : 108), out);
+    if (is_q2) {
+        put_halves(a, tile, at + 82, out + 32);
+    }
+    for (int j = 0; j < 8; j++) {
+        codes c;
+        memset(c, 0, sizeof c);
+        memset(scales + 32 * j, 0, 32);
+        for (int r = 0; r < ROWS && tile * ROWS + r < a->n_row; r++) {
+            const uint8_t *block = a->w + (tile * ROWS + r) * a->row_bytes + at;
+            low_k_unit(a->type, block, j, scales + 32 * j + 2 * r, c[r]);
+        }
+        if (!is_q2) {
+            put_third_bits(bits, c);
+            bits += 64;
+        }
+        put_two_bits(bits, c, 0, 0);
+        put_two_bits(bits + 64, c, 1, 0);
+        bits += 128;
     }
 }
 
@@ -251,6 +303,8 @@ void rows16_pack(const pack_args *a, int64_t tile_first, int64_t tile_last)
                 pack_codebook(a, tile, u, unit);
             } else if (rows16_unit(a->type) == 32) {
                 pack_small(a, tile, u, unit);
+            } else if (a->type == DTYPE_Q2_K || a->type == DTYPE_Q3_K) {
+                pack_low_k(a, tile, u, unit);
             } else if (a->type == DTYPE_Q6_K) {
                 pack_q6_k(a, tile, u, unit);
             } else {

@@ -10,6 +10,8 @@
  *   Q4_1         32 values: d, m, nibbles 256
  *   Q5_0         32 values: d, fifth bits 64, nibbles 256
  *   Q5_1         32 values: d, m, fifth bits 64, nibbles 256
+ *   Q2_K         256 values: d, dmin; 8 x {16 x sc | m << 4 of both halves}; 16 x {two bits 64}
+ *   Q3_K         256 values: d; 8 x {16 x sc i8 of both halves}; 8 x {third bits 64, two bits 128}
  *   Q4_K         256 values: d, dmin; 8 x {sc 16 x u8, mn 16 x u8}; 8 x nibbles 256
  *   Q5_K         256 values: the same; 8 x {fifth bits 64, nibbles 256}
  *   Q6_K         256 values: d; 8 x {sc 2 x 16 x i8}; 16 x {top bits 64, nibbles 128}
@@ -26,7 +28,9 @@
  *   codes        vector g, byte 4r + i: value 4g + i of row r
  *   nibbles      vector v, byte 4r + i: low nibble value 8v + i, high nibble value 8v + 4 + i
  *   fifth bits   word g, bit 4r + i: bit 4 of value 4g + i
- *   top bits     of half h of a unit, byte 4r + i, bits 2j, 2j + 1: bits 4, 5 of value 16h + 4j + i
+ *   third bits   byte 4r + i, bit g: bit 2 of value 4g + i
+ *   two bits     of half h of a unit, byte 4r + i, bits 2j, 2j + 1: bits 0, 1 of value 16h + 4j + i
+ *   top bits     likewise bits 4, 5
  */
 #ifndef GRETA_KERNEL_X86_ROWS16_H
 #define GRETA_KERNEL_X86_ROWS16_H
@@ -46,6 +50,8 @@ static inline int64_t rows16_unit(dtype type)
     case DTYPE_F16:
     case DTYPE_BF16:
         return 1;
+    case DTYPE_Q2_K:
+    case DTYPE_Q3_K:
     case DTYPE_Q4_K:
     case DTYPE_Q5_K:
     case DTYPE_Q6_K:
@@ -74,6 +80,10 @@ static inline int64_t rows16_unit_bytes(dtype type)
         return 256 + 64 + 32;
     case DTYPE_Q5_1:
         return 256 + 64 + 64;
+    case DTYPE_Q2_K:
+        return 64 + 256 + 8 * 128;
+    case DTYPE_Q3_K:
+        return 32 + 256 + 8 * (64 + 128);
     case DTYPE_Q4_K:
         return 64 + 256 + 8 * 256;
     case DTYPE_Q5_K:

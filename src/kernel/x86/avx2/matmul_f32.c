@@ -76,8 +76,13 @@ INLINE void unit_floats(dtype type, const uint8_t *tile, int64_t block, float *o
     __m256i offset = _mm256_set1_epi32(type == DTYPE_Q6_K ? 32 : unit_offset(type));
     for (int half = 0; half < 2; half++) {
         unit_view u = unit_read(type, tile, block, half);
+        __m256 minimum[2] = {u.wm, u.wm}; /* of the halves of the unit; exact */
+        for (int h = 0; h < 2 && block_has_two_min(type); h++) {
+            __m256i m = _mm256_srli_epi32(_mm256_slli_epi32(u.minimum, 16 - 16 * h), 16);
+            minimum[h] = _mm256_mul_ps(u.wm, _mm256_cvtepi32_ps(m));
+        }
         for (int g = 0; g < 8; g++) {
-            __m256i codes = unit_group(type, u.codes, g, half);
+            __m256i codes = unit_operand(type, &u, g, half);
             for (int i = 0; i < 4; i++) {
                 __m256i q = _mm256_and_si256(codes, _mm256_set1_epi32(255));
                 q = _mm256_sub_epi32(q, offset);
@@ -86,7 +91,7 @@ INLINE void unit_floats(dtype type, const uint8_t *tile, int64_t block, float *o
                 }
                 __m256 value = _mm256_mul_ps(u.ws, _mm256_cvtepi32_ps(q)); /* exact */
                 if (block_has_min(type)) {
-                    value = _mm256_add_ps(value, u.wm);
+                    value = _mm256_add_ps(value, minimum[g / 4]);
                 }
                 _mm256_storeu_ps(out + (4 * g + i) * PACK_ROWS + HALF_ROWS * half, value);
                 codes = _mm256_srli_epi32(codes, 8);
@@ -140,6 +145,12 @@ void avx2_matmul_f32(const matmul_args *a, int64_t first, int64_t last)
         break;
     case DTYPE_Q8_0:
         rows_run(a, DTYPE_Q8_0, first, last);
+        break;
+    case DTYPE_Q2_K:
+        rows_run(a, DTYPE_Q2_K, first, last);
+        break;
+    case DTYPE_Q3_K:
+        rows_run(a, DTYPE_Q3_K, first, last);
         break;
     case DTYPE_Q4_K:
         rows_run(a, DTYPE_Q4_K, first, last);

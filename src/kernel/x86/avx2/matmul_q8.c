@@ -8,8 +8,9 @@
  * vpmaddubsw adds two products u8 * s8 in 16 bits and saturates, so codes must be small: with
  * |activation| <= 127 a pair reaches 254 * code. Codes below 16 leave room for 8 such sums in 16
  * bits (30480), below 32 for 4 (31496), below 64 for 2 (32004): that many groups are added before
- * they are widened. Codes of Q8_0, IQ4_NL and IQ4_XS reach 255: they become signed, and the sign
- * goes over to the activation (128 * 127 * 2 = 32512; |-128| is 128 as an unsigned byte).
+ * they are widened. Q8_0, IQ4_NL and IQ4_XS reach 255: they become signed, and the sign goes over
+ * to the activation (128 * 127 * 2 = 32512; |-128| is 128 as an unsigned byte). So does Q3_K, whose
+ * sc * code is -124 to 128: a signed byte holds its negative, and sums are subtracted.
  */
 #include "kernel/x86/avx2/avx2.h"
 
@@ -22,7 +23,7 @@
 /* Codes that are multiplied as signed numbers: unsigned ones would overflow pair sums. */
 INLINE int is_signed(dtype type)
 {
-    return type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL || type == DTYPE_IQ4_XS;
+    return type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL || type == DTYPE_IQ4_XS || type == DTYPE_Q3_K;
 }
 
 /* What was added to a code, as far as the product does not take it back itself. */
@@ -41,7 +42,9 @@ INLINE int groups_together(dtype type)
     case DTYPE_Q8_0:
     case DTYPE_IQ4_NL:
     case DTYPE_IQ4_XS:
+    case DTYPE_Q3_K:
         return 1;
+    case DTYPE_Q2_K:
     case DTYPE_Q6_K:
         return 2;
     case DTYPE_Q5_0:
@@ -65,9 +68,10 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
         __m256i pairs[TILE_MAX];
 #pragma GCC unroll 8
         for (int g = from; g < from + step; g++) {
-            __m256i w = unit_group(type, u->codes, g, half), size = w;
+            __m256i w = unit_operand(type, u, g, half), size = w;
             if (is_signed(type)) {
-                w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                w = type == DTYPE_Q3_K ? _mm256_sub_epi8(_mm256_set1_epi8(127), w)
+                                       : _mm256_xor_si256(w, _mm256_set1_epi8(-128));
                 size = _mm256_abs_epi8(w);
             }
 #pragma GCC unroll 4
@@ -79,7 +83,9 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
         }
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) {
-            idot[t] = _mm256_add_epi32(idot[t], _mm256_madd_epi16(pairs[t], ones));
+            __m256i sums = _mm256_madd_epi16(pairs[t], ones);
+            idot[t] = type == DTYPE_Q3_K ? _mm256_sub_epi32(idot[t], sums)
+                                         : _mm256_add_epi32(idot[t], sums);
         }
     }
 }
@@ -115,6 +121,16 @@ INLINE __m256 act_float(const int32_t *word)
     return _mm256_castsi256_ps(_mm256_set1_epi32(*word));
 }
 
+/* rn(d * isum) of one token whose scale is *d; the sums of halves are T words behind. */
+INLINE __m256 min_factor(dtype type, const unit_view *u, const int32_t *d, int T)
+{
+    if (!block_has_two_min(type)) {
+        return act_float(&d[T]);
+    }
+    __m256i isum = _mm256_madd_epi16(u->minimum, _mm256_set1_epi32(d[T]));
+    return _mm256_mul_ps(act_float(d), _mm256_cvtepi32_ps(isum));
+}
+
 /* One segment of half a tile of rows for T tokens. */
 INLINE void tile_chain(dtype type, int T, int half, const tile_place *p, const int32_t *act,
                        __m256 *acc)
@@ -132,7 +148,7 @@ INLINE void tile_chain(dtype type, int T, int half, const tile_place *p, const i
             __m256 scale = _mm256_mul_ps(u.ws, act_float(&act[8 * T + t]));
             acc[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(idot[t]), acc[t]);
             if (block_has_min(type)) {
-                acc[t] = _mm256_fmadd_ps(u.wm, act_float(&act[9 * T + t]), acc[t]);
+                acc[t] = _mm256_fmadd_ps(u.wm, min_factor(type, &u, &act[8 * T + t], T), acc[t]);
             }
         }
         act += block_words(type) * T;

@@ -21,6 +21,7 @@ INLINE int unit_offset(dtype type)
            : type == DTYPE_Q4_0                                               ? 8
            : type == DTYPE_Q5_0                                               ? 16
            : type == DTYPE_MXFP4                                              ? 12
+           : type == DTYPE_Q3_K                                               ? 127
                                                                               : 0;
 }
 
@@ -50,13 +51,25 @@ INLINE __m256i codebook(dtype type)
     return _mm256_broadcastsi128_si256(table);
 }
 
-/* Group g (0..7) of a unit of 32: 8 rows x 4 codes, as unsigned numbers q + unit_offset. */
+/* Group g (0..7) of a unit of 32: 8 rows x 4 codes, as unsigned numbers q + unit_offset (Q2_K,
+ * Q3_K: codes). */
 INLINE __m256i unit_group(dtype type, const uint8_t *unit, int g, int half)
 {
     const __m256i low4 = _mm256_set1_epi8(15);
     int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
     if (type == DTYPE_Q8_0) {
         return load_bytes(unit + 64 * g + 32 * half);
+    }
+    if (type == DTYPE_Q2_K || type == DTYPE_Q3_K) {
+        const uint8_t *two = unit + 64 * (g / 4) + (type == DTYPE_Q3_K ? 64 : 0);
+        __m256i bits = _mm256_srli_epi16(load_bytes(two + 32 * half), 2 * (g % 4));
+        bits = _mm256_and_si256(bits, _mm256_set1_epi8(3));
+        if (type == DTYPE_Q2_K) {
+            return bits;
+        }
+        __m256i third = load_bytes(unit + 32 * half);
+        third = g < 2 ? _mm256_slli_epi16(third, 2 - g) : _mm256_srli_epi16(third, g - 2);
+        return _mm256_or_si256(bits, _mm256_and_si256(third, _mm256_set1_epi8(4)));
     }
     int64_t at = 64 * (g / 2) + (type == DTYPE_Q6_K ? 64 * (1 + g / 4) : 64 * is_5);
     __m256i packed = load_bytes(unit + at + 32 * half);
@@ -106,14 +119,58 @@ INLINE __m256 e8m0_half(__m256i e)
 typedef struct unit_view {
     const uint8_t *codes;
     __m256 ws, wm;
-    __m256i scale[2]; /* Q6_K: of the halves of the block */
+    __m256i scale[2]; /* of the halves of the block: Q6_K 32 bits, Q2_K and Q3_K twice 16 bits */
+    __m256i bias[2];  /* Q3_K, of the halves: what makes a product q + unit_offset */
+    __m256i minimum;  /* Q2_K: m of both halves, 16 bits each */
 } unit_view;
+
+/* Bytes `from` and `to` of every lane as two numbers of 16 bits. */
+INLINE __m256i two_bytes(__m256i lanes, int from, int to)
+{
+    const __m256i step =
+        _mm256_setr_epi32(0, 0x40004, 0x80008, 0xc000c, 0, 0x40004, 0x80008, 0xc000c);
+    __m256i place = _mm256_add_epi32(step, _mm256_set1_epi32(from | to << 16));
+    return _mm256_shuffle_epi8(lanes, _mm256_or_si256(place, _mm256_set1_epi32((int)0x80008000)));
+}
+
+/* Scales of both halves of a unit of Q2_K or Q3_K. */
+INLINE void low_k_scales(dtype type, const uint8_t *p, unit_view *u)
+{
+    __m256i lanes = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    u->minimum = _mm256_srli_epi16(two_bytes(lanes, 0, 1), 4);
+    for (int h = 0; h < 2; h++) {
+        __m256i scale = two_bytes(lanes, h, h);
+        if (type == DTYPE_Q2_K) {
+            u->scale[h] = _mm256_and_si256(scale, _mm256_set1_epi16(15));
+            continue;
+        }
+        u->scale[h] = _mm256_srai_epi16(_mm256_slli_epi16(scale, 8), 8);
+        u->bias[h] = _mm256_mullo_epi16(u->scale[h], _mm256_set1_epi16(0x0404));
+        u->bias[h] = _mm256_sub_epi16(_mm256_set1_epi16(0x7f7f), u->bias[h]);
+    }
+}
+
+/* Group g of a unit as unsigned numbers q + unit_offset (Q6_K: codes). Two codes of Q2_K or Q3_K,
+ * c0 + 256 c1, are multiplied by sc in 16 bits. Q2_K: sc c0 <= 45 carries nothing into the other
+ * byte. Q3_K: with the bias both bytes are sc (c - 4) + 127, which is 3 to 255, so again there is
+ * nothing to carry or to borrow. */
+INLINE __m256i unit_operand(dtype type, const unit_view *u, int g, int half)
+{
+    __m256i codes = unit_group(type, u->codes, g, half);
+    if (type == DTYPE_Q2_K) {
+        return _mm256_mullo_epi16(codes, u->scale[g / 4]);
+    }
+    if (type == DTYPE_Q3_K) {
+        return _mm256_add_epi16(_mm256_mullo_epi16(codes, u->scale[g / 4]), u->bias[g / 4]);
+    }
+    return codes;
+}
 
 INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b, int half)
 {
     unit_view u;
     u.wm = _mm256_setzero_ps();
-    u.scale[0] = u.scale[1] = _mm256_setzero_si256();
+    u.scale[0] = u.scale[1] = u.bias[0] = u.bias[1] = u.minimum = _mm256_setzero_si256();
     if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
         const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
                       *scale = super + 64 + 32 * (b % 8);
@@ -128,6 +185,15 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b, int half)
         u.ws = load_halves(super, half);
         u.scale[0] = load_i8(scale, half);
         u.scale[1] = load_i8(scale + 16, half);
+    } else if (type == DTYPE_Q2_K || type == DTYPE_Q3_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type);
+        const uint8_t *scale = super + (type == DTYPE_Q2_K ? 64 : 32);
+        u.codes = scale + 256 + (type == DTYPE_Q2_K ? 128 : 192) * (b % 8);
+        u.ws = load_halves(super, half);
+        if (type == DTYPE_Q2_K) {
+            u.wm = _mm256_xor_ps(load_halves(super + 32, half), _mm256_set1_ps(-0.0f));
+        }
+        low_k_scales(type, scale + 32 * (b % 8) + 16 * half, &u);
     } else if (type == DTYPE_IQ4_XS) {
         const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type);
         u.codes = super + 160 + 256 * (b % 8);

@@ -61,6 +61,12 @@ INLINE __m512 float_column(dtype type, const uint8_t *tile, int64_t k)
                : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+/* Codes come as sc * code (unit_operand). */
+INLINE int has_products(dtype type)
+{
+    return type == DTYPE_Q2_K || type == DTYPE_Q3_K;
+}
+
 INLINE __m512 codebook_floats(dtype type)
 {
     const uint8_t *table = (const uint8_t *)block_codebook(type);
@@ -77,7 +83,7 @@ INLINE __m512 unit_column(dtype type, const unit_view *u, __m512i codes, int g, 
     const __m512 high = _mm512_add_ps(low, _mm512_set1_ps(16));
     codes = _mm512_srli_epi32(codes, (unsigned)(8 * i));
     __m512 q;
-    if (type == DTYPE_Q8_0 || type == DTYPE_Q6_K) {
+    if (type == DTYPE_Q8_0 || type == DTYPE_Q6_K || has_products(type)) {
         __m512i offset = _mm512_set1_epi32(type == DTYPE_Q6_K ? 32 : unit_offset(type));
         codes = _mm512_sub_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(255)), offset);
         if (type == DTYPE_Q6_K) {
@@ -88,7 +94,16 @@ INLINE __m512 unit_column(dtype type, const unit_view *u, __m512i codes, int g, 
         int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
         q = is_5 ? _mm512_permutex2var_ps(low, codes, high) : _mm512_permutexvar_ps(codes, low);
     }
-    return block_has_min(type) ? _mm512_fmadd_ps(u->ws, q, u->wm) : _mm512_mul_ps(u->ws, q);
+    if (!block_has_min(type)) {
+        return _mm512_mul_ps(u->ws, q);
+    }
+    __m512 minimum = u->wm;
+    if (block_has_two_min(type)) { /* 16 bits of a lane, exact */
+        __m512i m = g < 4 ? _mm512_and_si512(u->minimum, _mm512_set1_epi32(15))
+                          : _mm512_srli_epi32(u->minimum, 16);
+        minimum = _mm512_mul_ps(u->wm, _mm512_cvtepi32_ps(m));
+    }
+    return _mm512_fmadd_ps(u->ws, q, minimum);
 }
 
 typedef __m512 sums[TILES_MAX][TILE_MAX];
@@ -127,7 +142,8 @@ INLINE void group_add(dtype type, int R, int T, const unit_view *u, int g, const
     __m512i codes[TILES_MAX];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-        codes[r] = unit_group(type, u[r].codes, g);
+        codes[r] =
+            has_products(type) ? unit_operand(type, &u[r], g) : unit_group(type, u[r].codes, g);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -207,8 +223,9 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
 
 #define TYPE_LIST(X)                                                                               \
     X(F32)                                                                                         \
-    X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)       \
-        X(IQ4_XS) X(MXFP4)
+    X(F16)                                                                                         \
+    X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)        \
+        X(IQ4_NL) X(IQ4_XS) X(MXFP4)
 
 #define TYPE_FUNCTION(name)                                                                        \
     static __attribute__((noinline)) void matmul_##name(const matmul_args *a, int64_t first,       \

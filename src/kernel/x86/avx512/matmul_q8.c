@@ -35,7 +35,7 @@ INLINE void unit_dot(dtype type, int T, const unit_view *u, const int group[2], 
 {
 #pragma GCC unroll 8
     for (int g = group[0]; g < group[1]; g++) {
-        __m512i codes = unit_operand(type, u->codes, g);
+        __m512i codes = unit_operand(type, u, g);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
             idot[t] = _mm512_dpbusd_epi32(idot[t], codes, _mm512_set1_epi32(act[g * T + t]));
@@ -73,6 +73,16 @@ INLINE __m512 act_float(const int32_t *word)
     return _mm512_castsi512_ps(_mm512_set1_epi32(*word));
 }
 
+/* rn(d * isum) of one token whose scale is *d; the sums of halves are T words behind. */
+INLINE __m512 min_factor(dtype type, const unit_view *u, const int32_t *d, int T)
+{
+    if (!block_has_two_min(type)) {
+        return act_float(&d[T]);
+    }
+    __m512i isum = _mm512_madd_epi16(u->minimum, _mm512_set1_epi32(d[T]));
+    return _mm512_mul_ps(act_float(d), _mm512_cvtepi32_ps(isum));
+}
+
 /* Asks for weights AHEAD bytes after unit b. With few tokens the products of a unit take about as
  * long as its way from memory, which the processor's own prefetcher does not hide: 8 tokens ran
  * 1.1 to 1.3 times faster with it (Zen 4, 1B, Q8_0 and Q4_0), 96 as fast, one token does not ask.
@@ -106,7 +116,7 @@ INLINE void tile_chain(dtype type, int T, const tile_place *p, const int32_t *ac
             __m512 scale = _mm512_mul_ps(u.ws, act_float(&act[8 * T + t]));
             acc[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(idot[t]), acc[t]);
             if (block_has_min(type)) {
-                acc[t] = _mm512_fmadd_ps(u.wm, act_float(&act[9 * T + t]), acc[t]);
+                acc[t] = _mm512_fmadd_ps(u.wm, min_factor(type, &u, &act[8 * T + t], T), acc[t]);
             }
         }
         act += block_words(type) * T;

@@ -18,6 +18,7 @@ INLINE int unit_offset(dtype type)
            : type == DTYPE_Q4_0                                               ? 8
            : type == DTYPE_Q5_0                                               ? 16
            : type == DTYPE_MXFP4                                              ? 12
+           : type == DTYPE_Q3_K                                               ? 127
                                                                               : 0;
 }
 
@@ -35,6 +36,18 @@ INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
     const __m512i low4 = _mm512_set1_epi8(15);
     if (type == DTYPE_Q8_0) {
         return _mm512_loadu_si512(unit + 64 * g);
+    }
+    if (type == DTYPE_Q2_K || type == DTYPE_Q3_K) {
+        const uint8_t *two = unit + 64 * (g / 4) + (type == DTYPE_Q3_K ? 64 : 0);
+        __m512i bits = _mm512_srli_epi16(_mm512_loadu_si512(two), 2 * (g % 4));
+        bits = _mm512_and_si512(bits, _mm512_set1_epi8(3));
+        if (type == DTYPE_Q2_K) {
+            return bits;
+        }
+        __m512i third = _mm512_loadu_si512(unit);
+        third = g < 2 ? _mm512_slli_epi16(third, 2 - g) : _mm512_srli_epi16(third, g - 2);
+        /* bits | (third & 4) */
+        return _mm512_ternarylogic_epi32(bits, third, _mm512_set1_epi8(4), 0xf8);
     }
     int is_5 = type == DTYPE_Q5_0 || type == DTYPE_Q5_1 || type == DTYPE_Q5_K;
     const uint8_t *at = unit + 64 * (g / 2) + (type == DTYPE_Q6_K ? 64 * (1 + g / 4) : 64 * is_5);
@@ -55,13 +68,6 @@ INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
         return _mm512_ternarylogic_epi32(codes, top, _mm512_set1_epi8(48), 0xf8);
     }
     return codes;
-}
-
-/* The same as unsigned numbers q + unit_offset. */
-INLINE __m512i unit_operand(dtype type, const uint8_t *unit, int g)
-{
-    __m512i codes = unit_group(type, unit, g);
-    return block_is_codebook(type) ? _mm512_shuffle_epi8(codebook(type), codes) : codes;
 }
 
 INLINE __m512 load_halves(const uint8_t *p)
@@ -93,14 +99,59 @@ INLINE __m512 e8m0_half(__m512i e)
 typedef struct unit_view {
     const uint8_t *codes;
     __m512 ws, wm;
-    __m512i scale[2]; /* Q6_K: of the halves */
+    __m512i scale[2]; /* of the halves: Q6_K 32 bits, Q2_K and Q3_K twice 16 bits */
+    __m512i bias[2];  /* Q3_K, of the halves: what makes a product q + unit_offset */
+    __m512i minimum;  /* Q2_K: m of both halves, 16 bits each */
 } unit_view;
+
+/* Bytes `from` and `to` of every lane as two numbers of 16 bits. */
+INLINE __m512i two_bytes(__m512i lanes, int from, int to)
+{
+    const __m512i step = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
+    __m512i place = _mm512_mullo_epi32(step, _mm512_set1_epi32(0x00010001));
+    place = _mm512_add_epi32(place, _mm512_set1_epi32(from | to << 16));
+    return _mm512_shuffle_epi8(lanes, _mm512_or_si512(place, _mm512_set1_epi32((int)0x80008000)));
+}
+
+/* Scales of both halves of a unit of Q2_K or Q3_K. */
+INLINE void low_k_scales(dtype type, const uint8_t *p, unit_view *u)
+{
+    __m512i lanes = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    u->minimum = _mm512_srli_epi16(two_bytes(lanes, 0, 1), 4);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        __m512i scale = two_bytes(lanes, h, h);
+        if (type == DTYPE_Q2_K) {
+            u->scale[h] = _mm512_and_si512(scale, _mm512_set1_epi16(15));
+            continue;
+        }
+        u->scale[h] = _mm512_srai_epi16(_mm512_slli_epi16(scale, 8), 8);
+        u->bias[h] = _mm512_mullo_epi16(u->scale[h], _mm512_set1_epi16(0x0404));
+        u->bias[h] = _mm512_sub_epi16(_mm512_set1_epi16(0x7f7f), u->bias[h]);
+    }
+}
+
+/* Group g of a unit as unsigned numbers q + unit_offset (Q6_K: codes). Two codes of Q2_K or Q3_K,
+ * c0 + 256 c1, are multiplied by sc in 16 bits. Q2_K: sc c0 <= 45 carries nothing into the other
+ * byte. Q3_K: with the bias both bytes are sc (c - 4) + 127, which is 3 to 255, so again there is
+ * nothing to carry or to borrow. */
+INLINE __m512i unit_operand(dtype type, const unit_view *u, int g)
+{
+    __m512i codes = unit_group(type, u->codes, g);
+    if (type == DTYPE_Q2_K) {
+        return _mm512_mullo_epi16(codes, u->scale[g / 4]);
+    }
+    if (type == DTYPE_Q3_K) {
+        return _mm512_add_epi16(_mm512_mullo_epi16(codes, u->scale[g / 4]), u->bias[g / 4]);
+    }
+    return block_is_codebook(type) ? _mm512_shuffle_epi8(codebook(type), codes) : codes;
+}
 
 INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b)
 {
     unit_view u;
     u.wm = _mm512_setzero_ps();
-    u.scale[0] = u.scale[1] = _mm512_setzero_si512();
+    u.scale[0] = u.scale[1] = u.bias[0] = u.bias[1] = u.minimum = _mm512_setzero_si512();
     if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
         const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type),
                       *scale = super + 64 + 32 * (b % 8);
@@ -117,6 +168,15 @@ INLINE unit_view unit_read(dtype type, const uint8_t *tile, int64_t b)
         u.ws = load_halves(super);
         u.scale[0] = load_i8(scale);
         u.scale[1] = load_i8(scale + 16);
+    } else if (type == DTYPE_Q2_K || type == DTYPE_Q3_K) {
+        const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type);
+        const uint8_t *scale = super + (type == DTYPE_Q2_K ? 64 : 32);
+        u.codes = scale + 256 + (type == DTYPE_Q2_K ? 128 : 192) * (b % 8);
+        u.ws = load_halves(super);
+        if (type == DTYPE_Q2_K) {
+            u.wm = _mm512_xor_ps(load_halves(super + 32), _mm512_set1_ps(-0.0f));
+        }
+        low_k_scales(type, scale + 32 * (b % 8), &u);
     } else if (type == DTYPE_IQ4_XS) {
         const uint8_t *super = tile + b / 8 * rows16_unit_bytes(type);
         u.codes = super + 160 + 256 * (b % 8);
