@@ -222,10 +222,8 @@ INLINE void tile_run(const matmul_args *a, dtype type, int T, const tile_place *
 }
 
 #define TYPE_LIST(X)                                                                               \
-    X(F32)                                                                                         \
-    X(F16)                                                                                         \
-    X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)        \
-        X(IQ4_NL) X(IQ4_XS) X(MXFP4)
+    X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K)  \
+    X(Q6_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
 
 #define TYPE_FUNCTION(name)                                                                        \
     static __attribute__((noinline)) void matmul_##name(const matmul_args *a, int64_t first,       \
