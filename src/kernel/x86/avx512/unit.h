@@ -39,14 +39,14 @@ INLINE __m512i unit_group(dtype type, const uint8_t *unit, int g)
     }
     if (type == DTYPE_Q2_K || type == DTYPE_Q3_K) {
         const uint8_t *two = unit + 64 * (g / 4) + (type == DTYPE_Q3_K ? 64 : 0);
-        __m512i bits = _mm512_srli_epi16(_mm512_loadu_si512(two), (unsigned)(2 * (g % 4)));
+        __m512i bits = _mm512_srli_epi32(_mm512_loadu_si512(two), (unsigned)(2 * (g % 4)));
         bits = _mm512_and_si512(bits, _mm512_set1_epi8(3));
         if (type == DTYPE_Q2_K) {
             return bits;
         }
         __m512i third = _mm512_loadu_si512(unit);
-        third = g < 2 ? _mm512_slli_epi16(third, (unsigned)(2 - g))
-                      : _mm512_srli_epi16(third, (unsigned)(g - 2));
+        third = g < 2 ? _mm512_slli_epi32(third, (unsigned)(2 - g))
+                      : _mm512_srli_epi32(third, (unsigned)(g - 2));
         /* bits | (third & 4) */
         return _mm512_ternarylogic_epi32(bits, third, _mm512_set1_epi8(4), 0xf8);
     }
