@@ -2,6 +2,7 @@
  * stage and every logit has the same bits.
  *
  *     matrix_tool sample SEED               tiny models of all weight types, a covering array
+ *     matrix_tool archs SEED                tiny models of all architectures, a covering array
  *     matrix_tool full TYPE                 the tiny model of one weight type, every combination
  *     matrix_tool model FILE SEED PROMPT... a real model on text files, a covering array
  *
@@ -67,7 +68,8 @@ typedef struct matrix {
     size_t n_config;
     const kernel_table *truth;
     /* The model in use, and its sequences. */
-    const char *path; /* of the real model; NULL: tiny ones */
+    const char *path;         /* of the real model; NULL: tiny ones */
+    const bits_model *models; /* these */
     char tiny[TINY_PATH];
     int type, kernel_index;
     greta_model *model;
@@ -104,12 +106,17 @@ static const char *axis_name(int axis)
     return name[axis];
 }
 
+static const char *model_name(const bits_model *model)
+{
+    return model->name ? model->name : model->type;
+}
+
 static const char *value_name(const matrix *m, int axis, int value, char text[32])
 {
     const kernel_choice *k = &m->kernel[value];
     switch (axis) {
     case AXIS_TYPE:
-        return m->path ? "as in the file" : bits_models[value + m->first_type].type;
+        return m->path ? "as in the file" : model_name(&m->models[value + m->first_type]);
     case AXIS_KERNEL:
         snprintf(text, 32, "%s%s", k->table->name, k->from_file ? " from the file" : "");
         return text;
@@ -213,8 +220,8 @@ static setting candidate_draw(const matrix *m, pair_set seen, uint64_t *state)
 static double setting_cost(const matrix *m, const setting *c)
 {
     int is_ref = strcmp(m->kernel[c->value[AXIS_KERNEL]].table->name, "ref") == 0;
-    int is_float = c->value[AXIS_ACT] == 1 || c->value[AXIS_TYPE] < 3;
-    const char *type = bits_models[c->value[AXIS_TYPE]].type;
+    const char *type = m->path ? "F32" : m->models[c->value[AXIS_TYPE] + m->first_type].type;
+    int is_float = c->value[AXIS_ACT] == 1 || strcmp(type, "F32") == 0 || strstr(type, "F16");
     int is_large = strstr(type, "_K") || strstr(type, "_XS");
     int n_token = (chunks[c->value[AXIS_CHUNK]] >= 512 ? N_LONG : N_SHORT) +
                   30 * (batches[c->value[AXIS_BATCH]] - 1);
@@ -349,8 +356,7 @@ static void model_use(matrix *m, const setting *c)
         int t = type + m->first_type;
         expected_forget(m);
         unlink(m->tiny);
-        snprintf(options, sizeof options, "--type %s %s", bits_models[t].type,
-                 bits_models[t].extras);
+        snprintf(options, sizeof options, "--type %s %s", m->models[t].type, m->models[t].extras);
         if (!tiny_model("matrix", options, m->tiny)) {
             stop("mkmodel", NULL);
         }
@@ -650,7 +656,8 @@ static int matrix_run(matrix *m, int axis)
 
 static int usage(void)
 {
-    fputs("usage: matrix_tool sample SEED | full TYPE | model FILE SEED PROMPT PROMPT PROMPT\n",
+    fputs("usage: matrix_tool sample SEED | archs SEED | full TYPE | model FILE SEED PROMPT PROMPT "
+          "PROMPT\n",
           stderr);
     return 2;
 }
@@ -661,9 +668,12 @@ static int matrix_tool(matrix *m, int argc, char **argv)
     axes_set(m);
     m->type = m->kernel_index = -1;
     m->n_value[AXIS_TYPE] = 1;
-    if (argc == 3 && strcmp(argv[1], "sample") == 0) {
+    m->models = bits_models;
+    int is_archs = argc == 3 && strcmp(argv[1], "archs") == 0;
+    if (is_archs || (argc == 3 && strcmp(argv[1], "sample") == 0)) {
         printf("# seed %s\n", argv[2]);
-        m->n_value[AXIS_TYPE] = BITS_MODELS;
+        m->models = is_archs ? bits_archs : bits_models;
+        m->n_value[AXIS_TYPE] = is_archs ? BITS_ARCHS : BITS_MODELS;
         configs_cover(m, strtoull(argv[2], NULL, 10));
         return matrix_run(m, AXIS_TYPE);
     }

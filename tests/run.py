@@ -395,6 +395,8 @@ def jobs_of(run):
         jobs += [Job("tidy", [], tap_job(run, "tidy", tidy)),
                  Job("matrix", [],
                      tap_job(run, "matrix", [tools / "matrix_tool", "sample", SEED])),
+                 Job("matrix/archs", [],
+                     tap_job(run, "matrix/archs", [tools / "matrix_tool", "archs", SEED])),
                  Job("golden", [], tap_job(run, "golden", [tools / "golden_tool", "check",
                                                            ROOT / "tests/golden"])),
                  Job("install", [], install_job(run, "install")),

@@ -90,28 +90,50 @@ static inline void bits_free(stage_bits *b)
     *b = (stage_bits){0};
 }
 
-/* Models for mkmodel: one per weight type, each with other extras. */
-static const struct {
+/* A model for mkmodel. */
+typedef struct bits_model {
     const char *type, *extras;
-} bits_models[] = {
-    {"F32", ""},
-    {"F16", "--embd-type F16 --untied"},
-    {"BF16", "--untied --bias"},
-    {"Q8_0", "--bias --vocab 301"},
-    {"Q4_0", "--heads 16 --heads-kv 4 --head-dim 10 --untied"},
-    {"Q4_1", "--rope-factors"},
-    {"Q5_0", "--heads 2 --heads-kv 2 --head-dim 48"},
-    {"Q5_1", "--untied"},
-    {"Q4_K", "--heads 8 --heads-kv 2 --head-dim 32 --untied"},
-    {"Q5_K", "--bias --untied"},
-    {"Q6_K", "--heads 4 --heads-kv 1 --head-dim 64 --embd-type F16"},
-    {"IQ4_NL", "--heads 4 --heads-kv 2 --head-dim 24"},
-    {"IQ4_XS", "--untied --embd-type IQ4_XS"},
-    {"MXFP4", "--bias --untied"},
-    {"Q2_K", "--untied --embd-type Q2_K"},
-    {"Q3_K", "--heads 4 --heads-kv 2 --head-dim 64 --embd-type Q3_K"},
+    const char *name; /* NULL: the type says it */
+} bits_model;
+
+/* One per weight type, each with other extras. */
+static const bits_model bits_models[] = {
+    {"F32", "", NULL},
+    {"F16", "--embd-type F16 --untied", NULL},
+    {"BF16", "--untied --bias", NULL},
+    {"Q8_0", "--bias --vocab 301", NULL},
+    {"Q4_0", "--heads 16 --heads-kv 4 --head-dim 10 --untied", NULL},
+    {"Q4_1", "--rope-factors", NULL},
+    {"Q5_0", "--heads 2 --heads-kv 2 --head-dim 48", NULL},
+    {"Q5_1", "--untied", NULL},
+    {"Q4_K", "--heads 8 --heads-kv 2 --head-dim 32 --untied", NULL},
+    {"Q5_K", "--bias --untied", NULL},
+    {"Q6_K", "--heads 4 --heads-kv 1 --head-dim 64 --embd-type F16", NULL},
+    {"IQ4_NL", "--heads 4 --heads-kv 2 --head-dim 24", NULL},
+    {"IQ4_XS", "--untied --embd-type IQ4_XS", NULL},
+    {"MXFP4", "--bias --untied", NULL},
+    {"Q2_K", "--untied --embd-type Q2_K", NULL},
+    {"Q3_K", "--heads 4 --heads-kv 2 --head-dim 64 --embd-type Q3_K", NULL},
 };
 #define BITS_MODELS (sizeof bits_models / sizeof *bits_models)
+
+/* Architectures, with windows at and around the tile of 64 positions and far below a prompt, and
+ * rotary scaling. Longrope chooses its factors by the session's context, of which a run has as much
+ * as its longest sequence: an original context of 4 is below all of them, 1000 above. */
+static const bits_model bits_archs[] = {
+    {"F32", "--window 100 --rope-scaling linear", "llama, window 100"},
+    {"Q8_0", "--experts 5 --experts-used 3 --split-experts", "llama, experts one by one"},
+    {"Q4_0", "--arch qwen2 --rope-scaling yarn --window 1", "qwen2, yarn, window 1"},
+    {"F16", "--arch qwen3 --untied", "qwen3"},
+    {"Q4_K", "--arch qwen3moe --ff 256 --window 63 --window-period 2", "qwen3moe, window 63"},
+    {"Q5_1", "--arch gemma2 --window 64 --attn-scale 0.3", "gemma2, window 64"},
+    {"Q4_1", "--arch gemma3 --layers 3 --window-period 2 --window 65", "gemma3, window 65"},
+    {"BF16", "--arch gemma3 --layers 7", "gemma3, window 37"},
+    {"Q8_0", "--arch phi3 --ctx-original 4 --window 127", "phi3, long factors, window 127"},
+    {"Q5_0", "--arch phi3 --ctx-original 1000 --window 128", "phi3, short factors, window 128"},
+};
+
+#define BITS_ARCHS (sizeof bits_archs / sizeof *bits_archs)
 
 /* ---- The writer ------------------------------------------------------------------------------ */
 

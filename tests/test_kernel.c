@@ -109,7 +109,10 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
     mpfr_inits2(200, angle, value, (mpfr_ptr)0);
     float cos_sin[128];
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        rope_table_args a = {c[i].base, 1.0f, NULL, c[i].dim, c[i].position, 1};
+        rope_table_args a = {.freq_base = c[i].base,
+                             .rope_dim = c[i].dim,
+                             .first_position = c[i].position,
+                             .n_position = 1};
         kernel_rope_table(&a, cos_sin);
         for (int32_t j = 0; j < c[i].dim / 2; j++) {
             mpfr_set_d(angle, (double)c[i].base, MPFR_RNDN);
@@ -128,8 +131,15 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
         }
     }
     float factors[3] = {1, 2, 8}, scaled[6], plain[6];
-    rope_table_args with = {10000, 4.0f, factors, 6, 100, 1},
-                    without = {10000, 1.0f, NULL, 6, 25, 1};
+    rope_table_args with = {.freq_base = 10000,
+                            .factors = factors,
+                            .rope_dim = 6,
+                            .first_position = 100,
+                            .n_position = 1,
+                            .scaling = ROPE_SCALING_LINEAR,
+                            .factor = 4.0f};
+    rope_table_args without = {
+        .freq_base = 10000, .rope_dim = 6, .first_position = 25, .n_position = 1};
     kernel_rope_table(&with, scaled);
     kernel_rope_table(&without, plain);
     assert_bits(scaled, plain, 2, "linear scaling divides the position");
@@ -239,7 +249,7 @@ static void rotation_addition_and_gate_follow_the_text(void **state)
     fill(up, 1000, 4.0f);
     FOR_TABLES(t)
     {
-        rope_args a = {x, y, cos_sin, 3, 10, 8};
+        rope_args a = {x, y, cos_sin, 3, 10, 8, ROPE_NEIGHBOURS};
         t->rope(&a);
         for (int h = 0; h < 3; h++) {
             for (int i = 0; i < 4; i++) {

@@ -463,7 +463,6 @@ static void angles_may_be_binary32(void **state)
         r.c.op.head_dim = r.c.op.rope_dim = 64;
         r.c.position = position;
         r.c.rope = (rope_table_args){.freq_base = 10000,
-                                     .scale = 1,
                                      .rope_dim = 64,
                                      .first_position = position,
                                      .n_position = 1};

@@ -6,10 +6,8 @@
  * counted; what is left of an output's page holds a pattern that must stay. Data is random, exact
  * (small powers of two: any error of logic shows and no error of rounding does) or pathological
  * (NaN, Inf, subnormals, -0, cut-offs of exp, extreme codes and scales). Where a call takes several
- * tokens, the definition computes them one by one.
- *
- * The judge is judged as well: kernels broken on purpose, one mistake each, must all be seen.
- * GRETA_SEED=N repeats a run with another seed.
+ * tokens, the definition computes them one by one. Kernels broken on purpose, one mistake each,
+ * must all be seen. GRETA_SEED=N repeats a run.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -236,7 +234,9 @@ static void kv_store_trial(judge *j, int64_t n, data_kind kind)
 static void rope_trial(judge *j, int64_t n, data_kind kind)
 {
     int32_t dim = (int32_t)n, turned = dim / 2 * 2 - (dim > 8 ? 4 : 0);
-    rope_args a = {numbers(3 * n, kind), results(3 * n), numbers(n, DATA_RANDOM), 3, dim, turned};
+    rope_args a = {
+        numbers(3 * n, kind),      results(3 * n), numbers(n, DATA_RANDOM), 3, dim, turned,
+        (rope_pairing)(n % 3 != 0)};
     rope_args b = a;
     b.y = expected;
     ref->rope(&b);
@@ -393,7 +393,9 @@ static void attention_trial(judge *j, const scene *s, data_kind kind)
                         .y_stride = width,
                         .n_head = n_head,
                         .scale = random_bits() % 3 ? 0.125f : 9.0f,
-                        .y = results(width * s->n_token)};
+                        .y = results(width * s->n_token),
+                        .softcap = random_bits() % 3 ? 0.0f : 2.5f,
+                        .window = random_bits() % 2 ? 0 : 1 + random_below(150)};
     attention_args one = a;
     one.n_token = 1;
     for (int64_t t = 0; t < s->n_token; t++) {

@@ -1,4 +1,4 @@
-/* mkmodel.c - writes GGUF models of architecture `llama` with random weights: command line.
+/* mkmodel.c - writes GGUF models with random weights: command line.
  *
  * For the small models the tests run on, so that no binary model lies in the repository, and for
  * big shapes in benchmarks, where weights matter only by their size. The program shares nothing
@@ -17,7 +17,9 @@
 
 static const char usage[] =
     "usage: mkmodel --out FILE [options]\n"
-    "Writes a GGUF model of architecture llama with random weights; same options, same bytes.\n"
+    "Writes a GGUF model with random weights; same options, same bytes.\n"
+    "  --arch NAME           llama qwen2 qwen3 qwen3moe gemma2 gemma3 or phi3, with what belongs\n"
+    "                        to it (default llama)\n"
     "  --seed N              of the generator (default 1)\n"
     "  --type TYPE           of matmul weights: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K\n"
     "                        Q4_K Q5_K Q6_K IQ4_NL IQ4_XS or MXFP4 (default Q8_0); or Q4_K_M, a\n"
@@ -31,6 +33,16 @@ static const char usage[] =
     "  --untied              an own output head, of TYPE\n"
     "  --bias                biases of q, k and v\n"
     "  --rope-factors        rope_freqs.weight\n"
+    "  --window N            sliding window (default of gemma2, gemma3 and phi3: 37)\n"
+    "  --window-period N     every n-th layer has none (default: the architecture's)\n"
+    "  --rope-base-local X   of layers with a window (default of gemma3: 1000)\n"
+    "  --rope-scaling KIND   none, linear, yarn or longrope (default of phi3: longrope)\n"
+    "  --rope-factor X       of linear and yarn (default 4)\n"
+    "  --ctx-original N      before scaling (default 100)\n"
+    "  --score-cap X --logit-cap X    soft-caps (defaults of gemma2: 2, 3)\n"
+    "  --attn-scale X        of scores\n"
+    "  --experts N --experts-used N --ff-expert N    (defaults of qwen3moe: 5, 2, and one block)\n"
+    "  --split-experts       one tensor per expert\n"
     "  --pre NAME            pre-tokenizer (default smollm)\n"
     "  --gguf-version N      2 or 3 (default 3)\n"
     "exit: 0 written, 2 usage, 4 the file cannot be written\n";
@@ -68,6 +80,20 @@ static const option_traits option_list[] = {
     {"--ctx", OPTION_COUNT, PLACE(ctx), 1, 16777216},
     {"--rope-base", OPTION_REAL, PLACE(rope_base), 0, 0},
     {"--eps", OPTION_REAL, PLACE(eps), 0, 0},
+    {"--arch", OPTION_TEXT, PLACE(arch_name), 0, 0},
+    {"--window", OPTION_COUNT, PLACE(window), 1, 16777216},
+    {"--window-period", OPTION_COUNT, PLACE(window_period), 1, 1024},
+    {"--rope-base-local", OPTION_REAL, PLACE(rope_base_local), 0, 0},
+    {"--rope-scaling", OPTION_TEXT, PLACE(rope_scaling), 0, 0},
+    {"--rope-factor", OPTION_REAL, PLACE(rope_factor), 0, 0},
+    {"--ctx-original", OPTION_COUNT, PLACE(ctx_original), 2, 16777216},
+    {"--score-cap", OPTION_REAL, PLACE(score_cap), 0, 0},
+    {"--logit-cap", OPTION_REAL, PLACE(logit_cap), 0, 0},
+    {"--attn-scale", OPTION_REAL, PLACE(attn_scale), 0, 0},
+    {"--experts", OPTION_COUNT, PLACE(experts), 1, 1024},
+    {"--experts-used", OPTION_COUNT, PLACE(experts_used), 1, 64},
+    {"--ff-expert", OPTION_COUNT, PLACE(ff_expert), 1, 1048576},
+    {"--split-experts", OPTION_FLAG, PLACE(split_experts), 0, 0},
     {"--untied", OPTION_FLAG, PLACE(untied), 0, 0},
     {"--bias", OPTION_FLAG, PLACE(bias), 0, 0},
     {"--rope-factors", OPTION_FLAG, PLACE(rope_factors), 0, 0},
@@ -176,6 +202,70 @@ static const shape *shape_find(const char *name, const options *p)
     return NULL;
 }
 
+static const family families[] = {
+    {"llama", 0},
+    {"qwen2", HAS_BIAS},
+    {"qwen3", HAS_QK_NORM},
+    {"qwen3moe", HAS_QK_NORM | HAS_EXPERTS},
+    {"gemma2", HAS_POST_NORM | HAS_CAPS | HAS_WINDOW | HAS_TIED_HEAD},
+    {"gemma3", HAS_QK_NORM | HAS_POST_NORM | HAS_WINDOW | HAS_TIED_HEAD | HAS_LOCAL_BASE},
+    {"phi3", HAS_FUSED | HAS_WINDOW | HAS_LONGROPE},
+};
+
+const family *family_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        if (!strcmp(families[i].name, name)) {
+            return &families[i];
+        }
+    }
+    return NULL;
+}
+
+static bool is_one_of(const char *name, const char *const *list)
+{
+    for (; *list; list++) {
+        if (!strcmp(name, *list)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the architecture implies and was not given. */
+static int family_complete(options *p)
+{
+    static const char *const kinds[] = {"none", "linear", "yarn", "longrope", NULL};
+    p->family = family_find(p->arch_name ? p->arch_name : "llama");
+    if (!p->family) {
+        return usage_error("--arch", p->arch_name,
+                           "llama qwen2 qwen3 qwen3moe gemma2 gemma3 or phi3");
+    }
+    unsigned has = p->family->has;
+    if (p->rope_scaling && !is_one_of(p->rope_scaling, kinds)) {
+        return usage_error("--rope-scaling", p->rope_scaling, "none, linear, yarn or longrope");
+    }
+    if (!p->rope_scaling) {
+        p->rope_scaling = has & HAS_LONGROPE ? "longrope" : "none";
+    }
+    if (p->untied && (has & HAS_TIED_HEAD)) {
+        return usage_error("--untied", p->family->name, "its head is the embedding");
+    }
+    p->bias = p->bias || (has & HAS_BIAS);
+    p->window = p->window == 0 && (has & HAS_WINDOW) ? 37 : p->window;
+    p->rope_base_local =
+        !(p->rope_base_local > 0) && (has & HAS_LOCAL_BASE) ? 1000 : p->rope_base_local;
+    p->rope_factor = p->rope_factor > 0 ? p->rope_factor : 4;
+    p->ctx_original = p->ctx_original ? p->ctx_original : 100;
+    p->score_cap = !(p->score_cap > 0) && (has & HAS_CAPS) ? 2 : p->score_cap;
+    p->logit_cap = !(p->logit_cap > 0) && (has & HAS_CAPS) ? 3 : p->logit_cap;
+    p->experts = p->experts == 0 && (has & HAS_EXPERTS) ? 5 : p->experts;
+    p->experts_used = p->experts_used ? p->experts_used : p->experts < 2 ? p->experts : 2;
+    uint32_t block = p->type->block;
+    p->ff_expert = p->ff_expert ? p->ff_expert : block == 1 ? 45 : 3 * (int64_t)block;
+    return EXIT_OK;
+}
+
 /* What was not given comes from the shape. */
 static int options_complete(options *p)
 {
@@ -211,6 +301,9 @@ static int options_complete(options *p)
     p->untied = p->untied || s->untied;
     p->rope_factors = p->rope_factors || s->rope_factors;
     p->gguf_version = p->gguf_version ? p->gguf_version : 3;
+    if (family_complete(p)) {
+        return EXIT_USAGE;
+    }
     if (!p->embd_type) {
         p->embd_type = type_mixed(p, -1, "token_embd.weight", p->embd);
     }
@@ -228,6 +321,9 @@ static int options_check(const options *p, const tensor_list *list)
     }
     if (p->head_dim % 2) {
         return usage_error("--head-dim", "is odd", "even: rope turns pairs");
+    }
+    if (p->experts_used > p->experts) {
+        return usage_error("--experts-used", "is more than there are", "1 to all");
     }
     for (size_t i = 0; i < list->n; i++) {
         const tensor *t = &list->item[i];

@@ -31,6 +31,28 @@ typedef struct type_traits {
     double ratio, rms;
 } type_traits;
 
+/* What an architecture has that others have not. */
+enum {
+    HAS_BIAS = 1,        /* of q, k and v */
+    HAS_QK_NORM = 2,     /* norms of the heads of q and k */
+    HAS_POST_NORM = 4,   /* norms of what a block adds */
+    HAS_FUSED = 8,       /* attn_qkv; gate and up in ffn_up */
+    HAS_EXPERTS = 16,    /* always */
+    HAS_CAPS = 32,       /* of scores and logits */
+    HAS_WINDOW = 64,     /* the file states one */
+    HAS_LONGROPE = 128,
+    HAS_TIED_HEAD = 256, /* never an own one */
+    HAS_LOCAL_BASE = 512 /* a rotary base of its own for layers with a window */
+};
+
+typedef struct family {
+    const char *name; /* general.architecture */
+    unsigned has;
+} family;
+
+/* NULL: no such architecture. */
+const family *family_find(const char *name);
+
 typedef struct options {
     const char *out, *pre;
     const type_traits *type, *embd_type;
@@ -38,8 +60,11 @@ typedef struct options {
     uint64_t seed;
     /* 0: not given */
     int64_t layers, embd, heads, heads_kv, head_dim, ff, vocab, ctx, gguf_version;
-    double rope_base, eps;
-    bool untied, bias, rope_factors, help;
+    int64_t window, window_period, ctx_original, experts, experts_used, ff_expert;
+    double rope_base, eps, rope_base_local, rope_factor, score_cap, logit_cap, attn_scale;
+    const char *arch_name, *rope_scaling;
+    const family *family;
+    bool untied, bias, rope_factors, help, split_experts;
     bool is_mix; /* Q4_K_M: type_mixed says which matrix has which type */
 } options;
 
@@ -49,6 +74,7 @@ typedef struct tensor {
     char name[TENSOR_NAME_BYTES];
     const type_traits *type;
     int64_t n_col, n_row; /* n_row 0: a vector of n_col values */
+    int64_t n_matrix;     /* 0: one; else that many of n_row rows, a third dimension */
     fill fill;
     double low, high;     /* FILL_UNIFORM: the range; FILL_NORMAL: high is the rms */
 } tensor;

@@ -229,24 +229,76 @@ static void put_vocabulary(key_writer *w, const options *p)
     }
 }
 
+/* Keys of the architecture; its name is the prefix. */
+static const char *named(const options *p, const char *suffix, char key[96])
+{
+    snprintf(key, 96, "%s.%s", p->family->name, suffix);
+    return key;
+}
+
+static void put_real(key_writer *w, const options *p, const char *suffix, double value)
+{
+    char key[96];
+    if (value > 0) {
+        key_f32(w, named(p, suffix, key), value);
+    }
+}
+
+static void put_count(key_writer *w, const options *p, const char *suffix, int64_t value)
+{
+    char key[96];
+    if (value > 0) {
+        key_u32(w, named(p, suffix, key), value);
+    }
+}
+
+static void put_rope(key_writer *w, const options *p)
+{
+    char key[96];
+    bool is_linear = !strcmp(p->rope_scaling, "linear"), is_yarn = !strcmp(p->rope_scaling, "yarn");
+    bool is_longrope = !strcmp(p->rope_scaling, "longrope");
+    put_count(w, p, "rope.dimension_count", p->head_dim);
+    put_real(w, p, "rope.freq_base", p->rope_base);
+    put_real(w, p, "rope.freq_base_swa", p->rope_base_local);
+    if (!is_linear && !is_yarn && !is_longrope) {
+        return;
+    }
+    key_string(w, named(p, "rope.scaling.type", key), p->rope_scaling);
+    put_real(w, p, "rope.scaling.factor", is_longrope ? 0 : p->rope_factor);
+    put_count(w, p, "rope.scaling.original_context_length", is_linear ? 0 : p->ctx_original);
+    put_real(w, p, "rope.scaling.attn_factor", is_longrope ? 1.19 : 0);
+}
+
+static void put_architecture(key_writer *w, const options *p)
+{
+    put_count(w, p, "block_count", p->layers);
+    put_count(w, p, "context_length", p->ctx);
+    put_count(w, p, "embedding_length", p->embd);
+    put_count(w, p, "feed_forward_length", p->ff);
+    put_count(w, p, "vocab_size", p->vocab);
+    put_count(w, p, "attention.head_count", p->heads);
+    put_count(w, p, "attention.head_count_kv", p->heads_kv);
+    put_count(w, p, "attention.key_length", p->head_dim);
+    put_count(w, p, "attention.value_length", p->head_dim);
+    put_real(w, p, "attention.layer_norm_rms_epsilon", p->eps);
+    put_rope(w, p);
+    put_real(w, p, "attention.scale", p->attn_scale);
+    put_count(w, p, "attention.sliding_window", p->window);
+    put_count(w, p, "attention.sliding_window_pattern", p->window_period);
+    put_real(w, p, "attn_logit_softcapping", p->score_cap);
+    put_real(w, p, "final_logit_softcapping", p->logit_cap);
+    put_count(w, p, "expert_count", p->experts);
+    put_count(w, p, "expert_used_count", p->experts > 0 ? p->experts_used : 0);
+    put_count(w, p, "expert_feed_forward_length", p->experts > 0 ? p->ff_expert : 0);
+}
+
 static void put_metadata(key_writer *w, const options *p)
 {
-    key_string(w, "general.architecture", "llama");
+    key_string(w, "general.architecture", p->family->name);
     key_string(w, "general.name", p->shape_name ? p->shape_name : "tiny");
     key_u32(w, "general.quantization_version", 2);
     key_u32(w, "general.alignment", ALIGNMENT);
-    key_u32(w, "llama.block_count", p->layers);
-    key_u32(w, "llama.context_length", p->ctx);
-    key_u32(w, "llama.embedding_length", p->embd);
-    key_u32(w, "llama.feed_forward_length", p->ff);
-    key_u32(w, "llama.vocab_size", p->vocab);
-    key_u32(w, "llama.attention.head_count", p->heads);
-    key_u32(w, "llama.attention.head_count_kv", p->heads_kv);
-    key_u32(w, "llama.attention.key_length", p->head_dim);
-    key_u32(w, "llama.attention.value_length", p->head_dim);
-    key_f32(w, "llama.attention.layer_norm_rms_epsilon", p->eps);
-    key_u32(w, "llama.rope.dimension_count", p->head_dim);
-    key_f32(w, "llama.rope.freq_base", p->rope_base);
+    put_architecture(w, p);
     key_string(w, "tokenizer.ggml.model", "gpt2");
     key_string(w, "tokenizer.ggml.pre", p->pre);
     put_vocabulary(w, p);
@@ -277,10 +329,13 @@ static void put_directory(output *o, const options *p, const tensor_list *list)
     for (size_t i = 0; i < list->n; i++) {
         const tensor *t = &list->item[i];
         put_string(o, t->name);
-        put_u32(o, t->n_row ? 2 : 1);
+        put_u32(o, t->n_matrix ? 3 : t->n_row ? 2 : 1);
         put_u64(o, (uint64_t)t->n_col);
         if (t->n_row) {
             put_u64(o, (uint64_t)t->n_row);
+        }
+        if (t->n_matrix) {
+            put_u64(o, (uint64_t)t->n_matrix);
         }
         put_u32(o, t->type->number);
         put_u64(o, offset);

@@ -19,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYER_TENSORS 12
-#define MODEL_TENSORS 4
+#define LAYER_TENSORS 16 /* and three per expert */
+#define MODEL_TENSORS 6
 
 /* rms: codes even in [-128, 127], [-8, 7], [0, 15] - 7.5, [-16, 15], [0, 31] - 15.5; then
  * sc*q - 7.5*m and sc*q - 15.5*m with sc, m even in [0, 63]; sc*(q - 32) with sc in [-128, 127];
@@ -189,10 +189,34 @@ const type_traits *type_mixed(const options *p, int64_t layer, const char *name,
     return type_find(is_high ? "Q6_K" : "Q4_K");
 }
 
-static void layer_add(tensor_list *list, const options *p, int64_t layer)
+static tensor *weights_add(tensor_list *list, const options *p, int64_t layer, const char *name,
+                           const int64_t shape[2])
+{
+    tensor *t = matrix_add(list, layer, name, shape);
+    t->type = p->is_mix ? type_mixed(p, layer, name, shape[1]) : p->type;
+    return t;
+}
+
+static void norms_add(tensor_list *list, const options *p, int64_t layer)
+{
+    const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
+    tensor head = norm;
+    head.n_col = p->head_dim;
+    vector_add(list, layer, "attn_norm.weight", norm);
+    vector_add(list, layer, "ffn_norm.weight", norm);
+    if (p->family->has & HAS_POST_NORM) {
+        vector_add(list, layer, "post_attention_norm.weight", norm);
+        vector_add(list, layer, "post_ffw_norm.weight", norm);
+    }
+    if (p->family->has & HAS_QK_NORM) {
+        vector_add(list, layer, "attn_q_norm.weight", head);
+        vector_add(list, layer, "attn_k_norm.weight", head);
+    }
+}
+
+static void attention_add(tensor_list *list, const options *p, int64_t layer)
 {
     const int64_t n_q = p->heads * p->head_dim, n_kv = p->heads_kv * p->head_dim;
-    const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
     const struct {
         const char *name, *bias;
         int64_t shape[2];
@@ -201,19 +225,73 @@ static void layer_add(tensor_list *list, const options *p, int64_t layer)
         {"attn_k.weight", "attn_k.bias", {n_kv, p->embd}},
         {"attn_v.weight", "attn_v.bias", {n_kv, p->embd}},
         {"attn_output.weight", NULL, {p->embd, n_q}},
-        {"ffn_gate.weight", NULL, {p->ff, p->embd}},
-        {"ffn_up.weight", NULL, {p->ff, p->embd}},
-        {"ffn_down.weight", NULL, {p->embd, p->ff}},
+        {"attn_qkv.weight", NULL, {n_q + 2 * n_kv, p->embd}},
     };
-    vector_add(list, layer, "attn_norm.weight", norm);
-    vector_add(list, layer, "ffn_norm.weight", norm);
-    for (size_t i = 0; i < sizeof matrix / sizeof matrix[0]; i++) {
-        matrix_add(list, layer, matrix[i].name, matrix[i].shape)->type =
-            p->is_mix ? type_mixed(p, layer, matrix[i].name, matrix[i].shape[1]) : p->type;
+    bool is_fused = p->family->has & HAS_FUSED;
+    for (size_t i = is_fused ? 3 : 0; i < (is_fused ? 5u : 4u); i++) {
+        weights_add(list, p, layer, matrix[i].name, matrix[i].shape);
         if (p->bias && matrix[i].bias) {
             tensor bias = {.n_col = matrix[i].shape[0], .fill = FILL_NORMAL, .high = 0.5};
             vector_add(list, layer, matrix[i].bias, bias);
         }
+    }
+}
+
+/* As one tensor of three dimensions, or one by one. */
+static void experts_add(tensor_list *list, const options *p, int64_t layer)
+{
+    const struct {
+        const char *stem;
+        int64_t shape[2];
+    } matrix[] = {
+        {"ffn_gate", {p->ff_expert, p->embd}},
+        {"ffn_up", {p->ff_expert, p->embd}},
+        {"ffn_down", {p->embd, p->ff_expert}},
+    };
+    const int64_t router[2] = {p->experts, p->embd};
+    char name[40];
+    matrix_add(list, layer, "ffn_gate_inp.weight", router)->high *= 2;
+    for (size_t i = 0; i < sizeof matrix / sizeof matrix[0]; i++) {
+        snprintf(name, sizeof name, "%s_exps.weight", matrix[i].stem);
+        for (int64_t e = 0; e < p->experts && p->split_experts; e++) {
+            snprintf(name, sizeof name, "%s.%" PRId64 ".weight", matrix[i].stem, e);
+            weights_add(list, p, layer, name, matrix[i].shape);
+        }
+        if (!p->split_experts) {
+            weights_add(list, p, layer, name, matrix[i].shape)->n_matrix = p->experts;
+        }
+    }
+}
+
+static void layer_add(tensor_list *list, const options *p, int64_t layer)
+{
+    const int64_t wide[2] = {p->ff, p->embd}, fused[2] = {2 * p->ff, p->embd};
+    const int64_t down[2] = {p->embd, p->ff};
+    bool is_fused = p->family->has & HAS_FUSED;
+    norms_add(list, p, layer);
+    attention_add(list, p, layer);
+    if (p->experts > 0) {
+        experts_add(list, p, layer);
+        return;
+    }
+    if (!is_fused) {
+        weights_add(list, p, layer, "ffn_gate.weight", wide);
+    }
+    weights_add(list, p, layer, "ffn_up.weight", is_fused ? fused : wide);
+    weights_add(list, p, layer, "ffn_down.weight", down);
+}
+
+static void rope_add(tensor_list *list, const options *p)
+{
+    const tensor factors = {.n_col = p->head_dim / 2, .fill = FILL_UNIFORM, .low = 1, .high = 8};
+    tensor short_factors = factors;
+    short_factors.high = 2;
+    if (p->rope_factors) {
+        vector_add(list, -1, "rope_freqs.weight", factors);
+    }
+    if (!strcmp(p->rope_scaling, "longrope")) {
+        vector_add(list, -1, "rope_factors_long.weight", factors);
+        vector_add(list, -1, "rope_factors_short.weight", short_factors);
     }
 }
 
@@ -222,17 +300,15 @@ bool tensors_build(const options *p, tensor_list *list)
     const int64_t table[2] = {p->vocab, p->embd};
     const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
     list->n = 0;
-    list->item = calloc((size_t)p->layers * LAYER_TENSORS + MODEL_TENSORS, sizeof *list->item);
+    size_t n_layer = LAYER_TENSORS + 3 * (size_t)p->experts;
+    list->item = calloc((size_t)p->layers * n_layer + MODEL_TENSORS, sizeof *list->item);
     if (!list->item) {
         return false;
     }
     tensor *embd = matrix_add(list, -1, "token_embd.weight", table);
     embd->type = p->embd_type;
     embd->high *= 2.5;
-    if (p->rope_factors) {
-        vector_add(list, -1, "rope_freqs.weight",
-                   (tensor){.n_col = p->head_dim / 2, .fill = FILL_UNIFORM, .low = 1, .high = 8});
-    }
+    rope_add(list, p);
     for (int64_t i = 0; i < p->layers; i++) {
         layer_add(list, p, i);
     }
@@ -247,7 +323,8 @@ bool tensors_build(const options *p, tensor_list *list)
 
 uint64_t tensor_values(const tensor *t)
 {
-    return (uint64_t)t->n_col * (uint64_t)(t->n_row ? t->n_row : 1);
+    return (uint64_t)t->n_col * (uint64_t)(t->n_row ? t->n_row : 1) *
+           (uint64_t)(t->n_matrix ? t->n_matrix : 1);
 }
 
 uint64_t tensor_bytes(const tensor *t)

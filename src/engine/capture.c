@@ -318,7 +318,7 @@ static void look_at_row(const greta_session *s, int32_t i, int64_t t, uint8_t *s
             memcpy(kept, row, bytes);
         }
     }
-    s->table->row_stats(o->type, row, o->width, &p->stats[stats_at(o, p, t)]);
+    row_look(s, o->type, row, o->width, &p->stats[stats_at(o, p, t)]);
 }
 
 void capture_look(const greta_session *s, span ops, int32_t thread, int32_t n_thread)

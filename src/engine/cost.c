@@ -13,13 +13,18 @@ static void cost_matmul(const greta_session *s, const op *o, greta_cost *cost)
     const op_list *list = &s->healthy;
     const weight_view *view = &o->w[0];
     const weight *w = view->tensor;
-    uint64_t bytes = (uint64_t)view->n * (uint64_t)w->row_bytes;
-    uint64_t ops = 2 * (uint64_t)view->n * (uint64_t)w->n_col;
+    /* Of experts, those that one token takes. */
+    int64_t n_row =
+        o->kind == OP_EXPERT_MATMUL ? view->n / o->n_expert * o->n_expert_used : view->n;
+    uint64_t bytes = (uint64_t)n_row * (uint64_t)w->row_bytes;
+    uint64_t ops = 2 * (uint64_t)n_row * (uint64_t)w->n_col;
     int is_int8 = list->edge[o->in[0].edge].type == DTYPE_ACT_Q8;
     int is_of_logits = list->edge[o->out[0]].is_packed;
     cost->bytes_weights += bytes;
-    cost->bytes_read += packed_view(s, session_table(s, o), view)
-                            ? s->table->packed_bytes(w->type, view->n, w->n_col)
+    weight_view one =
+        o->kind == OP_EXPERT_MATMUL ? weight_view_expert(view, o->n_expert, 0) : *view;
+    cost->bytes_read += packed_view(s, session_table(s, o), &one)
+                            ? s->table->packed_bytes(w->type, n_row, w->n_col)
                             : bytes;
     for (int with_logits = is_of_logits; with_logits < 2; with_logits++) {
         cost->ops_int8[with_logits] += is_int8 ? ops : 0;
@@ -32,9 +37,10 @@ greta_cost greta_session_cost(const greta_session *s)
     greta_cost cost = {0};
     const struct greta_model *m = s->model;
     for (int32_t i = 0; i < s->healthy.n_op; i++) {
-        if (s->healthy.op[i].kind == OP_MATMUL) {
+        op_kind kind = s->healthy.op[i].kind;
+        if (kind == OP_MATMUL || kind == OP_EXPERT_MATMUL) {
             cost_matmul(s, &s->healthy.op[i], &cost);
-        } else if (s->healthy.op[i].kind == OP_EMBED) {
+        } else if (kind == OP_EMBED) {
             cost.bytes_embedding += (uint64_t)s->healthy.op[i].w[0].tensor->row_bytes;
         }
     }

@@ -72,7 +72,10 @@ struct greta_session {
     int32_t *n_cached;                      /* (n_sequence) positions held */
     uint64_t *prefix;                       /* (n_slot) hash of the ids up to this position */
     uint64_t *generation;                   /* (n_slot) times the slot was written */
-    float *cos_sin;                         /* (n_ctx, rope_dim / 2, 2) */
+    float *cos_sin[2]; /* (n_ctx, rope_dim / 2, 2): of the model, and of layers with a window, if
+                          they have their own (op.rope_table) */
+    uint8_t *expert_scratch; /* (n_thread, expert_scratch_bytes) */
+    size_t expert_scratch_bytes;
     /* The pass. */
     int64_t pass; /* number of the current one, from 0 */
     greta_phase phase;
@@ -148,6 +151,18 @@ greta_status session_pack(greta_session *s, greta_error *err);
 /* The packed rows of a view; NULL: read the file's. */
 const uint8_t *packed_view(const greta_session *s, const kernel_table *table,
                            const weight_view *view);
+
+/* Scratch of OP_EXPERT_MATMUL, if the model has experts (walk_experts.c). */
+greta_status experts_new(greta_session *s, greta_error *err);
+/* Some rows of the matrices of all experts that some tokens of the pass have chosen. */
+typedef struct expert_piece {
+    span token, column;
+    int32_t thread;
+} expert_piece;
+void walk_experts(greta_session *s, const op *o, const expert_piece *mine);
+
+/* Statistics and hash of a row of an edge. */
+void row_look(const greta_session *s, dtype type, const void *row, int64_t n, row_stats *stats);
 
 /* Runs every op of the phase's list on the rows of the pass. */
 void walk_list(greta_session *s);

@@ -23,6 +23,13 @@ typedef struct cache_read {
     row_hash hash;
 } cache_read;
 
+/* The hash of some rows of a weight of the model. */
+typedef struct viewed {
+    struct viewed *next;
+    weight_view view;
+    row_hash hash;
+} viewed;
+
 struct observer {
     trace_selector *selector;
     trace_writer *writer;
@@ -31,6 +38,7 @@ struct observer {
     row_stats *stats;   /* (n_chunk) of the op's output rows */
     row_hash *hash;     /* (n_chunk) the same hashes, as an index record holds them */
     float *wide;        /* a row of a weight as floats */
+    viewed *viewed;     /* what was hashed of it, newest first */
     uint8_t *gathered;  /* (n_thread + 1, kv_row_bytes): rows of the cache */
     cache_read read[2]; /* what attention read of keys and of values */
     uint8_t *seen[2];   /* (n_ctx, kv_row_bytes) the rows themselves, gathered; NULL: not kept */
@@ -39,8 +47,7 @@ struct observer {
 
 /* ---- Rows as numbers ------------------------------------------------------------------------- */
 
-static void stats_take(const greta_session *s, dtype type, const void *row, int64_t n,
-                       row_stats *stats)
+void row_look(const greta_session *s, dtype type, const void *row, int64_t n, row_stats *stats)
 {
     if (type == DTYPE_I32) {
         *stats = (row_stats){.hash = trace_values_hash(type, row, n)};
@@ -80,7 +87,7 @@ static void stats_run(void *user, int32_t thread, int32_t n_thread)
     const edge *e = &session_list(s, s->phase)->edge[job->op->out[0]];
     span mine = share(op_tokens(s, job->op), thread, n_thread);
     for (int64_t t = mine.first; t < mine.last; t++) {
-        stats_take(s, edge_type(s, e), written_row(s, job->op, t, thread), e->width, &o->stats[t]);
+        row_look(s, edge_type(s, e), written_row(s, job->op, t, thread), e->width, &o->stats[t]);
         o->hash[t] = o->stats[t].hash;
     }
 }
@@ -194,7 +201,7 @@ static trace_tensor input_buffer(const greta_session *s, const op *o, int input,
     trace_tensor in = tensor_of_edge(s, e);
     row_stats stats;
     place_buffer(s, &x, t, &in);
-    stats_take(s, in.type, row, in.n, &stats);
+    row_look(s, in.type, row, in.n, &stats);
     tensor_stats(&in, &stats);
     int is_recorded = o->in[input].delay == READ_THIS_PASS && o->in[input].row == 0 &&
                       trace_selects_op(obs->selector, e->name, e->layer, s->phase);
@@ -220,31 +227,64 @@ static trace_tensor input_token(const greta_session *s, const op *o, const edge 
     return in;
 }
 
-/* Whole weights of the model are hashed once a process; other views when they are read. */
+static row_hash view_hash(const greta_session *s, const weight_view *view)
+{
+    const weight *w = view->tensor;
+    row_hash hash = {0, 0};
+    float *wide = s->trace->wide;
+    for (int64_t r = 0; r < view->n; r++) {
+        kernel_dequantize(w->type, weight_row(w, view->first + r), wide, w->n_col);
+        for (int64_t i = 0; i < w->n_col; i++) {
+            hash_word(&hash, (uint64_t)(r * w->n_col + i), hash_float_bits(wide[i]));
+        }
+    }
+    return hash;
+}
+
+/* What was hashed of the model's weights in parts: rows of fused tensors, experts stored one by
+ * one. NULL: not yet. */
+static const viewed *viewed_find(const observer *o, const weight_view *view)
+{
+    for (const viewed *v = o->viewed; v; v = v->next) {
+        if (v->view.tensor == view->tensor && v->view.first == view->first &&
+            v->view.n == view->n) {
+            return v;
+        }
+    }
+    return NULL;
+}
+
+static row_hash viewed_hash(const greta_session *s, const weight_view *view)
+{
+    const viewed *known = viewed_find(s->trace, view);
+    row_hash hash = known ? known->hash : view_hash(s, view);
+    viewed *v = known ? NULL : malloc(sizeof *v);
+    if (v) { /* without memory it is hashed again next time */
+        *v = (viewed){s->trace->viewed, *view, hash};
+        s->trace->viewed = v;
+    }
+    return hash;
+}
+
+/* Weights of the model are hashed once: whole ones once a process, parts once a trace. Others,
+ * which faults put in their place, when they are read. */
 static row_hash weight_hash(const greta_session *s, const weight_view *view)
 {
     struct greta_model *m = s->model;
     const weight *w = view->tensor;
     ptrdiff_t index = w >= m->weight && w < m->weight + m->n_weight ? w - m->weight : -1;
-    int is_whole = index >= 0 && view->first == 0 && view->n == w->n_row;
-    row_hash hash = {0, 0};
+    if (index < 0 && !w->part) {
+        return view_hash(s, view);
+    }
+    if (index < 0 || view->first != 0 || view->n != w->n_row) {
+        return viewed_hash(s, view);
+    }
     pthread_mutex_lock(&m->weight_lock);
-    if (is_whole && m->has_weight_hash[index]) {
-        hash = m->weight_hash[index];
-        pthread_mutex_unlock(&m->weight_lock);
-        return hash;
-    }
-    float *wide = s->trace->wide;
-    for (int64_t r = 0; r < view->n; r++) {
-        kernel_dequantize(w->type, w->data + (view->first + r) * w->row_bytes, wide, w->n_col);
-        for (int64_t i = 0; i < w->n_col; i++) {
-            hash_word(&hash, (uint64_t)(r * w->n_col + i), hash_float_bits(wide[i]));
-        }
-    }
-    if (is_whole) {
-        m->weight_hash[index] = hash;
+    if (!m->has_weight_hash[index]) {
+        m->weight_hash[index] = view_hash(s, view);
         m->has_weight_hash[index] = 1;
     }
+    row_hash hash = m->weight_hash[index];
     pthread_mutex_unlock(&m->weight_lock);
     return hash;
 }
@@ -277,7 +317,7 @@ static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *
     }
     if (w->n_row == 1 && w->type == DTYPE_F32) {
         row_stats stats;
-        stats_take(s, w->type, w->data, w->n_col, &stats);
+        row_look(s, w->type, w->data, w->n_col, &stats);
         tensor_stats(&out, &stats);
         tensor_keep(&out, s->trace->selector, w->data);
     } else {
@@ -426,6 +466,10 @@ void observer_free(observer *o)
     free(o->gathered);
     free(o->seen[0]);
     free(o->seen[1]);
+    for (viewed *v = o->viewed, *next; v; v = next) {
+        next = v->next;
+        free(v);
+    }
     free(o);
 }
 

@@ -31,8 +31,8 @@ const kernel_table *session_table(const greta_session *s, const op *o)
 const float *session_cos_sin(const greta_session *s, const op *o, int32_t position)
 {
     int is_other = o->rope_table >= ROPE_TABLE_OTHER && s->alternate_cos_sin;
-    const float *table =
-        is_other ? s->alternate_cos_sin[o->rope_table - ROPE_TABLE_OTHER] : s->cos_sin;
+    const float *table = is_other ? s->alternate_cos_sin[o->rope_table - ROPE_TABLE_OTHER]
+                                  : s->cos_sin[o->rope_table];
     return table + (int64_t)position * o->rope_dim;
 }
 

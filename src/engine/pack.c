@@ -58,6 +58,15 @@ static greta_status pack_weight(greta_session *s, const weight *w, greta_error *
     return GRETA_OK;
 }
 
+/* The matrix of an op, or its experts one by one. */
+static greta_status pack_all(greta_session *s, const weight *w, greta_error *err)
+{
+    for (int32_t e = 0; e < w->n_part; e++) {
+        GRETA_TRY(pack_weight(s, w->part[e], err));
+    }
+    return w->part ? GRETA_OK : pack_weight(s, w, err);
+}
+
 static greta_status pack_locked(greta_session *s, greta_error *err)
 {
     struct greta_model *m = s->model;
@@ -74,8 +83,8 @@ static greta_status pack_locked(greta_session *s, greta_error *err)
     }
     for (int32_t i = 0; i < s->healthy.n_op; i++) {
         const op *o = &s->healthy.op[i];
-        if (o->kind == OP_MATMUL) {
-            GRETA_TRY(pack_weight(s, o->w[0].tensor, err));
+        if (o->kind == OP_MATMUL || o->kind == OP_EXPERT_MATMUL) {
+            GRETA_TRY(pack_all(s, o->w[0].tensor, err));
         }
     }
     s->is_packed = 1;

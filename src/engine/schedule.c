@@ -33,6 +33,10 @@ static op_split split_alone(const greta_session *s, const op_list *list, const o
     switch (o->kind) {
     case OP_MATMUL:
         return (op_split){SPLIT_PARTS, (width + COLUMNS - 1) / COLUMNS, COLUMNS};
+    case OP_EXPERT_MATMUL: /* columns of every expert's part of a row */
+        width /= o->n_expert_used;
+        return (op_split){SPLIT_PARTS, (width + COLUMNS - 1) / COLUMNS, COLUMNS};
+    case OP_HEAD_NORM:
     case OP_ROPE:
     case OP_KV_STORE:
     case OP_ATTENTION:
@@ -48,7 +52,8 @@ static op_split split_alone(const greta_session *s, const op_list *list, const o
 /* Ops whose every output column depends on the same column, or block, of their inputs. */
 static int is_columnwise(const op *o)
 {
-    return o->kind == OP_QUANTIZE || o->kind == OP_ADD || o->kind == OP_GLU;
+    return o->kind == OP_QUANTIZE || o->kind == OP_ADD || o->kind == OP_GLU ||
+           o->kind == OP_SCALE || o->kind == OP_SOFTCAP;
 }
 
 /* The edge that input `in` reads of this pass and that an op of [first, i) wrote; -1: none. */
@@ -67,7 +72,7 @@ static op_split split_choose(const greta_session *s, const op_list *list, const 
     const op *o = &list->op[i];
     for (int in = 0; in < OP_IN_MAX && is_columnwise(o); in++) {
         int32_t e = read_in_group(list, o, in, first);
-        if (e >= 0) {
+        if (e >= 0 && list->op[list->edge[e].producer].kind != OP_EXPERT_MATMUL) {
             op_split split = groups->split[list->edge[e].producer];
             int cuts_blocks = o->kind == OP_QUANTIZE && split.unit % ACT_BLOCK != 0;
             return cuts_blocks ? split_alone(s, list, o, groups->is_single) : split;
@@ -88,7 +93,7 @@ static int reads_own(const op_list *list, const schedule *groups, int32_t i, int
 {
     const op *o = &list->op[i];
     op_split mine = groups->split[i];
-    int needs_rows = o->kind == OP_MATMUL || o->kind == OP_RMS_NORM;
+    int needs_rows = o->kind == OP_MATMUL || o->kind == OP_RMS_NORM || o->kind == OP_EXPERT_MATMUL;
     for (int in = 0; in < OP_IN_MAX; in++) {
         int32_t e = read_in_group(list, o, in, first);
         if (e < 0) {
@@ -98,7 +103,9 @@ static int reads_own(const op_list *list, const schedule *groups, int32_t i, int
         op_split its = groups->split[in_edge->producer];
         int is_same = its.kind == mine.kind && in_edge->is_packed == out_edge->is_packed &&
                       parts_match(its, in_edge->width, mine, out_edge->width);
-        if (!is_same || mine.kind == SPLIT_BLOCKS || (mine.kind == SPLIT_PARTS && needs_rows)) {
+        int is_experts = list->op[in_edge->producer].kind == OP_EXPERT_MATMUL;
+        if (!is_same || is_experts || mine.kind == SPLIT_BLOCKS ||
+            (mine.kind == SPLIT_PARTS && needs_rows)) {
             return 0;
         }
     }

@@ -54,27 +54,53 @@ static greta_status options_resolve(greta_session *s, const greta_session_option
     return GRETA_OK;
 }
 
-static greta_status pass_new(greta_session *s, greta_error *err)
+static rope_source rope_source_of(const greta_session *s)
+{
+    const struct greta_model *m = s->model;
+    return (rope_source){&m->cfg.rope,  m->rope_factors,    m->rope_long,
+                         m->rope_short, m->cfg.n_ctx_train, s->options.n_ctx};
+}
+
+int session_rope_is_long(const greta_session *s)
+{
+    rope_source source = rope_source_of(s);
+    return kernel_rope_is_long(&source);
+}
+
+/* One table for the model, one more for its layers with a window if they turn otherwise. */
+static greta_status rope_new(greta_session *s, greta_error *err)
 {
     const config *c = &s->model->cfg;
+    int n_table = c->window > 0 && c->rope.freq_base_local > 0 ? 2 : 1;
+    size_t n = (size_t)s->options.n_ctx * (size_t)c->rope.dim;
+    rope_source source = rope_source_of(s);
+    for (int i = 0; i < n_table; i++) {
+        s->cos_sin[i] = malloc(n * sizeof *s->cos_sin[i]);
+        if (!s->cos_sin[i]) {
+            return error_memory(err, "the rotary table", n * sizeof *s->cos_sin[i]);
+        }
+        rope_table_args a = kernel_rope_args(&source, i);
+        a.n_position = s->options.n_ctx;
+        uint32_t saved = fpenv_enter();
+        kernel_rope_table(&a, s->cos_sin[i]);
+        fpenv_leave(saved);
+    }
+    return GRETA_OK;
+}
+
+static greta_status pass_new(greta_session *s, greta_error *err)
+{
     size_t n = (size_t)s->options.n_chunk;
-    size_t angles = (size_t)s->options.n_ctx * (size_t)c->rope.dim;
     s->row = calloc(n, sizeof *s->row);
     s->row_previous = calloc(n, sizeof *s->row_previous);
     s->feed = calloc(n, sizeof *s->feed);
     s->want = calloc(n, sizeof *s->want);
     s->inv_rms = calloc(n, sizeof *s->inv_rms);
-    s->cos_sin = malloc(angles * sizeof *s->cos_sin);
-    if (!s->row || !s->row_previous || !s->feed || !s->want || !s->inv_rms || !s->cos_sin) {
-        return error_memory(err, "the session", angles * sizeof *s->cos_sin);
+    if (!s->row || !s->row_previous || !s->feed || !s->want || !s->inv_rms) {
+        return error_memory(err, "the session", n * sizeof *s->row);
     }
-    rope_table_args rope = {
-        c->rope.freq_base, c->rope.factor, s->model->rope_factors, c->rope.dim, 0,
-        s->options.n_ctx};
-    uint32_t saved = fpenv_enter();
-    kernel_rope_table(&rope, s->cos_sin);
-    fpenv_leave(saved);
-    return GRETA_OK;
+    GRETA_TRY(experts_new(s, err));
+    return rope_new(s, err);
 }
 
 static greta_status session_fill(greta_session *s, const greta_session_options *options,
@@ -120,7 +146,9 @@ void greta_session_free(greta_session *s)
     op_list_free(&s->override);
     plan_free(&s->plan);
     cache_free(s);
-    free(s->cos_sin);
+    free(s->cos_sin[0]);
+    free(s->cos_sin[1]);
+    free(s->expert_scratch);
     free(s->row);
     free(s->row_previous);
     free(s->feed);

@@ -34,6 +34,8 @@ typedef struct session_override {
 greta_status session_override_set(greta_session *session, const session_override *override,
                                   greta_error *err);
 const struct greta_model *session_model(const greta_session *session);
+/* Longrope: the session's context is above the original one, so it turns by the long factors. */
+int session_rope_is_long(const greta_session *session);
 const op_list *session_ops(const greta_session *session, greta_phase phase);
 
 #endif

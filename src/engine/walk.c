@@ -11,6 +11,7 @@
 typedef struct op_job {
     greta_session *session;
     const op *op;
+    int32_t thread;
 } op_job;
 
 /* What one thread computes of an op: columns of the output rows of some tokens. */
@@ -67,6 +68,26 @@ static void walk_rms_norm(const op_job *job, piece mine)
     }
 }
 
+static void walk_head_norm(const op_job *job, piece mine)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
+        for (int64_t at = mine.column.first; at < mine.column.last; at += o->head_dim) {
+            norm_args a = {
+                .x = floats_at(&x, t, at),
+                .weight = weight_floats(&o->w[0]),
+                .y = floats_to(&y, t, at),
+                .n = o->head_dim,
+                .count = o->count,
+                .eps = o->eps,
+            };
+            session_table(s, o)->rms_norm(&a);
+        }
+    }
+}
+
 static void walk_quantize(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
@@ -114,6 +135,7 @@ static void walk_rope(const op_job *job, piece mine)
             .n_head = (int32_t)(mine.column.last - mine.column.first) / o->head_dim,
             .head_dim = o->head_dim,
             .rope_dim = o->rope_dim,
+            .pairing = o->pairing,
         };
         session_table(s, o)->rope(&a);
     }
@@ -160,6 +182,8 @@ static void attend_run(const op_job *job, span tokens, span kv_heads)
         .n_head = o->n_head,
         .scale = o->scale,
         .y = floats_to(&y, first, 0),
+        .softcap = o->softcap,
+        .window = o->window,
     };
     session_table(s, o)->attention(&a, (int32_t)kv_heads.first, (int32_t)kv_heads.last);
 }
@@ -185,27 +209,95 @@ static void walk_attention(const op_job *job, piece mine)
     }
 }
 
-static void walk_pairwise(const op_job *job, piece mine)
+/* Ops on columns of one row, or of two. */
+static void walk_columns(const op_job *job, piece mine)
 {
     greta_session *s = job->session;
     const op *o = job->op;
-    rows a = rows_read(s, o, 0), b = rows_read(s, o, 1), y = rows_written(s, o, 0);
+    int has_two = o->kind == OP_ADD || o->kind == OP_GLU;
+    rows a = rows_read(s, o, 0), b = has_two ? rows_read(s, o, 1) : a, y = rows_written(s, o, 0);
     const kernel_table *table = session_table(s, o);
     int64_t at = mine.column.first, n = mine.column.last - at;
     for (int64_t t = mine.token.first; t < mine.token.last; t++) {
         const float *one = floats_at(&a, t, at), *other = floats_at(&b, t, at);
-        if (o->kind == OP_ADD) {
-            table->add(one, other, floats_to(&y, t, at), n);
-        } else {
-            table->glu(o->activation, one, other, floats_to(&y, t, at), n);
+        float *out = floats_to(&y, t, at);
+        switch (o->kind) {
+        case OP_ADD:
+            table->add(one, other, out, n);
+            break;
+        case OP_SCALE:
+            table->scale(o->factor, one, out, n);
+            break;
+        case OP_SOFTCAP:
+            table->softcap(o->softcap, one, out, n);
+            break;
+        default:
+            table->glu(o->activation, one, other, out, n);
+            break;
         }
     }
 }
 
+static void walk_route(const op_job *job, piece mine)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    const kernel_table *table = session_table(s, o);
+    rows x = rows_read(s, o, 0), y = rows_written(s, o, 0);
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
+        if (o->kind == OP_TOP_K) {
+            int32_t *ids = (int32_t *)(void *)rows_at(&y, t);
+            table->top_k(floats_at(&x, t, 0), o->n_expert, ids, o->n_expert_used);
+        } else {
+            rows ids = rows_read(s, o, 1);
+            expert_weights_args a = {
+                .router = floats_at(&x, t, 0),
+                .ids = (const int32_t *)(const void *)rows_at(&ids, t),
+                .y = floats_to(&y, t, 0),
+                .n = o->n_expert,
+                .n_used = o->n_expert_used,
+                .is_norm = o->is_norm,
+            };
+            table->expert_weights(&a);
+        }
+    }
+}
+
+static void walk_expert_matmul(const op_job *job, piece mine)
+{
+    expert_piece piece_of = {mine.token, mine.column, job->thread};
+    walk_experts(job->session, job->op, &piece_of);
+}
+
+static void walk_expert_sum(const op_job *job, piece mine)
+{
+    greta_session *s = job->session;
+    const op *o = job->op;
+    rows x = rows_read(s, o, 0), w = rows_read(s, o, 1), y = rows_written(s, o, 0);
+    int64_t n = session_list(s, s->phase)->edge[o->out[0]].width;
+    for (int64_t t = mine.token.first; t < mine.token.last; t++) {
+        session_table(s, o)->expert_sum(floats_at(&w, t, 0), floats_at(&x, t, 0),
+                                        floats_to(&y, t, 0), o->n_expert_used, n);
+    }
+}
+
 static void (*const walkers[OP_KIND_COUNT])(const op_job *job, piece mine) = {
-    [OP_EMBED] = walk_embed,         [OP_RMS_NORM] = walk_rms_norm, [OP_QUANTIZE] = walk_quantize,
-    [OP_MATMUL] = walk_matmul,       [OP_ROPE] = walk_rope,         [OP_KV_STORE] = walk_kv_store,
-    [OP_ATTENTION] = walk_attention, [OP_ADD] = walk_pairwise,      [OP_GLU] = walk_pairwise,
+    [OP_EMBED] = walk_embed,
+    [OP_SCALE] = walk_columns,
+    [OP_RMS_NORM] = walk_rms_norm,
+    [OP_HEAD_NORM] = walk_head_norm,
+    [OP_QUANTIZE] = walk_quantize,
+    [OP_MATMUL] = walk_matmul,
+    [OP_ROPE] = walk_rope,
+    [OP_KV_STORE] = walk_kv_store,
+    [OP_ATTENTION] = walk_attention,
+    [OP_ADD] = walk_columns,
+    [OP_GLU] = walk_columns,
+    [OP_SOFTCAP] = walk_columns,
+    [OP_TOP_K] = walk_route,
+    [OP_EXPERT_WEIGHTS] = walk_route,
+    [OP_EXPERT_MATMUL] = walk_expert_matmul,
+    [OP_EXPERT_SUM] = walk_expert_sum,
 };
 
 /* Tokens of one op in one go; of an override whose rows differ, those of the same op together. */
@@ -213,7 +305,7 @@ static void piece_run(const op_job *job, piece mine)
 {
     piece part = mine;
     for (int64_t t = mine.token.first, next; t < mine.token.last; t = next) {
-        op_job chosen = {job->session, session_op(job->session, job->op, t)};
+        op_job chosen = {job->session, session_op(job->session, job->op, t), job->thread};
         next = op_is_uniform(job->op) ? mine.token.last : t + 1;
         while (next < mine.token.last && session_op(job->session, job->op, next) == chosen.op) {
             next++;
@@ -240,6 +332,7 @@ static void op_run(const op_job *job, op_split split, int32_t thread, int32_t n_
 {
     int64_t n_token = op_tokens(job->session, job->op);
     int64_t width = session_list(job->session, job->session->phase)->edge[job->op->out[0]].width;
+    width = job->op->kind == OP_EXPERT_MATMUL ? width / job->op->n_expert_used : width;
     piece mine = {{0, n_token}, {0, width}};
     if (split.kind == SPLIT_BLOCKS) {
         walk_blocks(job, thread, n_thread);
@@ -275,7 +368,7 @@ static void group_run(void *user, int32_t thread, int32_t n_thread)
         capture_look(group->session, group->unseen, thread, n_thread);
     }
     for (int32_t i = group->first; i < group->end; i++) {
-        op_job job = {group->session, &group->list->op[i]};
+        op_job job = {group->session, &group->list->op[i], thread};
         op_run(&job, group->split[i], thread, n_thread);
     }
 }

@@ -132,6 +132,12 @@ static inline float elementary_tanh(float x)
     return copysignf(exp_sum(&p, 1.0f - scale) / exp_plus(&p, scale, 0.0f), x);
 }
 
+/* Within (-cap, cap), the identity near 0 (Bello et al. 2016, section 5.1; Gemma 2). */
+static inline float elementary_softcap(float cap, float x)
+{
+    return cap * elementary_tanh(x / cap);
+}
+
 /* x / (1 + e^-2u), 2u = x (c1 + c3 x^2): the tanh form of Hendrycks & Gimpel 2016 without its
  * cancellation. e^-2u needs 2u to far below an ulp, so it is computed as a sum of two floats. */
 static inline float elementary_gelu_tanh(float x)

@@ -10,6 +10,7 @@
 #include "base/activation.h"
 #include "base/dtype.h"
 #include "base/hash.h"
+#include "base/rope.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -74,6 +75,7 @@ typedef struct rope_args {
     float *y;
     const float *cos_sin; /* (rope_dim / 2, 2) of this position */
     int32_t n_head, head_dim, rope_dim;
+    rope_pairing pairing;
 } rope_args;
 
 /* ---- KV cache -----------------------------------------------------------------------------------
@@ -127,7 +129,8 @@ typedef struct kv_store_args {
     int64_t position;
 } kv_store_args;
 
-/* n_token consecutive tokens of one sequence; token t sees positions 0 .. n_position + t - 1. */
+/* n_token consecutive tokens of one sequence; token t stands at position n_position + t - 1 and
+ * sees all up to it, or with a window the last `window` of them. */
 typedef struct attention_args {
     const float *q;    /* (n_token, n_head, head_dim), rows q_stride floats apart */
     const void *k, *v; /* cache of the sequence */
@@ -137,7 +140,15 @@ typedef struct attention_args {
     int32_t n_head;
     float scale;
     float *y; /* (n_token, n_head, head_dim), rows y_stride floats apart */
+    float softcap;  /* of scaled scores; 0: none */
+    int64_t window; /* 0: none */
 } attention_args;
+
+/* The first position that a token at `position` sees. */
+static inline int64_t attention_first(const attention_args *a, int64_t position)
+{
+    return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
+}
 
 #define ATTENTION_TOKENS 16 /* tokens that may share a call; any number gives the same bits */
 
@@ -148,6 +159,15 @@ typedef struct row_stats {
     uint64_t n_nonfinite;
     row_hash hash;
 } row_stats;
+
+/* Weights of the chosen experts of one token: a softmax over all, or over the chosen ones. */
+typedef struct expert_weights_args {
+    const float *router; /* (n) */
+    const int32_t *ids;  /* (n_used) by falling router value: the first has the largest */
+    float *y;            /* (n_used) */
+    int64_t n, n_used;
+    int is_norm; /* over the chosen ones: the weights add up to 1 */
+} expert_weights_args;
 
 typedef struct kernel_table {
     const char *name; /* "ref", "ref-avx2": written into traces */
@@ -166,6 +186,13 @@ typedef struct kernel_table {
     void (*kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
     void (*add)(const float *a, const float *b, float *y, int64_t n);
+    void (*scale)(float factor, const float *x, float *y, int64_t n);
+    void (*softcap)(float cap, const float *x, float *y, int64_t n); /* cap * tanh(x / cap) */
+    /* The n_used largest of n values, in falling order, lower ids first among equals, NaN last. */
+    void (*top_k)(const float *x, int64_t n, int32_t *ids, int64_t n_used);
+    void (*expert_weights)(const expert_weights_args *a);
+    /* y[i] = sum over r of weight[r] * x[r][i], x (n_used, n). */
+    void (*expert_sum)(const float *weight, const float *x, float *y, int64_t n_used, int64_t n);
     /* activation(gate) * up (Shazeer 2020, GLU variants); up NULL: activation(gate) alone. */
     void (*glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
     /* Of F32, F16 and ACT_Q8 rows. */
@@ -194,13 +221,33 @@ typedef struct kv_load_args {
 void kernel_kv_load(const kv_load_args *a);
 float kernel_f32_from_f16(uint16_t half);
 uint16_t kernel_f16_from_f32(float value); /* nearest even, overflow to Inf, NaN to 7e00 */
-/* cos and sin of position * inv_freq, (n_position, rope_dim / 2, 2); factors may be NULL. */
+/* What a rotary table is made of. Zero of a number that the scaling does not use. */
 typedef struct rope_table_args {
-    float freq_base, scale;
-    const float *factors;
+    float freq_base;
+    const float *factors; /* (rope_dim / 2) divisors of inv_freq; NULL: none */
     int32_t rope_dim;
     int64_t first_position, n_position;
+    rope_scaling scaling; /* of LONGROPE the factors are all there is */
+    float factor;         /* LINEAR, YARN, LLAMA3 */
+    float attn_factor;    /* cos and sin are multiplied by it; 0: not at all */
+    float beta_fast, beta_slow, ext_factor;  /* YARN */
+    float low_freq_factor, high_freq_factor; /* LLAMA3 */
+    int32_t n_ctx_original;                  /* YARN, LLAMA3 */
 } rope_table_args;
+
+/* A model's numbers and tensors of factors (NULL: none). */
+typedef struct rope_source {
+    const rope_config *config;
+    const float *factors, *factors_long, *factors_short;
+    int32_t n_ctx_train;
+    int32_t n_ctx; /* of the session: above n_ctx_original, longrope takes its long factors */
+} rope_source;
+
+/* Longrope's choice, which a session makes once. */
+int kernel_rope_is_long(const rope_source *source);
+/* Of one position; is_local: of layers with a window (op.rope_table 1). */
+rope_table_args kernel_rope_args(const rope_source *source, int is_local);
+/* cos and sin of position * inv_freq, (n_position, rope_dim / 2, 2). */
 void kernel_rope_table(const rope_table_args *a, float *cos_sin);
 
 #endif

@@ -1,6 +1,7 @@
 /* rope_table.c - cos and sin of rotary angles, in binary64 with our own functions, rounded once.
  *
- * angle = (position / scale) * inv_freq[i], inv_freq[i] = base^(-2i / rope_dim) / factor[i]
+ * angle = (position / scale) * inv_freq[i], inv_freq[i] = base^(-2i / rope_dim) / factor[i], which
+ * the methods for long contexts change
  * (Su et al. 2021, section 3.2.2). libm is not used, because its results differ between systems;
  * these functions are plain binary64 operations without contraction, hence the same everywhere.
  * Against MPFR (test_kernel): pow within 4e-15 relative on the bases and exponents in use, sin and
@@ -8,6 +9,7 @@
  */
 #include "kernel/kernel.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ln(m) for m in [sqrt(1/2), sqrt(2)): 2 atanh(s), s = (m - 1) / (m + 1). */
@@ -68,20 +70,124 @@ static void sine_cosine(double x, double *sine, double *cosine)
     *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
 }
 
+/* ---- Longer contexts than the trained one ------------------------------------------------------
+ */
+
+#define PI 0x1.921fb54442d18p+1
+
+static double inverse_frequency(float freq_base, int32_t i, int32_t rope_dim)
+{
+    return power_of_e(-2.0 * i / rope_dim * log_natural((double)freq_base));
+}
+
+/* 0.1 ln(factor) + 1 (Peng et al. 2023, section 3.4). */
+static float yarn_attn_factor(float factor)
+{
+    return factor > 1.0f ? (float)(0.1 * log_natural((double)factor) + 1.0) : 1.0f;
+}
+
+/* sqrt(1 + ln(n_ctx / n_ctx_original) / ln(n_ctx_original)), as Phi-3's configuration has it. */
+static float longrope_attn_factor(int32_t n_ctx, int32_t n_ctx_original)
+{
+    if (n_ctx <= n_ctx_original || n_ctx_original <= 1) {
+        return 1.0f;
+    }
+    double stretch = log_natural((double)n_ctx / n_ctx_original);
+    double square = 1.0 + stretch / log_natural((double)n_ctx_original);
+    return (float)power_of_e(0.5 * log_natural(square));
+}
+
+/* Llama 3.1's divisor of a pair's frequency, rounded once, as GGUF's rope_freqs.weight holds it. */
+static float llama3_factor(const rope_table_args *a, double frequency)
+{
+    double low = (double)a->low_freq_factor, high = (double)a->high_freq_factor;
+    double turns = a->n_ctx_original * frequency / (2.0 * PI); /* in the original context */
+    double smooth = (turns - low) / (high - low), factor = (double)a->factor;
+    return (float)(turns > high  ? 1.0
+                   : turns < low ? factor
+                                 : 1.0 / ((1.0 - smooth) / factor + smooth));
+}
+
+int kernel_rope_is_long(const rope_source *s)
+{
+    return s->config->scaling == ROPE_SCALING_LONGROPE && s->n_ctx > s->config->n_ctx_original;
+}
+
+rope_table_args kernel_rope_args(const rope_source *s, int is_local)
+{
+    const rope_config *r = s->config;
+    rope_table_args a = {.rope_dim = r->dim, .n_position = 1};
+    if (is_local && r->freq_base_local > 0) {
+        a.freq_base = r->freq_base_local;
+        return a;
+    }
+    a.freq_base = r->freq_base;
+    a.factors = s->factors;
+    a.scaling = r->scaling;
+    a.factor = r->factor;
+    a.beta_fast = r->beta_fast;
+    a.beta_slow = r->beta_slow;
+    a.ext_factor = r->ext_factor;
+    a.low_freq_factor = r->low_freq_factor;
+    a.high_freq_factor = r->high_freq_factor;
+    a.n_ctx_original = r->n_ctx_original;
+    if (r->scaling == ROPE_SCALING_YARN) {
+        a.attn_factor = r->attn_factor > 0 ? r->attn_factor : yarn_attn_factor(r->factor);
+    } else if (r->scaling == ROPE_SCALING_LONGROPE) {
+        a.factors = kernel_rope_is_long(s) ? s->factors_long : s->factors_short;
+        a.attn_factor = r->attn_factor > 0
+                            ? r->attn_factor
+                            : longrope_attn_factor(s->n_ctx_train, r->n_ctx_original);
+    }
+    return a;
+}
+
+/* The pair that turns `turns` times in the original context, as a real number (Peng et al. 2023,
+ * section 3.2; the clamp and the rounding outwards are those of the authors' program). */
+static double yarn_pair(const rope_table_args *a, float turns)
+{
+    double context = a->n_ctx_original / ((double)turns * 2.0 * PI);
+    return a->rope_dim * log_natural(context) / (2.0 * log_natural((double)a->freq_base));
+}
+
+/* 0 where a pair keeps its frequency, 1 where it is divided by the factor. */
+static double yarn_ramp(const rope_table_args *a, int32_t i)
+{
+    double low = floor(yarn_pair(a, a->beta_fast)), high = ceil(yarn_pair(a, a->beta_slow));
+    low = low < 0 ? 0 : low;
+    high = high > a->rope_dim - 1 ? a->rope_dim - 1 : high;
+    double width = high - low < 0.001 ? 0.001 : high - low;
+    double ramp = (i - low) / width;
+    return ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
+}
+
+static double frequency_of(const rope_table_args *a, int32_t i)
+{
+    double frequency = inverse_frequency(a->freq_base, i, a->rope_dim);
+    if (a->factors) {
+        frequency /= (double)a->factors[i];
+    } else if (a->scaling == ROPE_SCALING_LLAMA3) {
+        frequency /= (double)llama3_factor(a, frequency);
+    }
+    if (a->scaling == ROPE_SCALING_YARN) {
+        double kept = (1.0 - yarn_ramp(a, i)) * (double)a->ext_factor;
+        frequency = frequency / (double)a->factor * (1.0 - kept) + frequency * kept;
+    }
+    return frequency;
+}
+
 void kernel_rope_table(const rope_table_args *a, float *cos_sin)
 {
     int32_t half = a->rope_dim / 2;
-    double log_base = log_natural((double)a->freq_base);
+    double size = a->attn_factor > 0 ? (double)a->attn_factor : 1.0;
+    double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
     for (int32_t i = 0; i < half; i++) {
-        double inv_freq = power_of_e(-2.0 * i / a->rope_dim * log_base);
-        if (a->factors) {
-            inv_freq /= (double)a->factors[i];
-        }
+        double inv_freq = frequency_of(a, i);
         for (int64_t p = 0; p < a->n_position; p++) {
-            double position = (double)(a->first_position + p) / (double)a->scale, sine, cosine;
+            double position = (double)(a->first_position + p) / scale, sine, cosine;
             sine_cosine(position * inv_freq, &sine, &cosine);
-            cos_sin[2 * (p * half + i)] = (float)cosine;
-            cos_sin[2 * (p * half + i) + 1] = (float)sine;
+            cos_sin[2 * (p * half + i)] = (float)(size * cosine);
+            cos_sin[2 * (p * half + i) + 1] = (float)(size * sine);
         }
     }
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 
 static const architecture *const architectures[] = {
-    &arch_llama,
+    &arch_gemma2, &arch_gemma3, &arch_llama, &arch_phi3, &arch_qwen2, &arch_qwen3, &arch_qwen3moe,
 };
 
 #define N_ARCH (sizeof architectures / sizeof architectures[0])
@@ -291,6 +291,22 @@ static greta_status bind_rope(struct greta_model *m, greta_error *err)
     return bind_factors(m, "rope_freqs.weight", &m->rope_factors, err);
 }
 
+/* Has the architecture the kind of layer that the file asks for? */
+static greta_status feed_forward_check(const struct greta_model *m, const architecture *a,
+                                       greta_error *err)
+{
+    int has_experts = 0, has_dense = 0;
+    for (int i = 0; i < TENSOR_LISTS_MAX && a->tensor[i]; i++) {
+        has_experts |= a->tensor[i] == tensors_experts;
+        has_dense |= a->tensor[i] == tensors_ffn || a->tensor[i] == tensors_ffn_fused;
+    }
+    if (m->cfg.n_expert > 0 ? has_experts : has_dense) {
+        return GRETA_OK;
+    }
+    return error_about(err, GRETA_BAD_INPUT, a->name, "%" PRId32 " experts in architecture %s (%s)",
+                       m->cfg.n_expert, a->name, has_dense ? "none" : "1 or more");
+}
+
 greta_status arch_bind(struct greta_model *m, greta_error *err)
 {
     const config *c = &m->cfg;
@@ -298,6 +314,7 @@ greta_status arch_bind(struct greta_model *m, greta_error *err)
     wanted embd = {"token_embd.weight", c->n_vocab, c->n_embd, 0, c->n_vocab, TENSOR_NEEDED};
     wanted norm = {"output_norm.weight", 1, c->n_embd, 0, 1, TENSOR_NEEDED | TENSOR_F32};
     wanted head = {"output.weight", c->n_vocab, c->n_embd, 0, c->n_vocab, 0};
+    GRETA_TRY(feed_forward_check(m, a, err));
     GRETA_TRY(bind_one(m, &embd, &m->token_embd, err));
     GRETA_TRY(bind_one(m, &norm, &m->output_norm, err));
     GRETA_TRY(bind_one(m, &head, &m->output, err));

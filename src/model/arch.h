@@ -121,12 +121,14 @@ typedef struct op_spec {
 /* Returns the edge written. */
 int32_t op_add(op_builder *b, const op_spec *spec);
 /* y = W x + bias. Under ACT_CONTRACT_Q8 a quantised W reads the quantised edge, made on first use
- * and kept in *x_q8 (-1: not yet made) under the stage name `q8`. */
+ * and kept in *x_q8 (-1: not yet made) under the stage name `q8`. With `ids` one product for each
+ * chosen expert, side by side. */
 typedef struct matmul_spec {
     stage name, q8;
     int32_t x;
     int32_t *x_q8;
     weight_view w, bias;
+    int32_t ids; /* edge + 1 of the chosen experts, of which w holds the matrices; 0: none */
 } matmul_spec;
 int32_t op_add_matmul(op_builder *b, const matmul_spec *spec);
 

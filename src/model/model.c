@@ -88,24 +88,10 @@ weight *model_weight_of_parts(struct greta_model *m, int32_t n, const weight ***
     return &p->whole;
 }
 
-/* What the configuration can say and the engine cannot run. */
-static greta_status runnable(const config *c, greta_error *err)
-{
-    const char *what =
-        c->window > 0                                 ? "a sliding window"
-        : c->attn_softcap > 0 || c->logit_softcap > 0 ? "a soft-cap"
-        : c->rope.scaling == ROPE_SCALING_YARN || c->rope.scaling == ROPE_SCALING_LONGROPE
-            ? "yarn and longrope"
-        : c->n_expert > 0 ? "experts"
-                          : NULL;
-    return what ? error_about(err, GRETA_BAD_INPUT, c->arch, "%s: not supported", what) : GRETA_OK;
-}
-
 static greta_status model_load(struct greta_model *m, const char *path, greta_error *err)
 {
     GRETA_TRY(gguf_open(path, &m->file, err));
     GRETA_TRY(config_read(m->file, &m->cfg, err));
-    GRETA_TRY(runnable(&m->cfg, err));
     GRETA_TRY(weights_index(m, err));
     GRETA_TRY(weights_sort(m, err));
     m->layer = calloc((size_t)m->cfg.n_layer, sizeof *m->layer);

@@ -26,6 +26,10 @@ const char *op_kind_name(op_kind kind)
         [OP_ADD] = "add",
         [OP_GLU] = "glu",
         [OP_SOFTCAP] = "softcap",
+        [OP_TOP_K] = "top_k",
+        [OP_EXPERT_WEIGHTS] = "expert_weights",
+        [OP_EXPERT_MATMUL] = "expert_matmul",
+        [OP_EXPERT_SUM] = "expert_sum",
     };
     return (unsigned)kind < OP_KIND_COUNT ? name[kind] : "?";
 }
@@ -100,6 +104,11 @@ static void op_fill(op *o, const op_builder *b, const op_spec *spec)
         o->softcap = c->attn_softcap;
         o->window = is_local ? c->window : 0;
     }
+    if (spec->kind >= OP_TOP_K && spec->kind <= OP_EXPERT_SUM) {
+        o->n_expert = c->n_expert;
+        o->n_expert_used = c->n_expert_used;
+        o->is_norm = c->expert_weights_norm;
+    }
     o->factor = spec->kind == OP_SCALE ? spec->factor : 0;
     o->softcap = spec->kind == OP_SOFTCAP ? spec->factor : o->softcap;
 }
@@ -131,13 +140,16 @@ int32_t op_add(op_builder *b, const op_spec *spec)
 
 int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
 {
-    int32_t x = spec->x;
+    int32_t x = spec->x, n_used = b->model->cfg.n_expert_used;
+    if (b->status != GRETA_OK) {
+        return 0;
+    }
     if (b->act == ACT_CONTRACT_Q8 && dtype_find((uint32_t)spec->w.tensor->type)->is_quantised) {
         if (*spec->x_q8 < 0) {
             op_spec quantize = {.kind = OP_QUANTIZE,
                                 .name = spec->q8,
                                 .in = {x + 1},
-                                .width = (int32_t)spec->w.tensor->n_col,
+                                .width = b->list->edge[x].width,
                                 .type = DTYPE_ACT_Q8};
             *spec->x_q8 = op_add(b, &quantize);
         }
@@ -148,6 +160,11 @@ int32_t op_add_matmul(op_builder *b, const matmul_spec *spec)
                       .in = {x + 1},
                       .w = {spec->w, spec->bias},
                       .width = (int32_t)spec->w.n};
+    if (spec->ids) {
+        matmul.kind = OP_EXPERT_MATMUL;
+        matmul.in[1] = spec->ids;
+        matmul.width = (int32_t)(spec->w.n / b->model->cfg.n_expert) * n_used;
+    }
     return op_add(b, &matmul);
 }
 

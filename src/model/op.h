@@ -33,6 +33,12 @@ typedef enum op_kind {
     OP_ADD,       /* a, b -> a + b */
     OP_GLU,       /* gate, up -> activation(gate) * up */
     OP_SOFTCAP,   /* x -> cap * tanh(x / cap) */
+    OP_TOP_K,          /* router -> expert ids, I32, by rank */
+    OP_EXPERT_WEIGHTS, /* router, ids -> weights of the chosen experts, by rank */
+    /* x or x_q8, ids -> y (n_expert_used, rows): the matrix of each chosen expert times x, or times
+     * its own part of x where x is (n_expert_used, K). weight 0: (n_expert, rows, K) */
+    OP_EXPERT_MATMUL,
+    OP_EXPERT_SUM, /* expert_out (n_expert_used, n), weights -> (n), added in order of rank */
     OP_KIND_COUNT
 } op_kind;
 
@@ -57,6 +63,16 @@ typedef struct weight_view {
     const weight *tensor; /* NULL: absent */
     int64_t first, n;
 } weight_view;
+
+/* Where row r lies. */
+static inline const uint8_t *weight_row(const weight *w, int64_t r)
+{
+    if (w->part) {
+        int64_t n = w->n_row / w->n_part;
+        return w->part[r / n]->data + r % n * w->row_bytes;
+    }
+    return w->data + r * w->row_bytes;
+}
 
 /* Expert `e` of a view of n_expert matrices, as a view of the tensor that holds its rows. */
 weight_view weight_view_expert(const weight_view *view, int32_t n_expert, int32_t e);
@@ -104,6 +120,8 @@ typedef struct op {
     float softcap;         /* ATTENTION: of scaled scores, 0: none; SOFTCAP */
     int32_t window;        /* ATTENTION: positions seen, the own one included; 0: all */
     float factor;          /* SCALE */
+    int32_t n_expert, n_expert_used; /* TOP_K, EXPERT_* */
+    int32_t is_norm;                 /* EXPERT_WEIGHTS: they add up to 1 */
     activation activation; /* GLU */
     int32_t table;         /* 0: the session's kernels; n: its n-th alternate table (see fault/) */
     int32_t trigger;       /* 0: every row; n: rows of the session's n-th trigger */

@@ -30,15 +30,14 @@ size_t op_row_bytes(dtype type, int64_t n)
 /* ---- Building -------------------------------------------------------------------------------- */
 
 /* The same numbers from which the session made its table. */
-static rope_table_args rope_of(const struct greta_model *m, const op *o, int64_t position)
+static rope_table_args rope_of(const op_place *at, const op *o)
 {
-    (void)o;
-    return (rope_table_args){.freq_base = m->cfg.rope.freq_base,
-                             .scale = m->cfg.rope.factor,
-                             .factors = m->rope_factors,
-                             .rope_dim = m->cfg.rope.dim,
-                             .first_position = position,
-                             .n_position = 1};
+    const struct greta_model *m = at->model;
+    rope_source source = {&m->cfg.rope,  m->rope_factors,    m->rope_long,
+                          m->rope_short, m->cfg.n_ctx_train, at->n_ctx};
+    rope_table_args a = kernel_rope_args(&source, o->rope_table == 1);
+    a.first_position = at->position;
+    return a;
 }
 
 /* Rows of one side of the cache, of all positions up to this one. */
@@ -78,7 +77,7 @@ greta_status op_case_build(const op_place *at, const op_rows *rows, op_case *c, 
                    .position = at->position,
                    .kv_type = at->kv_type,
                    .out = {.type = out->is_cache ? at->kv_type : out->type, .n = out->width},
-                   .rope = rope_of(at->model, o, at->position)};
+                   .rope = rope_of(at, o)};
     for (int i = 0; i < OP_IN_MAX && o->in[i].edge >= 0; i++) {
         const edge *e = &list->edge[o->in[i].edge];
         op_operand *in = &c->in[i];
@@ -245,9 +244,6 @@ static bool check_attention(const check *k)
     }
     if (c->end < 1 || c->end > c->n_key || o->window < 0) {
         return lacks(k, "a visible position");
-    }
-    if ((op_first_seen(c) > 0 || o->softcap > 0) && !op_variant_applies(c)) {
-        return lacks(k, "kernels with windows and caps");
     }
     for (int64_t p = op_first_seen(c); p < c->end; p++) {
         if (!c->key[p] || !c->value[p]) {

@@ -265,7 +265,9 @@ static bool run_attention(const job *j)
                             .n_token = 1,
                             .n_head = c->op.n_head,
                             .scale = c->op.scale,
-                            .y = j->out->values};
+                            .y = j->out->values,
+                            .softcap = c->op.softcap,
+                            .window = c->end - op_first_seen(c)};
         j->table->attention(&a, 0, shape.n_head_kv);
     }
     free(k);

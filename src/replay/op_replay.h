@@ -1,6 +1,6 @@
 /* op_replay.h - recompute any op of the op list at one token from recorded operands.
  *
- *     op_place at = {model, list, index, position, kv_type};
+ *     op_place at = {model, list, index, position, kv_type, n_ctx};
  *     op_case_build(&at, &rows, &c, err);             // rows: where recorded rows are found
  *     if (op_case_check(&c, missing)) {
  *         op_output_new(&c, &y, err);
@@ -63,6 +63,7 @@ typedef struct op_place {
     int32_t index;
     int64_t position;
     dtype kv_type;
+    int32_t n_ctx; /* of the session: longrope chooses by it */
 } op_place;
 
 /* The case of what the op should have read: the rows that its producers wrote for this position,

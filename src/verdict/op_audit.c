@@ -42,7 +42,8 @@ greta_status op_plan_new(const struct greta_model *model, const trace_header *he
     bool is_f32 = strcmp(header->act, "f32") == 0;
     *out = (op_plan){.model = model,
                      .contract = {is_f32 ? ACT_CONTRACT_F32 : ACT_CONTRACT_Q8,
-                                  strcmp(header->kv, "f32") == 0 ? DTYPE_F32 : DTYPE_F16}};
+                                  strcmp(header->kv, "f32") == 0 ? DTYPE_F32 : DTYPE_F16},
+                     .n_ctx = header->n_ctx};
     greta_status status = op_list_build(model, out->contract.act, &out->list, err);
     if (status == GRETA_OK) {
         out->expected = calloc((size_t)out->list.n_op, sizeof *out->expected);
@@ -142,7 +143,7 @@ greta_status op_audit_case(const audit_terms *terms, int32_t i, op_case *c, gret
 {
     row_finder finder = {terms, &terms->plan->expected[i]};
     op_place at = {terms->plan->model, &terms->plan->list, i, terms->run.site->any->position,
-                   terms->plan->contract.kv};
+                   terms->plan->contract.kv, terms->plan->n_ctx};
     op_rows rows = {row_find, &finder};
     return op_case_build(&at, &rows, c, err);
 }

@@ -18,6 +18,7 @@ typedef struct op_plan {
     op_list list;
     op_expected *expected; /* (list.n_op) */
     op_contract contract;
+    int32_t n_ctx; /* of the session, from the header */
 } op_plan;
 
 /* The contract a trace was made under. The model must outlive the plan. */

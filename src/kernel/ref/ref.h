@@ -45,6 +45,11 @@ void REF(rope)(const rope_args *a);
 void REF(kv_store)(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(attention)(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void REF(add)(const float *a, const float *b, float *y, int64_t n);
+void REF(scale)(float factor, const float *x, float *y, int64_t n);
+void REF(softcap)(float cap, const float *x, float *y, int64_t n);
+void REF(top_k)(const float *x, int64_t n, int32_t *ids, int64_t n_used);
+void REF(expert_weights)(const expert_weights_args *a);
+void REF(expert_sum)(const float *weight, const float *x, float *y, int64_t n_used, int64_t n);
 void REF(glu)(activation f, const float *gate, const float *up, float *y, int64_t n);
 void REF(row_stats)(dtype type, const void *row, int64_t n, row_stats *stats);
 

@@ -1,4 +1,5 @@
-/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, gated activation.
+/* rows.c - ops on one row: sums, RMS norm, quantiser, rotation, addition, scale, soft-cap, gated
+ * activation.
  *
  * Each function is the definition of its op; docs/numerics.md says the same in words. Row sums have
  * one order for every machine: terms are rounded first, a group of 64 is folded by stride 32, 16,
@@ -105,18 +106,20 @@ void REF(quantize)(const float *x, void *act_q8, int64_t k, int64_t first, int64
     }
 }
 
-/* Pairs (2i, 2i+1) of the first rope_dim values of each head turn by position * inv_freq[i]
- * (Su et al. 2021, equation 34); the others pass. */
+/* Pairs of the first rope_dim values of each head turn by position * inv_freq[i] (Su et al. 2021,
+ * equation 34); the others pass. Pair i is (2i, 2i + 1), or (i, i + rope_dim / 2). */
 void REF(rope)(const rope_args *a)
 {
+    int32_t half = a->rope_dim / 2, next = a->pairing == ROPE_HALVES ? half : 1;
+    int32_t step = a->pairing == ROPE_HALVES ? 1 : 2;
     for (int32_t h = 0; h < a->n_head; h++) {
         const float *x = a->x + (int64_t)h * a->head_dim;
         float *y = a->y + (int64_t)h * a->head_dim;
-        for (int32_t i = 0; i < a->rope_dim / 2; i++) {
+        for (int32_t i = 0; i < half; i++) {
             float cosine = a->cos_sin[2 * i], sine = a->cos_sin[2 * i + 1];
-            float x0 = x[2 * i], x1 = x[2 * i + 1];
-            y[2 * i] = fmaf(x0, cosine, -(x1 * sine));
-            y[2 * i + 1] = fmaf(x0, sine, x1 * cosine);
+            float x0 = x[step * i], x1 = x[step * i + next];
+            y[step * i] = fmaf(x0, cosine, -(x1 * sine));
+            y[step * i + next] = fmaf(x0, sine, x1 * cosine);
         }
         for (int32_t i = a->rope_dim; i < a->head_dim; i++) {
             y[i] = x[i];
@@ -148,6 +151,20 @@ void REF(add)(const float *a, const float *b, float *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         y[i] = a[i] + b[i];
+    }
+}
+
+void REF(scale)(float factor, const float *x, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = x[i] * factor;
+    }
+}
+
+void REF(softcap)(float cap, const float *x, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = elementary_softcap(cap, x[i]);
     }
 }
 

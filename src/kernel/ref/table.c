@@ -15,6 +15,11 @@ const kernel_table REF(table) = {
     .kv_store = REF(kv_store),
     .attention = REF(attention),
     .add = REF(add),
+    .scale = REF(scale),
+    .softcap = REF(softcap),
+    .top_k = REF(top_k),
+    .expert_weights = REF(expert_weights),
+    .expert_sum = REF(expert_sum),
     .glu = REF(glu),
     .row_stats = REF(row_stats),
 };

@@ -31,6 +31,11 @@ const kernel_table avx2_table = {
     .kv_store = ref_avx2_kv_store,
     .attention = avx2_attention,
     .add = ref_avx2_add,
+    .scale = ref_avx2_scale,
+    .softcap = avx2_softcap,
+    .top_k = ref_avx2_top_k,
+    .expert_weights = ref_avx2_expert_weights,
+    .expert_sum = ref_avx2_expert_sum,
     .glu = avx2_glu,
     .row_stats = avx2_row_stats,
 };

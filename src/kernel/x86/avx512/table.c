@@ -31,6 +31,11 @@ const kernel_table avx512_table = {
     .kv_store = ref_avx2_kv_store,
     .attention = avx512_attention,
     .add = ref_avx2_add,
+    .scale = ref_avx2_scale,
+    .softcap = avx512_softcap,
+    .top_k = ref_avx2_top_k,
+    .expert_weights = ref_avx2_expert_weights,
+    .expert_sum = ref_avx2_expert_sum,
     .glu = avx512_glu,
     .row_stats = avx512_row_stats,
 };
