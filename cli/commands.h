@@ -12,6 +12,7 @@ int command_run(int argc, char **argv, greta_error *err);
 int command_trace(int argc, char **argv, greta_error *err);
 int command_isolate(int argc, char **argv, greta_error *err);
 int command_compare(int argc, char **argv, greta_error *err);
+int command_audit(int argc, char **argv, greta_error *err);
 int command_faults(int argc, char **argv, greta_error *err);
 int command_inspect(int argc, char **argv, greta_error *err);
 int command_tokenize(int argc, char **argv, greta_error *err);

@@ -23,6 +23,7 @@ static const command table[] = {
     {"trace", "run with every chosen stage written to a trace", command_trace},
     {"isolate", "find why prefill and decode differ, on a set of prompts", command_isolate},
     {"compare", "compare two traces record by record", command_compare},
+    {"audit", "hold every op of a trace against the model", command_audit},
     {"faults", "list the faults that isolate can plant", command_faults},
     {"inspect", "show what a model file holds", command_inspect},
     {"tokenize", "text to token ids and back", command_tokenize},

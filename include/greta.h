@@ -338,9 +338,14 @@ GRETA_API greta_status greta_isolate(greta_model *model, const greta_prompt *pro
 /* Writes only the traces that `isolate --from` reads. */
 GRETA_API greta_status greta_trace_pair(greta_model *model, const greta_prompt *prompt,
                                         const greta_isolate_options *options, greta_error *err);
-/* Pairs two traces record by record: bit equality, first difference. */
-GRETA_API greta_status greta_compare(const char *path_a, const char *path_b, int json, char **text,
-                                     greta_status *verdict, greta_error *err);
+/* Pairs two traces record by record: bit equality, first difference; with the model of both
+ * (else NULL) also the first op that introduced something, on which side, and why. */
+GRETA_API greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b,
+                                     int json, char **text, greta_status *verdict,
+                                     greta_error *err);
+/* Every op of one trace against the model it was made with; no second run. */
+GRETA_API greta_status greta_audit(greta_model *model, const char *path, int json, char **text,
+                                   greta_status *verdict, greta_error *err);
 /* The plantable faults, with bucket and description. */
 GRETA_API greta_status greta_faults(int json, char **text, greta_error *err);
 

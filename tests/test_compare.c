@@ -171,13 +171,15 @@ static json_t *compared(greta_status verdict, char **shown)
     json_error_t json_error;
     greta_status got = GRETA_BUG;
     char *json = NULL;
-    assert_int_equal(greta_compare(path_of("a.jsonl"), path_of("b.jsonl"), 0, shown, &got, &err),
-                     GRETA_OK);
+    assert_int_equal(
+        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), 0, shown, &got, &err),
+        GRETA_OK);
     if (got != verdict) {
         fail_msg("verdict %d, expected %d:\n%s", got, verdict, *shown);
     }
-    assert_int_equal(greta_compare(path_of("a.jsonl"), path_of("b.jsonl"), 1, &json, &got, &err),
-                     GRETA_OK);
+    assert_int_equal(
+        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), 1, &json, &got, &err),
+        GRETA_OK);
     assert_int_equal(got, verdict);
     json_t *root = json_loads(json, JSON_REJECT_DUPLICATES, &json_error);
     assert_non_null(root);
@@ -379,12 +381,13 @@ static void test_nothing_compared(void **state)
     greta_status verdict;
     char *shown;
     assert_int_equal(
-        greta_compare(path_of("a.jsonl"), path_of("a.jsonl"), 0, &shown, &verdict, &err), GRETA_OK);
+        greta_compare(NULL, path_of("a.jsonl"), path_of("a.jsonl"), 0, &shown, &verdict, &err),
+        GRETA_OK);
     assert_int_equal(verdict, GRETA_NO_VERDICT);
     has(shown, "nothing was compared: both are the same trace");
     free(shown);
     assert_int_equal(
-        greta_compare(path_of("a.jsonl"), path_of("no.jsonl"), 0, &shown, &verdict, &err),
+        greta_compare(NULL, path_of("a.jsonl"), path_of("no.jsonl"), 0, &shown, &verdict, &err),
         GRETA_IO);
     assert_null(shown);
     expect(&err, GRETA_IO, "no.jsonl");

@@ -150,9 +150,9 @@ static void bench_start(plant_bench *b, int prompt, const char *name, analysis_p
 static size_t faults_of(const analysis_prompt *p, const op_line *fault[4])
 {
     size_t n = 0;
-    for (size_t i = 0; i < p->n_op; i++) {
-        if (p->op[i].is_accused && n < 4) {
-            fault[n++] = &p->op[i];
+    for (size_t i = 0; i < p->ops.n_op; i++) {
+        if (p->ops.op[i].is_accused && n < 4) {
+            fault[n++] = &p->ops.op[i];
         }
     }
     return n;
@@ -181,12 +181,12 @@ static void clean_runs_are_replayed(void **state)
         plant_bench bench;
         analysis_prompt p;
         bench_start(&bench, i, "ops-clean", &p);
-        assert_true(p.judged.is_judged);
-        assert_int_equal(p.judged.n_op, 2 * healthy.n_op);
-        assert_int_equal(p.judged.n_replayed, p.judged.n_op);
-        assert_int_equal(p.judged.n_healthy, p.judged.n_op);
-        assert_int_equal(p.judged.n_broken, 0);
-        assert_int_equal(p.n_op, 0);
+        assert_true(p.ops.judged.is_judged);
+        assert_int_equal(p.ops.judged.n_op, 2 * healthy.n_op);
+        assert_int_equal(p.ops.judged.n_replayed, p.ops.judged.n_op);
+        assert_int_equal(p.ops.judged.n_healthy, p.ops.judged.n_op);
+        assert_int_equal(p.ops.judged.n_broken, 0);
+        assert_int_equal(p.ops.n_op, 0);
         analysis_prompt_free(&p);
         bench_close(&bench);
     }
@@ -213,8 +213,8 @@ static void every_edit_is_named(void **state)
         }
         assert_named(&edits[i], fault[0]);
         assert_true(fault[0]->is_decisive);
-        assert_true(p.judged.n_terms > 0);
-        assert_true(p.judged.gap_max <= ldexp(1, -45)); /* the four terms add up */
+        assert_true(p.ops.judged.n_terms > 0);
+        assert_true(p.ops.judged.gap_max <= ldexp(1, -45)); /* the four terms add up */
         assert_true(fault[0]->terms.norm[TERM_INTRODUCED_A] == 0);
         assert_true(fault[0]->terms.norm[TERM_INTRODUCED_B] > 0);
         assert_true(fault[0]->terms.norm[TERM_POLICY] == 0);
@@ -253,7 +253,7 @@ static void stacked_faults_come_in_order(void **state)
             assert_named(&edits[k], fault[1]);
             assert_true(fault[0]->is_decisive && !fault[1]->is_decisive);
             assert_true(fault[0]->patch.n_next > 0 && fault[1]->patch.n_next == 0);
-            assert_true(p.judged.gap_max <= ldexp(1, -45));
+            assert_true(p.ops.judged.gap_max <= ldexp(1, -45));
             analysis_prompt_free(&p);
         }
     }

@@ -144,94 +144,112 @@ const trace_tensor *catalog_values(const catalog *c, row_hash content)
 
 /* ---- Places ---------------------------------------------------------------------------------- */
 
-static size_t place_of(const catalog *c, stage name, int32_t layer)
+static size_t place_of(stage name, int32_t layer)
 {
-    bool is_there = layer >= -1 && layer < c->trace->header.n_layer && name < STAGE_COUNT;
-    return is_there ? (size_t)(layer + 1) * STAGE_COUNT + (size_t)name : SIZE_MAX;
+    return (size_t)((int64_t)layer + 1) * (STAGE_COUNT + 1) + (size_t)name;
+}
+
+static int order_of(int64_t a, int64_t b)
+{
+    return (a > b) - (a < b);
+}
+
+/* By place, sequence and position. */
+static int by_row(const written_row *x, const written_row *y)
+{
+    int by = order_of((int64_t)x->place, (int64_t)y->place);
+    by = by != 0 ? by : order_of(x->sequence, y->sequence);
+    return by != 0 ? by : order_of(x->position, y->position);
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const written_row *x = a, *y = b;
+    int by = by_row(x, y);
+    by = by != 0 ? by : order_of(x->pass, y->pass);
+    return by != 0 ? by : order_of(x->record == NULL, y->record == NULL);
+}
+
+static void place_record(catalog *c, const trace_record *r)
+{
+    written_row w = {place_of(r->name, r->layer), r->sequence, r->position, r->pass, {0, 0}, NULL};
+    if (r->kind == TRACE_ROW && r->n_out > 0) {
+        w.content = r->out[0].hash;
+        w.record = r;
+        c->written[c->n_written++] = w;
+    }
+    for (int64_t row = 0; r->kind == TRACE_INDEX && row < r->chunk_rows; row++) {
+        w.position = r->first_position + (int32_t)row;
+        if (index_hash(r, row, &w.content)) {
+            c->written[c->n_written++] = w;
+        }
+    }
 }
 
 static greta_status places_sort(catalog *c, greta_error *err)
 {
     const trace *t = c->trace;
-    size_t n_place = ((size_t)t->header.n_layer + 1) * STAGE_COUNT;
-    c->place = calloc(n_place + 2, sizeof *c->place);
-    c->placed = malloc((t->n_record + 1) * sizeof(trace_record *));
-    if (!c->place || !c->placed) {
-        return error_memory(err, "the catalog of a trace", t->n_record * sizeof(trace_record *));
+    size_t n = 1;
+    for (size_t i = 0; i < t->n_record; i++) {
+        n += t->record[i].kind == TRACE_INDEX ? (size_t)t->record[i].chunk_rows : 1;
     }
-    for (int pass = 0; pass < 2; pass++) { /* count, then file */
-        for (size_t i = 0; i < t->n_record; i++) {
-            const trace_record *r = &t->record[i];
-            size_t at = place_of(c, r->name, r->layer);
-            if (r->kind == TRACE_WEIGHT || r->n_out < 1 || at == SIZE_MAX) {
-                continue;
-            }
-            if (pass == 0) {
-                c->place[at + 2]++;
-            } else {
-                c->placed[c->place[at + 1]++] = r;
-            }
-        }
-        for (size_t at = 0; pass == 0 && at < n_place; at++) {
-            c->place[at + 2] += c->place[at + 1];
+    c->written = malloc(n * sizeof *c->written);
+    c->weight = malloc((t->n_record + 1) * sizeof(trace_record *));
+    if (!c->written || !c->weight) {
+        return error_memory(err, "the catalog of a trace", n * sizeof *c->written);
+    }
+    for (size_t i = 0; i < t->n_record; i++) {
+        place_record(c, &t->record[i]);
+        if (t->record[i].kind == TRACE_WEIGHT) {
+            c->weight[c->n_weight++] = &t->record[i];
         }
     }
+    qsort(c->written, c->n_written, sizeof *c->written, by_place);
     return GRETA_OK;
 }
 
-/* Whether a record says what was written there, whatever the pass. */
-static bool record_written(const trace_record *r, const row_place *at, row_hash *hash)
+/* The latest row written there up to the pass; NULL: none. */
+static const written_row *latest(const catalog *c, const row_place *at)
 {
-    if (r->sequence != at->sequence) {
-        return false;
-    }
-    if (r->kind == TRACE_ROW) {
-        *hash = r->out[0].hash;
-        return r->position == at->position && is_taken(*hash);
-    }
-    return index_hash(r, (int64_t)at->position - r->first_position, hash);
-}
-
-static bool written(const catalog *c, const row_place *at, bool is_exact, row_hash *hash)
-{
-    size_t place = place_of(c, at->name, at->layer);
-    int64_t best = -1;
-    *hash = (row_hash){0, 0};
-    for (size_t i = place == SIZE_MAX ? 1 : c->place[place];
-         place != SIZE_MAX && i < c->place[place + 1]; i++) {
-        const trace_record *r = c->placed[i];
-        row_hash found;
-        bool is_wanted = is_exact ? r->pass == at->pass : r->pass <= at->pass && r->pass > best;
-        if (is_wanted && record_written(r, at, &found)) {
-            *hash = found;
-            best = r->pass;
+    written_row wanted = {
+        place_of(at->name, at->layer), at->sequence, at->position, at->pass, {0, 0}, NULL};
+    size_t low = 0, high = c->n_written; /* the first one behind it */
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const written_row *w = &c->written[middle];
+        int by = by_row(w, &wanted);
+        if (by < 0 || (by == 0 && w->pass <= at->pass)) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
-    return best >= 0;
+    const written_row *found = low > 0 ? &c->written[low - 1] : NULL;
+    while (found && found > c->written && by_row(found - 1, found) == 0 &&
+           found[-1].pass == found->pass) {
+        found--; /* a ROW stands before the INDEX of its pass */
+    }
+    return found && by_row(found, &wanted) == 0 ? found : NULL;
 }
 
 bool catalog_written(const catalog *c, const row_place *at, row_hash *hash)
 {
-    return written(c, at, true, hash);
+    const written_row *w = latest(c, at);
+    *hash = w ? w->content : (row_hash){0, 0};
+    return w && w->pass == at->pass && is_taken(w->content);
 }
 
 bool catalog_stored(const catalog *c, const row_place *at, row_hash *hash)
 {
-    return written(c, at, false, hash);
+    const written_row *w = latest(c, at);
+    *hash = w ? w->content : (row_hash){0, 0};
+    return w && is_taken(w->content);
 }
 
 const trace_record *catalog_row(const catalog *c, const row_place *at)
 {
-    size_t place = place_of(c, at->name, at->layer);
-    for (size_t i = place == SIZE_MAX ? 1 : c->place[place];
-         place != SIZE_MAX && i < c->place[place + 1]; i++) {
-        const trace_record *r = c->placed[i];
-        if (r->kind == TRACE_ROW && r->pass == at->pass && r->sequence == at->sequence &&
-            r->position == at->position) {
-            return r;
-        }
-    }
-    return NULL;
+    const written_row *w = latest(c, at);
+    return w && w->pass == at->pass ? w->record : NULL;
 }
 
 greta_status catalog_new(const trace *t, catalog *out, greta_error *err)
@@ -248,41 +266,7 @@ greta_status catalog_new(const trace *t, catalog *out, greta_error *err)
 void catalog_free(catalog *c)
 {
     free(c->sighting);
-    free(c->placed);
-    free(c->place);
+    free(c->written);
+    free(c->weight);
     *c = (catalog){0};
-}
-
-/* ---- One token of one run -------------------------------------------------------------------- */
-
-greta_status site_new(const trace *t, const trace_record *any, site *out, greta_error *err)
-{
-    size_t n = ((size_t)t->header.n_layer + 1) * STAGE_COUNT;
-    *out = (site){.trace = t, .any = any};
-    out->record = calloc(n, sizeof *out->record);
-    if (!out->record) {
-        *out = (site){0};
-        return error_memory(err, "the records of a row", n * sizeof *out->record);
-    }
-    for (size_t i = 0; i < t->n_record; i++) {
-        const trace_record *r = &t->record[i];
-        bool is_ours = r->kind == TRACE_ROW && r->pass == any->pass && r->phase == any->phase &&
-                       r->position == any->position && r->sequence == any->sequence;
-        if (!is_ours || r->layer < -1 || r->layer >= t->header.n_layer || r->n_out < 1) {
-            continue;
-        }
-        const trace_record **at = &out->record[(size_t)(r->layer + 1) * STAGE_COUNT + r->name];
-        if (*at) {
-            out->twice = r;
-        } else {
-            *at = r;
-        }
-    }
-    return GRETA_OK;
-}
-
-void site_free(site *s)
-{
-    free(s->record);
-    *s = (site){0};
 }

@@ -22,12 +22,23 @@ typedef struct sighting {
     int64_t row;  /* INDEX: of its hashes; else 0 */
 } sighting;
 
+/* A row that an op wrote, by its place. */
+typedef struct written_row {
+    size_t place; /* of stage and layer */
+    int32_t sequence, position;
+    int64_t pass;
+    row_hash content;
+    const trace_record *record; /* ROW; NULL: an INDEX says so */
+} written_row;
+
 typedef struct catalog {
     const trace *trace;
     sighting *sighting; /* (n_sighting) by bag, then ordered hash, then record */
-    size_t n_sighting;
-    const trace_record **placed; /* ROW and INDEX records by place, in file order */
-    size_t *place;               /* ((n_layer + 1) * STAGE_COUNT + 1) first of `placed` */
+    written_row
+        *written; /* (n_written) by place, sequence, position, pass; a ROW before an INDEX */
+    size_t n_sighting, n_written;
+    const trace_record **weight; /* (n_weight) WEIGHT records */
+    size_t n_weight;
 } catalog;
 
 greta_status catalog_new(const trace *t, catalog *out, greta_error *err);
@@ -72,5 +83,19 @@ static inline const trace_record *site_record(const site *s, stage name, int32_t
 /* Files the records of the row of `any` by stage and layer. Free with site_free. */
 greta_status site_new(const trace *t, const trace_record *any, site *out, greta_error *err);
 void site_free(site *s);
+
+/* The tokens of a trace: one site for each position of a sequence in a pass. */
+typedef struct site_list {
+    const trace *trace;
+    const trace_record **row; /* ROW records by pass, sequence, position */
+    size_t *first;            /* (n + 1) first row of each site */
+    size_t n;
+} site_list;
+
+greta_status site_list_new(const trace *t, site_list *out, greta_error *err);
+void site_list_free(site_list *list); /* a zeroed one is fine */
+/* Which site a ROW record of the trace belongs to. */
+size_t site_list_of(const site_list *list, const trace_record *record);
+greta_status site_list_open(const site_list *list, size_t i, site *out, greta_error *err);
 
 #endif

@@ -96,6 +96,10 @@ static void describe_row(const op_trial *t, side s, int32_t i, finding *f)
     provenance_find(&t->run[s], should, c->read, &source);
     norm_place(should->name, should->layer, proper);
     f->source = source.is_found || !f->source.is_found ? source : f->source;
+    if (should->is_cache && c->first_broken < 0) {
+        phrase_add(f, "rows of %s are not what was stored", proper);
+        return;
+    }
     if (should->is_cache) {
         phrase_add(f, "%d of %d rows of %s are not what was stored, the first at position %d",
                    (int)c->n_broken, (int)c->n_row, proper, (int)c->first_broken);

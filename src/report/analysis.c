@@ -19,17 +19,23 @@ const char *analysis_mode_name(analysis_mode mode)
     return name[mode];
 }
 
+void op_findings_free(op_findings *f)
+{
+    for (size_t i = 0; i < f->n_op; i++) {
+        free(f->op[i].evidence[SIDE_A].item);
+        free(f->op[i].evidence[SIDE_B].item);
+    }
+    free(f->op);
+    *f = (op_findings){0};
+}
+
 void analysis_prompt_free(analysis_prompt *p)
 {
     for (size_t i = 0; i < p->n_norm; i++) {
         free(p->norm[i].evidence[SIDE_A]);
         free(p->norm[i].evidence[SIDE_B]);
     }
-    for (size_t i = 0; i < p->n_op; i++) {
-        free(p->op[i].evidence[SIDE_A].item);
-        free(p->op[i].evidence[SIDE_B].item);
-    }
-    free(p->op);
+    op_findings_free(&p->ops);
     free(p->norm);
     free(p->stage);
     *p = (analysis_prompt){0};
@@ -94,9 +100,9 @@ const norm_line *analysis_decisive(const analysis_prompt *p)
 
 const op_line *analysis_decisive_op(const analysis_prompt *p)
 {
-    for (size_t i = 0; i < p->n_op; i++) {
-        if (p->op[i].is_decisive) {
-            return &p->op[i];
+    for (size_t i = 0; i < p->ops.n_op; i++) {
+        if (p->ops.op[i].is_decisive) {
+            return &p->ops.op[i];
         }
     }
     return NULL;

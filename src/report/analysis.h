@@ -78,14 +78,20 @@ typedef struct patch {
     int32_t n_next;              /* that differ because of a later fault: not counted above */
 } patch;
 
+/* What the runs are called: prefill_last and decode0; A and B; the run. */
+typedef enum side_naming { NAMES_ISOLATE, NAMES_COMPARE, NAMES_AUDIT } side_naming;
+
 /* One op of the model that has something to tell: a fault, in order, or a suspicion. */
 typedef struct op_line {
     stage name;
-    int32_t layer;
+    int32_t layer, position, token;
+    int64_t pass; /* of run A, or of the run */
+    side_naming naming;
     char kind[16];
-    bool is_decisive;                 /* the prompt's verdict stands on it */
-    bool is_accused;                  /* a run introduced something here */
-    finding found;                    /* its `fit` points into items, or evidence of norm_line */
+    bool is_decisive; /* the prompt's verdict stands on it */
+    bool is_accused;  /* a run introduced something here */
+    bool is_policy;   /* nothing was introduced: the contracts differ, and do this */
+    finding found;    /* its `fit` points into items, or evidence of norm_line */
     op_evidence evidence[SIDE_COUNT]; /* items are owned */
     op_terms terms;
     patch patch;
@@ -93,24 +99,36 @@ typedef struct op_line {
 
 /* What replay looked at. */
 typedef struct op_coverage {
-    bool is_judged;                   /* there was a model to judge with */
-    int32_t n_op;                     /* op records of both sides */
-    int32_t n_replayed, n_healthy;    /* those replayed; with the recorded bits */
-    int32_t n_broken;                 /* with a broken operand */
-    int32_t n_unmeasured;
-    int32_t n_policy;                 /* ops whose difference has a policy term */
-    double gap_max;                   /* of the four terms, over all ops that differ */
-    int32_t n_terms;                  /* ops whose difference was taken apart */
+    int32_t n_site, n_site_judged; /* compare, audit: tokens; those whose ops were replayed */
+    bool is_judged;                /* there was a model to judge with */
+    int32_t n_op;                  /* op records of both sides */
+    int32_t n_replayed, n_healthy; /* those replayed; with the recorded bits */
+    int32_t n_broken;              /* with a broken operand */
+    int32_t n_unmeasured,
+        n_unrecorded; /* recorded, not replayed; ops of the model without a record */
+    int32_t n_policy; /* ops whose difference has a policy term */
+    double gap_max;   /* of the four terms, over all ops that differ */
+    int32_t n_terms;  /* ops whose difference was taken apart */
 } op_coverage;
 
 /* What the difference does to the next token. */
 typedef struct logit_effect {
     bool is_measured;
-    int32_t top[SIDE_COUNT];          /* most likely token */
-    double gap[SIDE_COUNT];           /* between its logit and the next one's */
-    double largest;                   /* difference of logits */
-    double kl;                        /* KL(A || B) of the next token, nats */
+    int32_t top[SIDE_COUNT]; /* most likely token */
+    double gap[SIDE_COUNT];  /* between its logit and the next one's */
+    double largest;          /* difference of logits */
+    double kl;               /* KL(A || B) of the next token, nats */
 } logit_effect;
+
+/* What came of judging the ops of one token, or of many. */
+typedef struct op_findings {
+    op_line *op; /* (n_op) with something to tell, in execution order */
+    size_t n_op;
+    op_coverage judged;
+    logit_effect effect; /* of the first token whose logits differ */
+} op_findings;
+
+void op_findings_free(op_findings *f); /* what it owns; a zeroed one is fine */
 
 typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
 
@@ -144,10 +162,7 @@ typedef struct analysis_prompt {
     size_t first;    /* index of the first divergence; n_stage: there is none */
     norm_line *norm; /* (n_norm), execution order: chosen ones, and any with a fault */
     size_t n_norm;
-    op_line *op; /* (n_op) execution order */
-    size_t n_op;
-    op_coverage judged;
-    logit_effect effect;
+    op_findings ops;       /* against the model; empty without one */
     tracing_state tracing; /* decode0's logits with tracing on against off */
     canary canary;
 } analysis_prompt;

@@ -70,7 +70,7 @@ static void write_prompt(text *t, const analysis_prompt *p)
         (norm ? say_op_details : say_op_evidence)(t, LANG_EN, op);
         text_string(t, "\n");
     }
-    if (p->effect.is_measured) {
+    if (p->ops.effect.is_measured) {
         text_string(t, "  effect:   ");
         say_effect(t, LANG_EN, p);
         text_string(t, "\n");

@@ -265,8 +265,8 @@ static json_t *prompt_of(const analysis_prompt *p)
         side_of(&p->side[SIDE_B]), "mismatch", mismatches_of(p), "coverage", coverage,
         "first_divergence", has_first ? json_integer((json_int_t)p->first) : json_null(), "norms",
         norms_of(p), "stages", stages_of(p), "tracing_keeps_logits", logits, "canary",
-        canary_of(&p->canary), "ops", json_ops(p), "judged", json_judged(&p->judged), "effect",
-        json_effect(&p->effect));
+        canary_of(&p->canary), "ops", json_ops(&p->ops), "judged", json_judged(&p->ops.judged),
+        "effect", json_effect(&p->ops.effect));
 }
 
 static json_t *prompts_of(const analysis *a)

@@ -122,7 +122,7 @@ static void write_interpretation(text *t, lang l, const analysis *a)
         if (op) {
             (norm ? say_op_details : say_op_evidence)(t, l, op);
         }
-        if (p->effect.is_measured) {
+        if (p->ops.effect.is_measured) {
             text_string(t, " ");
             say_effect(t, l, p);
         }

@@ -86,12 +86,14 @@ static json_t *source_of(const finding_source *s)
                      "in_other_trace", (int)s->in_other_trace, "is_permuted", (int)s->is_permuted);
 }
 
-static json_t *sides_of(unsigned sides)
+static json_t *sides_of(const op_line *op)
 {
+    static const char *const name[3][SIDE_COUNT] = {
+        {"prefill_last", "decode0"}, {"a", "b"}, {"run", "run"}};
     json_t *list = json_array();
     for (int s = 0; list && s < SIDE_COUNT; s++) {
-        if (sides & 1u << s) {
-            json_array_append_new(list, json_string(s == SIDE_A ? "prefill_last" : "decode0"));
+        if (op->found.sides & 1u << s) {
+            json_array_append_new(list, json_string(name[op->naming][s]));
         }
     }
     return list;
@@ -100,19 +102,21 @@ static json_t *sides_of(unsigned sides)
 static json_t *op_of(const op_line *op)
 {
     const finding *f = &op->found;
-    return json_pack("{s:s, s:o, s:s, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:b, s:b, s:o, s:o, s:o, "
+    return json_pack("{s:s, s:o, s:i, s:I, s:s, s:b, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:b, s:b, "
+                     "s:o, s:o, s:o, "
                      "s:o, s:s}",
-                     "stage", stage_name(op->name), "layer", layer_of(op->layer), "op", op->kind,
-                     "is_decisive", (int)op->is_decisive, "is_fault", (int)op->is_accused, "state",
-                     verdict_state_name(f->state), "bucket", analysis_bucket(f->state, f->cause),
-                     "cause", cause_name(f->cause), "wrong_sides", sides_of(f->sides), "phrase",
-                     string_of(f->phrase), "is_hidden", (int)f->is_hidden, "changed_no_bit",
-                     (int)f->changed_no_bit, "source", source_of(&f->source), "fits", fits_of(f),
-                     "terms", terms_of(&op->terms), "patch", patch_of(&op->patch), "replay_kernel",
-                     f->replay_kernel);
+                     "stage", stage_name(op->name), "layer", layer_of(op->layer), "position",
+                     (int)op->position, "pass", (json_int_t)op->pass, "op", op->kind, "is_decisive",
+                     (int)op->is_decisive, "is_fault", (int)op->is_accused, "is_policy",
+                     (int)op->is_policy, "state", verdict_state_name(f->state), "bucket",
+                     analysis_bucket(f->state, f->cause), "cause", cause_name(f->cause),
+                     "wrong_sides", sides_of(op), "phrase", string_of(f->phrase), "is_hidden",
+                     (int)f->is_hidden, "changed_no_bit", (int)f->changed_no_bit, "source",
+                     source_of(&f->source), "fits", fits_of(f), "terms", terms_of(&op->terms),
+                     "patch", patch_of(&op->patch), "replay_kernel", f->replay_kernel);
 }
 
-json_t *json_ops(const analysis_prompt *p)
+json_t *json_ops(const op_findings *p)
 {
     json_t *list = json_array();
     for (size_t i = 0; list && i < p->n_op; i++) {
@@ -128,11 +132,27 @@ json_t *json_ops(const analysis_prompt *p)
 
 json_t *json_judged(const op_coverage *c)
 {
-    return c->is_judged ? json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "records", (int)c->n_op,
-                                    "replayed", (int)c->n_replayed, "healthy", (int)c->n_healthy,
-                                    "misread", (int)c->n_broken, "unmeasured", (int)c->n_unmeasured,
-                                    "with_terms", (int)c->n_terms, "gap_max", real_of(c->gap_max))
-                        : json_null();
+    const struct {
+        const char *key;
+        int32_t value;
+    } count[] = {{"tokens", c->n_site},
+                 {"tokens_judged", c->n_site_judged},
+                 {"records", c->n_op},
+                 {"replayed", c->n_replayed},
+                 {"healthy", c->n_healthy},
+                 {"misread", c->n_broken},
+                 {"unmeasured", c->n_unmeasured},
+                 {"unrecorded", c->n_unrecorded},
+                 {"with_terms", c->n_terms},
+                 {"policy", c->n_policy}};
+    json_t *out = c->is_judged ? json_object() : json_null();
+    for (size_t i = 0; c->is_judged && i < sizeof count / sizeof *count; i++) {
+        json_object_set_new(out, count[i].key, json_integer(count[i].value));
+    }
+    if (c->is_judged) {
+        json_object_set_new(out, "gap_max", real_of(c->gap_max));
+    }
+    return out;
 }
 
 json_t *json_effect(const logit_effect *e)

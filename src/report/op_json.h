@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-json_t *json_ops(const analysis_prompt *p);
+json_t *json_ops(const op_findings *f);
 json_t *json_judged(const op_coverage *c);  /* null without a model */
 json_t *json_effect(const logit_effect *e); /* null where no logit differs */
 

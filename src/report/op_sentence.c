@@ -10,15 +10,6 @@
 
 #define SAY(en, es) (l == LANG_ES ? (es) : (en))
 
-static const char *who(lang l, unsigned sides)
-{
-    return sides == SIDES_A   ? "prefill_last"
-           : sides == SIDES_B ? "decode0"
-           : sides == SIDES_BOTH
-               ? SAY("both prefill_last and decode0", "prefill_last y decode0, ambos")
-               : SAY("one side", "uno de los lados");
-}
-
 /* Sentences of (who, stage, phrase). */
 static const struct {
     const char *en, *es;
@@ -55,10 +46,10 @@ void say_op(text *t, lang l, const op_line *op)
     const finding *f = &op->found;
     const char *name = stage_name(op->name);
     char quoted[PHRASE_MAX];
-    say_phrase(l, f->phrase, quoted);
+    say_phrase_of(l, op->naming, f->phrase, quoted);
     if (op->is_accused && f->cause == CAUSE_INPUT_SELECTION && f->source.is_found) {
         text_format(t, SAY("%s reads %s's input from %s", "%s lee la entrada de %s de %s"),
-                    who(l, f->sides), name, stage_name(f->source.name));
+                    side_names(l, op->naming, f->sides), name, stage_name(f->source.name));
         if (f->source.layer >= 0 && f->source.layer != op->layer) {
             text_format(t, SAY(" of layer %" PRId32, " de la capa %" PRId32), f->source.layer);
         }
@@ -68,7 +59,7 @@ void say_op(text *t, lang l, const op_line *op)
         const cause c = (unsigned)f->cause < CAUSE_COUNT ? f->cause : CAUSE_NONE;
         /* one format of three strings, chosen by cause and language */
         const char *form = l == LANG_ES ? of_cause[c].es : of_cause[c].en;
-        const char *part[3] = {who(l, f->sides), name, quoted};
+        const char *part[3] = {side_names(l, op->naming, f->sides), name, quoted};
         for (int i = 0; *form; form++) {
             if (form[0] == '%' && form[1] == 's') {
                 text_string(t, part[i++]);
@@ -77,17 +68,20 @@ void say_op(text *t, lang l, const op_line *op)
                 text_format(t, "%c", *form);
             }
         }
+    } else if (op->is_policy) {
+        text_format(t,
+                    SAY("the contracts make another %s of the same operands (%s)",
+                        "los contratos hacen otro %s de los mismos operandos (%s)"),
+                    name, quoted);
     } else if (f->changed_no_bit) {
         text_format(
             t,
             SAY("%s has a wrong operand in %s (%s)", "%s tiene un operando equivocado en %s (%s)"),
-            who(l, f->sides), name, quoted);
+            side_names(l, op->naming, f->sides), name, quoted);
     } else if (f->state == VERDICT_INHERITED) {
         text_format(t,
-                    SAY("prefill_last and decode0 differ first in %s, and neither introduced it "
-                        "there (%s)",
-                        "prefill_last y decode0 difieren primero en %s, y ninguno lo introdujo "
-                        "ahí (%s)"),
+                    SAY("the two sides differ first in %s, and neither introduced it there (%s)",
+                        "los dos lados difieren primero en %s, y ninguno lo introdujo ahí (%s)"),
                     name, quoted);
     } else {
         text_format(t, SAY("%s is not decided: %s", "%s queda sin decidir: %s"), name, quoted);
@@ -109,8 +103,9 @@ static void say_fits(text *t, lang l, const finding *f)
     }
 }
 
-static void say_terms(text *t, lang l, const op_terms *terms)
+static void say_terms(text *t, lang l, const op_line *op)
 {
+    const op_terms *terms = &op->terms;
     char size[5][NUMBER_MAX];
     if (!terms->is_measured) {
         return;
@@ -120,12 +115,14 @@ static void say_terms(text *t, lang l, const op_terms *terms)
     for (int i = 0; i < 5; i++) {
         number_scientific(terms->largest[shown[i]], 2, size[i]);
     }
-    text_format(t,
-                SAY(" Of the difference (at most %s), prefill_last introduces %s, decode0 %s, "
-                    "policy makes %s, and %s is inherited.",
-                    " De la diferencia (a lo sumo %s), prefill_last introduce %s, decode0 %s, la "
-                    "política causa %s, y %s es heredado."),
-                size[0], size[1], size[2], size[3], size[4]);
+    text_format(
+        t,
+        SAY(" Of the difference (at most %s), %s introduces %s, %s %s, policy makes %s, and "
+            "%s is inherited.",
+            " De la diferencia (a lo sumo %s), %s introduce %s, %s %s, la política causa "
+            "%s, y %s es heredado."),
+        size[0], side_names(l, op->naming, SIDES_A), size[1], side_names(l, op->naming, SIDES_B),
+        size[2], size[3], size[4]);
 }
 
 static void say_patch(text *t, lang l, const patch *p)
@@ -155,14 +152,20 @@ static void say_patch(text *t, lang l, const patch *p)
 
 void say_op_details(text *t, lang l, const op_line *op)
 {
-    say_terms(t, l, &op->terms);
+    say_terms(t, l, op);
     say_patch(t, l, &op->patch);
 }
 
 void say_op_evidence(text *t, lang l, const op_line *op)
 {
     const finding *f = &op->found;
-    if (f->state == VERDICT_CONFIRMED) {
+    if (op->is_policy) {
+        text_string(t,
+                    SAY(" Each side's row is what its own contract gives on its own operands; on "
+                        "the same operands the contracts give two rows.",
+                        " La fila de cada lado es la que da su contrato con sus operandos; con "
+                        "los mismos operandos los contratos dan dos filas."));
+    } else if (f->state == VERDICT_CONFIRMED) {
         text_format(t,
                     SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
                         "healthy replay does not, and no hypothesis of another cause does.",
@@ -179,7 +182,7 @@ void say_op_evidence(text *t, lang l, const op_line *op)
 
 void say_effect(text *t, lang l, const analysis_prompt *p)
 {
-    const logit_effect *e = &p->effect;
+    const logit_effect *e = &p->ops.effect;
     char gap[NUMBER_MAX], largest[NUMBER_MAX], kl[NUMBER_MAX];
     if (!e->is_measured) {
         return;
@@ -209,7 +212,7 @@ void say_effect(text *t, lang l, const analysis_prompt *p)
 
 void say_judged(text *t, lang l, const analysis_prompt *p)
 {
-    const op_coverage *c = &p->judged;
+    const op_coverage *c = &p->ops.judged;
     if (!c->is_judged) {
         text_string(t, SAY("No model was given: only norms were replayed.",
                            "No se dio modelo: solo se recalcularon las normas."));

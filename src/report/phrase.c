@@ -96,10 +96,11 @@ static const struct {
 
 /* The longest piece that `at` starts with, as `l` says it; *length is 0 if there is none. The
  * classifier calls the sides run A and run B. */
-static const char *piece_at(lang l, const char *at, size_t *length)
+static const char *piece_at(lang l, side_naming naming, const char *at, size_t *length)
 {
-    const char *found = strncmp(at, "run A", 5) == 0 ? "prefill_last" : "decode0";
-    *length = strncmp(at, "run A", 5) == 0 || strncmp(at, "run B", 5) == 0 ? 5 : 0;
+    bool is_run = strncmp(at, "run A", 5) == 0 || strncmp(at, "run B", 5) == 0;
+    const char *found = is_run ? side_names(l, naming, at[4] == 'A' ? SIDES_A : SIDES_B) : "";
+    *length = is_run ? 5 : 0;
     for (size_t i = 0; l == LANG_ES && i < COUNT_OF(pieces); i++) {
         size_t n = strlen(pieces[i].en);
         if (n > *length && strncmp(at, pieces[i].en, n) == 0) {
@@ -110,13 +111,30 @@ static const char *piece_at(lang l, const char *at, size_t *length)
     return found;
 }
 
+const char *side_names(lang l, side_naming naming, unsigned sides)
+{
+    static const char *const name[3][LANG_COUNT][3] = {
+        {{"prefill_last", "decode0", "both prefill_last and decode0"},
+         {"prefill_last", "decode0", "prefill_last y decode0, ambos"}},
+        {{"run A", "run B", "both runs"},
+         {"la ejecución A", "la ejecución B", "ambas ejecuciones"}},
+        {{"the run", "the run", "the run"}, {"la ejecución", "la ejecución", "la ejecución"}}};
+    return sides == SIDES_NONE ? (l == LANG_ES ? "uno de los lados" : "one side")
+                               : name[naming][l][sides - 1];
+}
+
 const char *say_phrase(lang l, const char *english, char out[PHRASE_MAX])
+{
+    return say_phrase_of(l, NAMES_ISOLATE, english, out);
+}
+
+const char *say_phrase_of(lang l, side_naming naming, const char *english, char out[PHRASE_MAX])
 {
     char shown[ESCAPED_MAX];
     size_t n = 0, length;
     escape(english, strlen(english), shown);
     for (const char *at = shown; *at && n + 1 < PHRASE_MAX; at += length) {
-        const char *said = piece_at(l, at, &length);
+        const char *said = piece_at(l, naming, at, &length);
         int written = length ? snprintf(out + n, PHRASE_MAX - n, "%s", said)
                              : snprintf(out + n, PHRASE_MAX - n, "%c", *at);
         n += (size_t)written;

@@ -57,6 +57,10 @@ void say_side(text *t, lang l, const analysis_side *s);
 /* A phrase of a finding or of evidence, escaped. Returns `out`. */
 #define PHRASE_MAX (2 * ESCAPED_MAX)
 const char *say_phrase(lang l, const char *english, char out[PHRASE_MAX]);
+/* The same where the runs have other names. */
+const char *say_phrase_of(lang l, side_naming naming, const char *english, char out[PHRASE_MAX]);
+/* "prefill_last", "run A", "the run" ... */
+const char *side_names(lang l, side_naming naming, unsigned sides);
 /* The layer as a cell: "3"; "-" outside the layers. */
 #define LAYER_MAX 16
 const char *layer_text(int32_t layer, char out[LAYER_MAX]);

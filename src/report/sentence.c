@@ -427,8 +427,8 @@ void say_others(text *t, lang l, const analysis_prompt *p, const char *lead)
         say_place(t, l, norm->layer, p->side[SIDE_B].position);
         text_format(t, "; %s\n", analysis_bucket(norm->found.state, norm->found.cause));
     }
-    for (size_t k = 0; k < p->n_op && p->why == REASON_NONE; k++) {
-        const op_line *op = &p->op[k];
+    for (size_t k = 0; k < p->ops.n_op && p->why == REASON_NONE; k++) {
+        const op_line *op = &p->ops.op[k];
         bool is_norm = strcmp(op->kind, "rms_norm") == 0;
         if (op->is_decisive || is_norm || op->found.state == VERDICT_INHERITED) {
             continue;
@@ -565,7 +565,7 @@ void say_not_seen(text *t, lang l, const analysis_prompt *p)
 {
     text_string(t, SAY("Only this token was compared; of the others, hashes of what was written.",
                        "Solo se comparó este token; de los demás, hashes de lo escrito."));
-    if (!p->judged.is_judged) {
+    if (!p->ops.judged.is_judged) {
         text_string(t, SAY(" Only norms were replayed: other ops were held against each other, "
                            "not against their definition.",
                            " Solo se recalcularon las normas: las demás operaciones se cotejaron "

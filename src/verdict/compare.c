@@ -14,7 +14,10 @@
  * All findings are collected in one struct, which two functions print, as text and as JSON.
  */
 #include "explain/pair.h"
+#include "report/op_json.h"
+#include "report/report.h"
 #include "trace/field.h"
+#include "verdict/op_sites.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -35,6 +38,7 @@ typedef struct comparison {
     stage_count stage[STAGE_COUNT];
     const pair *first;          /* that differs; NULL: none */
     pair_difference difference; /* of it */
+    op_findings found;          /* with a model */
     greta_status verdict;
     char why[256];
 } comparison;
@@ -160,13 +164,13 @@ static void count_pairs(comparison *c)
 
 static void count_rows(comparison *c)
 {
-    for (int side = 0; side < 2; side++) {
-        for (size_t i = 0; i < c->t[side]->n_record; i++) {
-            const trace_record *record = &c->t[side]->record[i];
-            c->stage[record->name].row[side] += record->kind == TRACE_ROW;
+    for (int which = 0; which < 2; which++) {
+        for (size_t i = 0; i < c->t[which]->n_record; i++) {
+            const trace_record *record = &c->t[which]->record[i];
+            c->stage[record->name].row[which] += record->kind == TRACE_ROW;
         }
-        for (size_t i = 0; i < c->pairs.n_alone[side]; i++) {
-            c->n_alone[side][c->pairs.alone[side][i].field]++;
+        for (size_t i = 0; i < c->pairs.n_alone[which]; i++) {
+            c->n_alone[which][c->pairs.alone[which][i].field]++;
         }
     }
 }
@@ -215,9 +219,9 @@ static bool judge_empty(comparison *c)
                c->pairs.n_row[0] == 0 ? "A" : "B");
     } else if (c->pairs.n_pair == 0) {
         pair_field most = field_of_most(c);
-        decide(
-            c, GRETA_NO_VERDICT, "nothing was compared: no row has a partner, most for their %s%s",
-            pair_field_name(most), most == PAIR_PREFIX ? " (the prompts are other tokens)" : "");
+        decide(c, GRETA_NO_VERDICT,
+               "nothing was compared: no row has a partner, most for their %s%s",
+               pair_field_name(most), most == PAIR_PREFIX ? " (the prompts are other tokens)" : "");
     } else if (is_same_body && setting_differs(c, IS_RUN) == NULL) {
         decide(c, GRETA_NO_VERDICT,
                "nothing was compared: two runs of one configuration, equal to the last bit");
@@ -227,13 +231,14 @@ static bool judge_empty(comparison *c)
     return true;
 }
 
-static void judge(comparison *c)
+/* False: nothing was compared. */
+static bool judge(comparison *c)
 {
     const setting *broken = setting_differs(c, IS_PROMISE);
     size_t n_prefix = c->n_alone[0][PAIR_PREFIX] + c->n_alone[1][PAIR_PREFIX];
     size_t n_twice = c->n_alone[0][PAIR_PASS] + c->n_alone[1][PAIR_PASS];
     if (judge_empty(c)) {
-        return;
+        return false;
     }
     if (c->n_differ > 0 && broken == NULL && c->t[0]->header.model_hash != 0) {
         decide(c, GRETA_FAULT, "%zu of %zu pairs differ where equal bits are promised", c->n_differ,
@@ -256,6 +261,7 @@ static void judge(comparison *c)
     } else {
         decide(c, GRETA_OK, "all %zu pairs are equal, bit for bit", c->pairs.n_pair);
     }
+    return true;
 }
 
 /* ---- Text ------------------------------------------------------------------------------------ */
@@ -265,12 +271,12 @@ static const char *state_name(pair_state state)
     return state == PAIR_EQUAL ? "equal" : state == PAIR_DIFFERS ? "differ" : "not measured";
 }
 
-static void text_side(text *out, const comparison *c, int side)
+static void text_side(text *out, const comparison *c, int which)
 {
-    const trace *t = c->t[side];
+    const trace *t = c->t[which];
     char shown[ESCAPED_MAX];
-    text_format(out, "%c  %s: %s, %zu rows", side == 0 ? 'A' : 'B',
-                escape(t->path, strlen(t->path), shown), t->status, c->pairs.n_row[side]);
+    text_format(out, "%c  %s: %s, %zu rows", which == 0 ? 'A' : 'B',
+                escape(t->path, strlen(t->path), shown), t->status, c->pairs.n_row[which]);
     if (strcmp(t->status, "complete") != 0 && t->n_record > 0) {
         const trace_record *last = &t->record[t->n_record - 1];
         text_string(out, "; incomplete after ");
@@ -305,10 +311,10 @@ static void text_counts(text *out, const comparison *c)
     if (c->n_input_only > 0) {
         text_format(out, "  of the equal ones, %zu read operands that differ\n", c->n_input_only);
     }
-    for (int side = 0; side < 2; side++) {
-        const size_t *n = c->n_alone[side];
-        text_format(out, "only in %c: %zu", side == 0 ? 'A' : 'B',
-                    c->pairs.n_alone[side] - n[PAIR_PASS]);
+    for (int which = 0; which < 2; which++) {
+        const size_t *n = c->n_alone[which];
+        text_format(out, "only in %c: %zu", which == 0 ? 'A' : 'B',
+                    c->pairs.n_alone[which] - n[PAIR_PASS]);
         for (int f = 0; f < PAIR_PASS; f++) {
             if (n[f] > 0) {
                 text_format(out, ", %zu for their %s", n[f], pair_field_name((pair_field)f));
@@ -417,6 +423,29 @@ static void text_coverage(text *out, const comparison *c)
     text_string(out, separator[0] == '\0' ? "no stage\n" : "\n");
 }
 
+static void text_ops(text *out, const comparison *c)
+{
+    const op_coverage *judged = &c->found.judged;
+    if (!judged->is_judged) {
+        return;
+    }
+    text_format(
+        out,
+        "\nops: %d of %d tokens differ and were judged; %d op records, %d replayed, %d with "
+        "the recorded bits; %d differences are policy\n",
+        judged->n_site_judged, judged->n_site, judged->n_op, judged->n_replayed, judged->n_healthy,
+        judged->n_policy);
+    for (size_t i = 0; i < c->found.n_op && i < 8; i++) {
+        const op_line *at = &c->found.op[i];
+        text_string(out, "  ");
+        say_op(out, LANG_EN, at);
+        text_format(out, ": layer %d, position %d; %s\n   ", at->layer, at->position,
+                    analysis_bucket(at->found.state, at->found.cause));
+        say_op_evidence(out, LANG_EN, at);
+        text_string(out, "\n");
+    }
+}
+
 static void print_text(text *out, const comparison *c)
 {
     text_side(out, c, 0);
@@ -425,8 +454,9 @@ static void print_text(text *out, const comparison *c)
     text_counts(out, c);
     text_first(out, c);
     text_coverage(out, c);
+    text_ops(out, c);
     text_format(out, "\n%s: %s\n",
-                c->verdict == GRETA_OK      ? "equal"
+                c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
                 : c->verdict == GRETA_FAULT ? "fault"
                                             : "no verdict",
                 c->why);
@@ -452,16 +482,16 @@ static void put_open(text *json, const char *key)
     text_string(json, "{");
 }
 
-static void json_side(text *json, const comparison *c, int side)
+static void json_side(text *json, const comparison *c, int which)
 {
-    const trace *t = c->t[side];
-    put_open(json, side == 0 ? "a" : "b");
+    const trace *t = c->t[which];
+    put_open(json, which == 0 ? "a" : "b");
     put_text(json, "path", t->path);
     put_text(json, "status", t->status);
-    put_count(json, "rows", c->pairs.n_row[side]);
+    put_count(json, "rows", c->pairs.n_row[which]);
     put_open(json, "alone");
     for (int f = 0; f < PAIR_FIELD_COUNT; f++) {
-        put_count(json, pair_field_name((pair_field)f), c->n_alone[side][f]);
+        put_count(json, pair_field_name((pair_field)f), c->n_alone[which][f]);
     }
     text_string(json, "}");
     put_open(json, "configuration");
@@ -483,9 +513,9 @@ static void json_first(text *json, const comparison *c)
         return;
     }
     text_string(json, "{");
-    for (int side = 0; side < 2; side++) {
-        const trace_record *r = c->first->record[side];
-        put_open(json, side == 0 ? "a" : "b");
+    for (int which = 0; which < 2; which++) {
+        const trace_record *r = c->first->record[which];
+        put_open(json, which == 0 ? "a" : "b");
         put_count(json, "record", r->n);
         put_text(json, "phase", r->phase == GRETA_PHASE_DECODE ? "decode" : "prefill");
         put_count(json, "pass", (uint64_t)r->pass);
@@ -516,11 +546,21 @@ static void json_first(text *json, const comparison *c)
     text_string(json, "}");
 }
 
+static void json_ops_put(text *json, const char *key, json_t *value)
+{
+    char *dump = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    json_put_key(json, key);
+    text_string(json, dump ? dump : "null");
+    json->failed = json->failed || !dump;
+    free(dump);
+    json_decref(value);
+}
+
 static void print_json(text *json, const comparison *c)
 {
     text_string(json, "{");
     put_text(json, "verdict",
-             c->verdict == GRETA_OK      ? "equal"
+             c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
              : c->verdict == GRETA_FAULT ? "fault"
                                          : "no_verdict");
     put_text(json, "why", c->why);
@@ -544,24 +584,65 @@ static void print_json(text *json, const comparison *c)
     text_string(json, "}");
     json_side(json, c, 0);
     json_side(json, c, 1);
+    json_ops_put(json, "ops", json_ops(&c->found));
+    json_ops_put(json, "judged", json_judged(&c->found.judged));
+    json_ops_put(json, "effect", json_effect(&c->found.effect));
     text_string(json, "}\n");
 }
 
 /* ---- The call -------------------------------------------------------------------------------- */
 
-static greta_status compare(comparison *c, const char *const path[2], greta_error *err)
+/* With the model the ops are judged, and the verdict stands on them. */
+static greta_status judge_ops(comparison *c, greta_model *model, greta_error *err)
+{
+    const trace *const t[SIDE_COUNT] = {c->t[0], c->t[1]};
+    for (int s = 0; s < 2; s++) {
+        if (t[s]->header.model_hash != model_file_hash(model)) {
+            decide(c, GRETA_NO_VERDICT, "%c is of another model than the one that was given",
+                   s == 0 ? 'A' : 'B');
+            return GRETA_OK;
+        }
+    }
+    GRETA_TRY(op_sites_compare(model, t, &c->pairs, &c->found, err));
+    const op_line *first = op_findings_first(&c->found);
+    const op_coverage *judged = &c->found.judged;
+    if (op_findings_suspect(&c->found) && !first) {
+        decide(c, GRETA_NO_VERDICT, "records contradict themselves");
+    } else if (first) {
+        text said = {0};
+        say_op(&said, LANG_EN, first);
+        decide(c, GRETA_FAULT, "%.120s: layer %d, position %d; %s, %s",
+               said.failed ? "" : said.data, first->layer, first->position,
+               cause_name(first->found.cause), verdict_state_name(first->found.state));
+        text_free(&said);
+    } else if (judged->n_unmeasured > 0 || c->n_unmeasured > 0) {
+        decide(c, GRETA_NO_VERDICT, "%d recorded ops could not be replayed", judged->n_unmeasured);
+    } else if (c->n_differ > 0 && judged->n_policy > 0) {
+        decide(c, GRETA_OK,
+               "no run introduced anything: what %zu pairs differ in is policy, and inherited",
+               c->n_differ);
+    } else if (c->n_differ > 0) {
+        decide(c, GRETA_NO_VERDICT,
+               "%zu pairs differ, and no recorded op introduced it: it comes from what was not "
+               "recorded",
+               c->n_differ);
+    }
+    return GRETA_OK;
+}
+
+static greta_status compare(comparison *c, greta_model *model, const char *const path[2],
+                            greta_error *err)
 {
     GRETA_TRY(trace_open(path[0], &c->t[0], err));
     GRETA_TRY(trace_open(path[1], &c->t[1], err));
     GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
     count_rows(c);
     count_pairs(c);
-    judge(c);
-    return GRETA_OK;
+    return judge(c) && model ? judge_ops(c, model, err) : GRETA_OK;
 }
 
-greta_status greta_compare(const char *path_a, const char *path_b, int json, char **out,
-                           greta_status *verdict, greta_error *err)
+greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b, int json,
+                           char **out, greta_status *verdict, greta_error *err)
 {
     const char *const path[2] = {path_a, path_b};
     text printed = {0};
@@ -571,12 +652,13 @@ greta_status greta_compare(const char *path_a, const char *path_b, int json, cha
     if (c == NULL) {
         return error_memory(err, "comparison", sizeof *c);
     }
-    greta_status status = compare(c, path, err);
+    greta_status status = compare(c, model, path, err);
     if (status == GRETA_OK) {
         (json ? print_json : print_text)(&printed, c);
         status = text_take(&printed, out, err);
         *verdict = status == GRETA_OK ? c->verdict : GRETA_OK;
     }
+    op_findings_free(&c->found);
     pairing_free(&c->pairs);
     trace_close(c->t[0]);
     trace_close(c->t[1]);

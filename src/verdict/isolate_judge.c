@@ -442,17 +442,17 @@ static void conclude_from(analysis_prompt *p, verdict_state state, cause c)
 static void decide(analysis_prompt *p)
 {
     size_t first = 0;
-    while (first < p->n_op && !p->op[first].is_accused) {
+    while (first < p->ops.n_op && !p->ops.op[first].is_accused) {
         first++;
     }
-    first = first < p->n_op ? first : 0; /* else the first that has something to tell */
-    if (p->n_op == 0) {
+    first = first < p->ops.n_op ? first : 0; /* else the first that has something to tell */
+    if (p->ops.n_op == 0) {
         return;
     }
-    p->op[first].is_decisive = true;
+    p->ops.op[first].is_decisive = true;
     for (size_t i = 0; i < p->n_norm; i++) {
         p->norm[i].is_decisive =
-            p->norm[i].name == p->op[first].name && p->norm[i].layer == p->op[first].layer;
+            p->norm[i].name == p->ops.op[first].name && p->norm[i].layer == p->ops.op[first].layer;
     }
 }
 
@@ -480,12 +480,12 @@ static void conclude_equal(analysis_prompt *p)
 {
     p->verdict = GRETA_OK;
     conclude_from(p, VERDICT_EQUAL, CAUSE_NONE);
-    for (size_t i = 0; i < p->n_op && p->verdict == GRETA_OK; i++) {
-        const finding *f = &p->op[i].found;
-        if (p->op[i].is_accused || f->state == VERDICT_INSTRUMENT_SUSPECT) {
+    for (size_t i = 0; i < p->ops.n_op && p->verdict == GRETA_OK; i++) {
+        const finding *f = &p->ops.op[i].found;
+        if (p->ops.op[i].is_accused || f->state == VERDICT_INSTRUMENT_SUSPECT) {
             p->verdict = (greta_status)verdict_exit_code(f->state, f->cause);
             conclude_from(p, f->state, f->cause);
-            p->op[i].is_decisive = true;
+            p->ops.op[i].is_decisive = true;
         }
     }
     for (size_t i = 0; i < p->n_norm && p->verdict == GRETA_OK; i++) {

@@ -96,10 +96,9 @@ static bool values_find(const audit_terms *terms, row_hash content, op_operand *
 }
 
 /* A row of a cache among those that a record of its reader kept, if it has this content. */
-static bool cache_find(const site *s, const row_finder *finder, stage name, int32_t position,
+static bool cache_find(const site *s, const op_expected *reader, stage name, int32_t position,
                        row_hash content, op_operand *out)
 {
-    const op_expected *reader = finder->reader;
     const trace_record *r = s ? site_record(s, reader->name, reader->layer) : NULL;
     for (int32_t i = 0; r && i < reader->n_in && i < r->n_in; i++) {
         int32_t n = r->position + 1;
@@ -115,10 +114,9 @@ static bool cache_find(const site *s, const row_finder *finder, stage name, int3
     return false;
 }
 
-static bool row_find(void *user, stage name, int32_t layer, int64_t position, op_operand *out)
+bool op_audit_row(const audit_terms *terms, const op_expected *reader, stage name, int32_t layer,
+                  int64_t position, op_operand *out)
 {
-    const row_finder *finder = user;
-    const audit_terms *terms = finder->terms;
     const run_site *run = &terms->run;
     const trace_record *any = run->site->any;
     row_hash content;
@@ -134,9 +132,15 @@ static bool row_find(void *user, stage name, int32_t layer, int64_t position, op
     bool is_known = position == any->position
                         ? catalog_written(run->own, &at, &content)
                         : run_cache_row(run, name, layer, (int32_t)position, &content);
-    return is_known && (cache_find(run->site, finder, name, (int32_t)position, content, out) ||
-                        cache_find(terms->other, finder, name, (int32_t)position, content, out) ||
+    return is_known && (cache_find(run->site, reader, name, (int32_t)position, content, out) ||
+                        cache_find(terms->other, reader, name, (int32_t)position, content, out) ||
                         values_find(terms, content, out));
+}
+
+static bool row_find(void *user, stage name, int32_t layer, int64_t position, op_operand *out)
+{
+    const row_finder *finder = user;
+    return op_audit_row(finder->terms, finder->reader, name, layer, position, out);
 }
 
 greta_status op_audit_case(const audit_terms *terms, int32_t i, op_case *c, greta_error *err)

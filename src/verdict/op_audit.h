@@ -46,6 +46,10 @@ typedef struct audit_terms {
 greta_status op_audit_run(const audit_terms *terms, op_audit **out, greta_error *err);
 void op_audits_free(op_audit *list, int32_t n); /* NULL is fine */
 
+/* The row that (stage, layer) wrote for a position of the run, for an op that should read it;
+ * false: it was not kept. */
+bool op_audit_row(const audit_terms *terms, const op_expected *reader, stage name, int32_t layer,
+                  int64_t position, op_operand *out);
 /* The case of op i on what it should have read. Free with op_case_free. */
 greta_status op_audit_case(const audit_terms *terms, int32_t i, op_case *c, greta_error *err);
 

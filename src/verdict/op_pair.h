@@ -1,0 +1,39 @@
+/* op_pair.h - every op of a token on two runs, or on one, as lines that have something to tell.
+ *
+ *     op_pair p = {.sides = ..., .catalog = ..., .plan = ..., .naming = ...};
+ *     op_pair_judge(&p, &findings, err);          isolate, compare: two runs
+ *     op_single_judge(&s, &findings, err);        audit: one run against the model
+ */
+#ifndef GRETA_VERDICT_OP_PAIR_H
+#define GRETA_VERDICT_OP_PAIR_H
+
+#include "report/analysis.h"
+#include "verdict/op_audit.h"
+
+typedef struct op_pair {
+    const site *side[SIDE_COUNT];
+    const catalog *catalog[SIDE_COUNT];
+    const op_plan *plan[SIDE_COUNT]; /* of each side's own contract; may be one */
+    bool is_one_session;             /* B's session went on from A's trace */
+    const norm_line *norm;           /* (n_norm) judged norms whose findings stand; may be none */
+    size_t n_norm;
+    side_naming naming;
+} op_pair;
+
+/* Adds to *out: its lines are in execution order of A's list, those of B's own ops behind. */
+greta_status op_pair_judge(const op_pair *p, op_findings *out, greta_error *err);
+
+typedef struct op_single {
+    const site *site;
+    const catalog *catalog;
+    const op_plan *plan;
+} op_single;
+
+greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *err);
+
+/* C_B(a) of op i of B's plan: on the rows that `a` should have read, put under B's contract where
+ * A's is another. healthy.values NULL: a row is missing. */
+greta_status op_cross(const audit_terms *a, const op_plan *b, int32_t i, op_output *out,
+                      greta_error *err);
+
+#endif

@@ -1,0 +1,229 @@
+/* op_sites.c - which tokens are judged, and their findings in execution order.
+ *
+ * A pass runs op by op over all its tokens, so a fault of a later token in an earlier op comes
+ * first: lines are sorted by pass, op, position once all tokens are judged. Policy and the first
+ * inherited difference are told once for each stage; counts keep the rest.
+ */
+#include "verdict/op_sites.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Order ----------------------------------------------------------------------------------- */
+
+static int64_t execution_rank(const op_line *line)
+{
+    bool is_after = !stage_is_per_layer(line->name) && line->name > STAGE_ATTN_NORM;
+    int64_t layer = is_after ? INT32_MAX : line->layer;
+    return layer * STAGE_COUNT + (int64_t)line->name;
+}
+
+static int order_of(int64_t a, int64_t b)
+{
+    return (a > b) - (a < b);
+}
+
+static int by_execution(const void *a, const void *b)
+{
+    const op_line *x = a, *y = b;
+    int by = order_of(x->pass, y->pass);
+    by = by != 0 ? by : order_of(execution_rank(x), execution_rank(y));
+    return by != 0 ? by : order_of(x->position, y->position);
+}
+
+static void line_drop(op_line *line)
+{
+    free(line->evidence[SIDE_A].item);
+    free(line->evidence[SIDE_B].item);
+}
+
+/* What is no fault is told once a stage; faults are all kept. */
+static void findings_order(op_findings *f)
+{
+    bool is_told[STAGE_COUNT] = {false};
+    size_t n = 0;
+    qsort(f->op, f->n_op, sizeof *f->op, by_execution);
+    for (size_t i = 0; i < f->n_op; i++) {
+        bool is_fault = f->op[i].is_accused || f->op[i].found.state == VERDICT_INSTRUMENT_SUSPECT;
+        if (!is_fault && is_told[f->op[i].name]) {
+            line_drop(&f->op[i]);
+            continue;
+        }
+        is_told[f->op[i].name] = is_told[f->op[i].name] || !is_fault;
+        f->op[n++] = f->op[i];
+    }
+    f->n_op = n;
+    for (size_t i = 0; i < n; i++) {
+        if (f->op[i].is_accused) {
+            f->op[i].is_decisive = true;
+            break;
+        }
+    }
+}
+
+const op_line *op_findings_first(const op_findings *f)
+{
+    for (size_t i = 0; i < f->n_op; i++) {
+        if (f->op[i].is_accused) {
+            return &f->op[i];
+        }
+    }
+    return NULL;
+}
+
+bool op_findings_suspect(const op_findings *f)
+{
+    for (size_t i = 0; i < f->n_op; i++) {
+        if (f->op[i].found.state == VERDICT_INSTRUMENT_SUSPECT) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- Two traces ------------------------------------------------------------------------------ */
+
+typedef struct site_pair {
+    size_t site[SIDE_COUNT];
+    bool differs;
+} site_pair;
+
+static int by_site(const void *a, const void *b)
+{
+    const site_pair *x = a, *y = b;
+    int by = order_of((int64_t)x->site[SIDE_A], (int64_t)y->site[SIDE_A]);
+    return by != 0 ? by : order_of((int64_t)x->site[SIDE_B], (int64_t)y->site[SIDE_B]);
+}
+
+static bool is_different(const pair *p)
+{
+    pair_difference d;
+    pair_compare(p, &d);
+    return d.state == PAIR_DIFFERS || d.in == PAIR_DIFFERS || d.weight == PAIR_DIFFERS;
+}
+
+/* The pairs of tokens that the pairs of rows make, each once. */
+static greta_status sites_pair(const site_list list[SIDE_COUNT], const pairing *pairs,
+                               site_pair **out, size_t *n, greta_error *err)
+{
+    site_pair *all = malloc((pairs->n_pair + 1) * sizeof *all);
+    *n = 0;
+    if (!all) {
+        return error_memory(err, "pairs of tokens", pairs->n_pair * sizeof *all);
+    }
+    for (size_t i = 0; i < pairs->n_pair; i++) {
+        const pair *p = &pairs->pair[i];
+        all[i] = (site_pair){{site_list_of(&list[SIDE_A], p->record[SIDE_A]),
+                              site_list_of(&list[SIDE_B], p->record[SIDE_B])},
+                             is_different(p)};
+    }
+    qsort(all, pairs->n_pair, sizeof *all, by_site);
+    for (size_t i = 0; i < pairs->n_pair; i++) {
+        if (*n > 0 && by_site(&all[*n - 1], &all[i]) == 0) {
+            all[*n - 1].differs = all[*n - 1].differs || all[i].differs;
+        } else {
+            all[(*n)++] = all[i];
+        }
+    }
+    *out = all;
+    return GRETA_OK;
+}
+
+typedef struct sites_case {
+    site_list list[SIDE_COUNT];
+    catalog catalog[SIDE_COUNT];
+    op_plan plan[SIDE_COUNT];
+} sites_case;
+
+static void case_close(sites_case *c)
+{
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        site_list_free(&c->list[s]);
+        catalog_free(&c->catalog[s]);
+        op_plan_free(&c->plan[s]);
+    }
+}
+
+static greta_status case_open(const struct greta_model *model, const trace *const t[SIDE_COUNT],
+                              sites_case *c, greta_error *err)
+{
+    for (side s = SIDE_A; s < SIDE_COUNT && t[s]; s++) {
+        GRETA_TRY(site_list_new(t[s], &c->list[s], err));
+        GRETA_TRY(catalog_new(t[s], &c->catalog[s], err));
+        GRETA_TRY(op_plan_new(model, &t[s]->header, &c->plan[s], err));
+    }
+    return GRETA_OK;
+}
+
+static greta_status pair_judge(const sites_case *c, const site_pair *p, bool is_one_contract,
+                               op_findings *out, greta_error *err)
+{
+    site at[SIDE_COUNT] = {{0}, {0}};
+    greta_status status = GRETA_OK;
+    for (side s = SIDE_A; s < SIDE_COUNT && status == GRETA_OK; s++) {
+        status = site_list_open(&c->list[s], p->site[s], &at[s], err);
+    }
+    if (status == GRETA_OK) {
+        op_pair both = {
+            .side = {&at[SIDE_A], &at[SIDE_B]},
+            .catalog = {&c->catalog[SIDE_A], &c->catalog[SIDE_B]},
+            .plan = {&c->plan[SIDE_A], &c->plan[is_one_contract ? SIDE_A : SIDE_B]},
+            .naming = NAMES_COMPARE,
+        };
+        status = op_pair_judge(&both, out, err);
+    }
+    site_free(&at[SIDE_A]);
+    site_free(&at[SIDE_B]);
+    return status;
+}
+
+greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
+                              const pairing *pairs, op_findings *out, greta_error *err)
+{
+    sites_case c = {0};
+    site_pair *tokens = NULL;
+    size_t n = 0;
+    greta_status status = case_open(model, t, &c, err);
+    if (status == GRETA_OK) {
+        status = sites_pair(c.list, pairs, &tokens, &n, err);
+    }
+    bool is_one_contract = c.plan[SIDE_A].contract.act == c.plan[SIDE_B].contract.act &&
+                           c.plan[SIDE_A].contract.kv == c.plan[SIDE_B].contract.kv;
+    out->judged.is_judged = status == GRETA_OK;
+    for (size_t i = 0; i < n && status == GRETA_OK; i++) {
+        out->judged.n_site++;
+        if (tokens[i].differs) {
+            out->judged.n_site_judged++;
+            status = pair_judge(&c, &tokens[i], is_one_contract, out, err);
+        }
+    }
+    findings_order(out);
+    free(tokens);
+    case_close(&c);
+    return status;
+}
+
+/* ---- One trace ------------------------------------------------------------------------------- */
+
+greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_findings *out,
+                            greta_error *err)
+{
+    sites_case c = {0};
+    const trace *const one[SIDE_COUNT] = {t, NULL};
+    greta_status status = case_open(model, one, &c, err);
+    out->judged.is_judged = status == GRETA_OK;
+    for (size_t i = 0; i < c.list[SIDE_A].n && status == GRETA_OK; i++) {
+        site at = {0};
+        status = site_list_open(&c.list[SIDE_A], i, &at, err);
+        if (status == GRETA_OK) {
+            op_single single = {&at, &c.catalog[SIDE_A], &c.plan[SIDE_A]};
+            out->judged.n_site++;
+            out->judged.n_site_judged++;
+            status = op_single_judge(&single, out, err);
+        }
+        site_free(&at);
+    }
+    findings_order(out);
+    case_close(&c);
+    return status;
+}

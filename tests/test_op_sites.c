@@ -1,0 +1,255 @@
+/* test_op_sites.c - audit of one trace, and compare with the model, on tiny models: what is benign
+ * is policy or nothing at all, what is planted is named without a second run, and what was not
+ * kept is no verdict.
+ */
+#include "isolate_rig.h"
+
+#include "fault/fault.h"
+
+#define N_KV  2
+#define N_ACT 2
+
+static const greta_kv kvs[N_KV] = {GRETA_KV_F16, GRETA_KV_F32};
+static const greta_act acts[N_ACT] = {GRETA_ACT_Q8, GRETA_ACT_F32};
+
+typedef struct traced_run {
+    greta_kv kv;
+    greta_act act;
+    const char *cpu; /* NULL: the best */
+    int32_t n_chunk;
+    const char *tokens;
+    int64_t sample;
+    const fault_kind *fault; /* in decode; NULL: none */
+    int32_t layer;
+} traced_run;
+
+/* Prefills all but the last token, decodes it, traced. */
+static void run_traced(const traced_run *r, const char *path)
+{
+    greta_error err = {0};
+    greta_session *session;
+    greta_session_options options = {.size = sizeof options,
+                                     .n_thread = 1,
+                                     .kv = r->kv,
+                                     .act = r->act,
+                                     .cpu = r->cpu,
+                                     .n_chunk = r->n_chunk};
+    greta_trace_options traced = {.size = sizeof traced,
+                                  .path = path,
+                                  .tokens = r->tokens,
+                                  .sample = r->sample,
+                                  .overwrite = 1};
+    greta_isolate_options isolate = {.size = sizeof isolate, .session = options};
+    isolate_run plant = {model, &isolate, r->fault, r->layer};
+    fault_planted *planted = NULL;
+    const greta_prompt *p = &prompts[1];
+    int32_t last = (int32_t)p->n - 1;
+    check(greta_session_new(model, &options, &session, &err), &err);
+    check(isolate_plant(&plant, session, -1, &planted, &err), &err);
+    if (planted) {
+        session_override override = {.list = &planted->list,
+                                     .phases = 1u << GRETA_PHASE_DECODE,
+                                     .table = planted->has_table ? &planted->table : NULL};
+        check(session_override_set(session, &override, &err), &err);
+    }
+    check(greta_trace_begin(session, &traced, &err), &err);
+    check(greta_session_feed(session, p->token, p->n - 1, 0, &err), &err);
+    greta_row row = {.token = p->token[last], .position = last, .want_logits = 1};
+    greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
+    check(greta_session_eval(session, &batch, &err), &err);
+    check(greta_trace_end(session, "complete", &err), &err);
+    greta_session_free(session);
+    fault_planted_free(planted);
+}
+
+static json_t *parsed(char *text)
+{
+    json_error_t parse;
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &parse);
+    assert_non_null(root);
+    greta_free(text);
+    return root;
+}
+
+static json_t *audited(const char *path, greta_status expected)
+{
+    greta_error err = {0};
+    greta_status verdict;
+    char *text, *human;
+    check(greta_audit(model, path, 1, &text, &verdict, &err), &err);
+    if (verdict != expected) {
+        fail_msg("verdict %d, expected %d: %.1500s", (int)verdict, (int)expected, text);
+    }
+    check(greta_audit(model, path, 0, &human, &verdict, &err), &err);
+    greta_free(human);
+    return parsed(text);
+}
+
+static json_t *compared(const char *a, const char *b, greta_status expected)
+{
+    greta_error err = {0};
+    greta_status verdict;
+    char *text, *human;
+    check(greta_compare(model, a, b, 1, &text, &verdict, &err), &err);
+    if (verdict != expected) {
+        fail_msg("verdict %d, expected %d: %.1500s", (int)verdict, (int)expected, text);
+    }
+    check(greta_compare(model, a, b, 0, &human, &verdict, &err), &err);
+    greta_free(human);
+    return parsed(text);
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[8][TINY_PATH];
+    static int next;
+    char *out = path[next++ % 8];
+    snprintf(out, TINY_PATH, "%s.jsonl", folder(name));
+    return out;
+}
+
+/* ---- Benign ---------------------------------------------------------------------------------- */
+
+/* Every contract, kernel table and chunk is what the model says, with all tokens or the last. */
+static void clean_traces_pass_the_audit(void **state)
+{
+    (void)state;
+    const char *path = path_of("audit");
+    const kernel_table *const *table = kernel_tables();
+    for (int i = 0; i < N_KV * N_ACT; i++) {
+        for (int k = 0; table[k]; k++) {
+            traced_run r = {kvs[i % N_KV],
+                            acts[i / N_KV],
+                            table[k]->name,
+                            5 + k,
+                            (i + k) % 2 ? "last,cache" : "all,cache",
+                            -1,
+                            NULL,
+                            -1};
+            run_traced(&r, path);
+            json_t *root = audited(path, GRETA_OK), *judged = json_object_get(root, "judged");
+            assert_int_equal(whole_at(judged, "healthy"), whole_at(judged, "records"));
+            assert_true(whole_at(judged, "records") > 0);
+            json_decref(root);
+        }
+    }
+}
+
+/* Runs of two contracts differ nearly everywhere, and no run is accused. */
+static void policies_are_no_faults(void **state)
+{
+    (void)state;
+    const char *a = path_of("policy-a"), *b = path_of("policy-b");
+    for (int i = 0; i < N_KV * N_ACT; i++) {
+        for (int k = 0; k < N_KV * N_ACT; k++) {
+            traced_run x = {kvs[i % N_KV], acts[i / N_KV], NULL, 7, "all,cache", -1, NULL, -1};
+            traced_run y = {kvs[k % N_KV], acts[k / N_KV], "ref", 6, "all,cache", -1, NULL, -1};
+            if (i == k) {
+                continue;
+            }
+            run_traced(&x, a);
+            run_traced(&y, b);
+            json_t *root = compared(a, b, GRETA_OK), *ops = json_object_get(root, "ops");
+            json_t *judged = json_object_get(root, "judged");
+            assert_true(whole_at(judged, "policy") > 0);
+            assert_true(json_real_value(json_object_get(judged, "gap_max")) <= ldexp(1, -45));
+            for (size_t n = 0; n < json_array_size(ops); n++) {
+                json_t *line = json_array_get(ops, n);
+                assert_false(json_is_true(json_object_get(line, "is_fault")));
+                if (n == 0) {
+                    assert_string_equal(text_at(line, "bucket"), "P_precision_policy");
+                    bool is_kv = x.kv != y.kv && x.act == y.act;
+                    assert_string_equal(text_at(line, "stage"), is_kv ? "k_cache" : "q");
+                }
+            }
+            json_decref(root);
+        }
+    }
+}
+
+/* ---- Faults ---------------------------------------------------------------------------------- */
+
+static json_t *first_fault(json_t *root)
+{
+    json_t *ops = json_object_get(root, "ops");
+    for (size_t i = 0; i < json_array_size(ops); i++) {
+        if (json_is_true(json_object_get(json_array_get(ops, i), "is_fault"))) {
+            return json_array_get(ops, i);
+        }
+    }
+    fail_msg("no fault");
+    return NULL;
+}
+
+/* One run is enough to see a fault, and with another contract on the other side it still shows. */
+static void faults_are_found(void **state)
+{
+    (void)state;
+    const char *a = path_of("fault-a"), *b = path_of("fault-b");
+    static const char *const names[] = {"ffn_norm-reads-previous-position",
+                                        "ffn_norm-weights-other-layer", "ffn_norm-no-root",
+                                        "ffn_norm-mean-over-n-minus-1"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        traced_run x = {GRETA_KV_F32, acts[i % N_ACT], NULL, 7, "all,cache", -1, NULL, -1};
+        traced_run y = {GRETA_KV_F16, GRETA_ACT_Q8,         NULL, 7, "all,cache",
+                        -1,           fault_find(names[i]), 1};
+        assert_non_null(y.fault);
+        run_traced(&x, a);
+        run_traced(&y, b);
+        json_t *alone = audited(b, GRETA_FAULT), *both = compared(a, b, GRETA_FAULT);
+        for (int k = 0; k < 2; k++) {
+            json_t *line = first_fault(k == 0 ? alone : both);
+            assert_string_equal(text_at(line, "stage"), "ffn_norm");
+            assert_int_equal(whole_at(line, "layer"), 1);
+            assert_int_equal(whole_at(line, "position"), 17);
+            json_t *sides = json_object_get(line, "wrong_sides");
+            assert_int_equal(json_array_size(sides), 1);
+            assert_string_equal(json_string_value(json_array_get(sides, 0)), k == 0 ? "run" : "b");
+        }
+        json_decref(alone);
+        json_decref(both);
+    }
+}
+
+/* ---- No verdict ------------------------------------------------------------------------------ */
+
+static void what_was_not_kept_is_no_verdict(void **state)
+{
+    (void)state;
+    const char *path = path_of("part");
+    traced_run sampled = {GRETA_KV_F16, GRETA_ACT_Q8, NULL, 7, "last,cache", 8, NULL, -1};
+    traced_run no_cache = {GRETA_KV_F16, GRETA_ACT_Q8, NULL, 7, "last", -1, NULL, -1};
+    run_traced(&sampled, path);
+    json_decref(audited(path, GRETA_NO_VERDICT));
+    run_traced(&no_cache, path); /* attention's rows of other tokens */
+    json_decref(audited(path, GRETA_NO_VERDICT));
+}
+
+static void another_model_is_refused(void **state)
+{
+    (void)state;
+    char other_path[TINY_PATH], *text;
+    greta_error err = {0};
+    greta_model *other;
+    greta_status verdict;
+    const char *path = path_of("other");
+    traced_run r = {GRETA_KV_F16, GRETA_ACT_Q8, NULL, 7, "last,cache", -1, NULL, -1};
+    run_traced(&r, path);
+    assert_true(tiny_model("other", "--layers 3 --vocab 500 --ff 128 --seed 9", other_path));
+    check(greta_model_open(other_path, &other, &err), &err);
+    assert_int_equal(greta_audit(other, path, 0, &text, &verdict, &err), GRETA_NO_VERDICT);
+    assert_null(text);
+    greta_model_release(other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(clean_traces_pass_the_audit),
+        cmocka_unit_test(policies_are_no_faults),
+        cmocka_unit_test(faults_are_found),
+        cmocka_unit_test(what_was_not_kept_is_no_verdict),
+        cmocka_unit_test(another_model_is_refused),
+    };
+    return cmocka_run_group_tests_name("op_sites", tests, setup, teardown);
+}
