@@ -17,27 +17,33 @@ typedef struct tokenize_args {
 } tokenize_args;
 
 static const flag tokenize_flags[] = {
-    {.name = "--special", .kind = FLAG_SWITCH, .offset = offsetof(tokenize_args, special),
+    {.name = "--special",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(tokenize_args, special),
      .help = "text like <|im_start|> becomes the control token"},
-    {.name = "--decode", .kind = FLAG_SWITCH, .offset = offsetof(tokenize_args, decode),
+    {.name = "--decode",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(tokenize_args, decode),
      .help = "write the bytes of --tokens LIST"},
-    {.name = "--json", .kind = FLAG_SWITCH, .offset = offsetof(tokenize_args, json),
+    {.name = "--json",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(tokenize_args, json),
      .help = "a list of ids; an object with --decode and --chat"},
 };
 
 static greta_status decode_say(const tokenize_args *args, const greta_model *model,
                                const greta_tokens *tokens, greta_error *err)
 {
-    buffer text;
-    greta_status status = tokens_text(model, tokens->id, tokens->n, &text, err);
+    char *text = NULL;
+    size_t n = 0;
+    greta_status status = greta_detokenize(model, tokens->id, tokens->n, NULL, &text, &n, err);
     if (!status) {
-        status = args->json ? output_json(json_pack("{s:o, s:o}", "text",
-                                                    json_text(text.data, text.n), "text_bytes_hex",
-                                                    json_hex(text.data, text.n)),
+        status = args->json ? output_json(json_pack("{s:o, s:o}", "text", json_text(text, n),
+                                                    "text_bytes_hex", json_hex(text, n)),
                                           err)
-                            : output_bytes(text.data, text.n, err);
+                            : output_bytes(text, n, err);
     }
-    free(text.data);
+    greta_free(text);
     return status ? status : output_flush(err);
 }
 
@@ -47,11 +53,11 @@ static greta_status chat_say(const tokenize_args *args, const greta_model *model
     buffer text;
     greta_status status = prompt_bytes(model, &args->prompt, &text, err);
     if (!status) {
-        status = args->json ? output_json(json_pack("{s:o, s:o}", "text",
-                                                    json_text(text.data, text.n), "tokens",
-                                                    json_ids(tokens->id, tokens->n)),
-                                          err)
-                            : output_bytes(text.data, text.n, err);
+        status = args->json
+                     ? output_json(json_pack("{s:o, s:o}", "text", json_text(text.data, text.n),
+                                             "tokens", json_ids(tokens->id, tokens->n)),
+                                   err)
+                     : output_bytes(text.data, text.n, err);
     }
     free(text.data);
     return status ? status : output_flush(err);
@@ -84,7 +90,10 @@ int command_tokenize(int argc, char **argv, greta_error *err)
         {"Output", tokenize_flags, COUNT_OF(tokenize_flags), &args},
     };
     command_line line = {
-        .name = "tokenize", .usage = "-m MODEL -p TEXT", .group = group, .n_group = COUNT_OF(group),
+        .name = "tokenize",
+        .usage = "-m MODEL -p TEXT",
+        .group = group,
+        .n_group = COUNT_OF(group),
         .summary = "Prints the token ids of a text, one a line with its bytes. Control tokens are\n"
                    "parsed only with --special or --chat; --chat prints the rendered text.",
     };

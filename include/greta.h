@@ -120,6 +120,19 @@ GRETA_API greta_status greta_tokenize(const greta_model *model, const char *text
                                       greta_error *err);
 /* The bytes of one token, owned by the model; control tokens give their text. NULL: no such id. */
 GRETA_API const char *greta_token_bytes(const greta_model *model, int32_t id, size_t *bytes);
+
+typedef struct greta_detokenize_options {
+    size_t size;         /* sizeof(greta_detokenize_options) */
+    int is_continuation; /* text stands before: keep the space that begins the first word */
+    int skip_control;    /* leave control tokens out */
+} greta_detokenize_options;
+
+/* The text of tokens, malloc'd, NUL-terminated; it may hold NUL and bytes that are no UTF-8.
+ * Encoding may put a space in front of a text (SentencePiece): it is taken off again. But for that
+ * space it is the bytes of the tokens, one after another. options may be NULL. */
+GRETA_API greta_status greta_detokenize(const greta_model *model, const int32_t *id, size_t n,
+                                        const greta_detokenize_options *options, char **text,
+                                        size_t *bytes, greta_error *err);
 GRETA_API int greta_token_is_end(const greta_model *model, int32_t id); /* EOS, EOT: stop here */
 GRETA_API int greta_token_is_control(const greta_model *model, int32_t id);
 

@@ -207,7 +207,7 @@ def tap_job(run, name, command, seconds=SECONDS_C, **variables):
     return job
 
 
-def py_job(run, name, path):
+def py_job(run, name, path, seconds=SECONDS_PY, **variables):
     python = run.build / "venv/bin/python"
 
     def job():
@@ -217,7 +217,7 @@ def py_job(run, name, path):
             return counts
         junit = run.scratch(name) / "junit.xml"
         status = run.execute(name, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                                    f"--junitxml={junit}", path], SECONDS_PY)
+                                    f"--junitxml={junit}", path], seconds, **variables)
         return read_junit(junit, status, run.offline)
     return job
 
@@ -424,6 +424,10 @@ def jobs_long(run):
     jobs += [Job(f"matrix/{weights}", [],
                  tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
              for weights in WEIGHTS]
+    for test in ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece"):
+        name = f"whole-corpus/{test}"
+        jobs.append(Job(name, [], py_job(run, name, ROOT / f"tests/py/{test}.py", SECONDS_LONG,
+                                         GRETA_WHOLE_CORPUS="1")))
     jobs += [Job(f"golden/{cc}-{level}", [], golden_job(run, f"golden/{cc}-{level}", cc, level))
              for cc in ("gcc", "clang") for level in ("O0", "O1", "O2", "O3")]
     return jobs

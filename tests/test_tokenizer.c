@@ -399,18 +399,20 @@ static void test_odd_tokens(void **state)
 static void test_unknown_families(void **state)
 {
     (void)state;
-    spec s = {.model = "llama"};
-    refuse(&s, "tokenizer.ggml.model \"llama\" is not supported (gpt2");
+    spec s = {.model = "rwkv"};
+    refuse(&s, "tokenizer.ggml.model \"rwkv\" is not supported (gpt2: byte-level BPE, llama:");
     s = (spec){.model = ""};
     refuse(&s, "tokenizer.ggml.model");
-    s = (spec){.pre = "tekken"};
-    refuse(&s, "tokenizer.ggml.pre \"tekken\" is not supported (smollm, llama-bpe, gpt-2, qwen2)");
+    s = (spec){.pre = "bloom"};
+    refuse(&s, "tokenizer.ggml.pre \"bloom\" is not supported (smollm, llama-bpe, gpt-2, qwen2, ");
     s = (spec){.pre = "gpt-2x"};
     refuse(&s, "guessed pre-tokenizer would be a divergence");
     s = (spec){.pre = ""};
     refuse(&s, "tokenizer.ggml.pre is missing");
     static const char *const known[] = {"smollm", "llama-bpe", "llama3", "llama-v3", "gpt-2",
-                                        "qwen2"};
+                                        "qwen2",  "tekken", "gpt-4o", "dbrx", "starcoder",
+                                        "refact", "command-r", "phi-2", "deepseek-r1-qwen",
+                                        "stablelm2", "smaug-bpe"};
     for (size_t i = 0; i < COUNT(known); i++) {
         s.pre = known[i];
         opened o = accept(&s);

@@ -1,9 +1,10 @@
-/* tokenize_tool.c - the tokenizer and the chat template of one GGUF file, for the tests in Python.
+/* tokenize_tool.c - the tokenizer and the chat template of one model, for the tests in Python.
  *
- *     tokenize_tool FILE < requests > answers
+ *     tokenize_tool FILE.gguf|tokenizer.json [tokenizer_config.json] < requests > answers
  *
  * Only the directory and the tokenizer are opened, so a file without weights serves. A request is
  *     'E' flags length bytes              encode; flags: 1 special, 2 drop unknown bytes, 4 BOS/EOS
+ *     'D' flags count {id}                decode; flags: 1 continuation, 2 skip control tokens
  *     'C' prompt count {length bytes} x 2 render messages {role, content}; prompt: 0 or 1
  * with flags and prompt of one byte and lengths and counts of four (little-endian). An answer is a
  * line: "ok <bytes dropped> <bytes decoded, hex> <id> ..." or "ok <text, hex>", else
@@ -13,6 +14,7 @@
 #include "format/gguf.h"
 #include "model/tokenizer.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +93,32 @@ static void answer_encode(const tokenizer *t)
     free(data);
 }
 
-static void answer_chat(const gguf *g, const tokenizer *t)
+static void answer_decode(const tokenizer *t)
+{
+    greta_error err = {0};
+    uint8_t flags;
+    char *decoded = NULL;
+    size_t bytes = 0;
+    read_exactly(&flags, 1);
+    greta_detokenize_options options = {
+        .size = sizeof options, .is_continuation = flags & 1, .skip_control = flags & 2};
+    uint32_t n = read_u32();
+    int32_t *id = malloc(((size_t)n + 1) * sizeof *id);
+    for (uint32_t i = 0; id != NULL && i < n; i++) {
+        id[i] = (int32_t)read_u32();
+    }
+    if (id == NULL || tokenizer_decode(t, id, n, &options, &decoded, &bytes, &err) != GRETA_OK) {
+        print_error(&err);
+    } else {
+        printf("ok x");
+        print_hex(decoded, bytes);
+        putchar('\n');
+    }
+    free(decoded);
+    free(id);
+}
+
+static void answer_chat(const tokenizer *t)
 {
     static greta_message message[MESSAGES_MAX];
     greta_error err = {0};
@@ -107,7 +134,7 @@ static void answer_chat(const gguf *g, const tokenizer *t)
         message[i].role = read_bytes(&bytes, 1);
         message[i].content = read_bytes(&bytes, 1);
     }
-    if (chat_render(g, t, message, n, prompt, &rendered, &err) != GRETA_OK) {
+    if (chat_render(t, message, n, prompt, &rendered, &err) != GRETA_OK) {
         print_error(&err);
     } else {
         printf("ok x");
@@ -121,20 +148,66 @@ static void answer_chat(const gguf *g, const tokenizer *t)
     }
 }
 
+/* The whole file, malloc'd. */
+static char *file_read(const char *path, size_t *bytes)
+{
+    FILE *file = fopen(path, "rb");
+    char *data = NULL;
+    size_t capacity = 0;
+    *bytes = 0;
+    while (file != NULL && !feof(file) && !ferror(file)) {
+        capacity = capacity * 2 + 65536;
+        data = realloc(data, capacity);
+        if (data == NULL) {
+            exit(2);
+        }
+        *bytes += fread(data + *bytes, 1, capacity - *bytes, file);
+    }
+    if (file == NULL || ferror(file)) {
+        fprintf(stderr, "tokenize_tool: cannot read %s\n", path);
+        exit(2);
+    }
+    fclose(file);
+    return data;
+}
+
+static greta_status open_json(const char *path, const char *config, tokenizer **t, greta_error *err)
+{
+    tokenizer_files files = {0};
+    char *json = file_read(path, &files.json_bytes);
+    char *second = config == NULL ? NULL : file_read(config, &files.config_bytes);
+    files.json = json;
+    files.config = second;
+    greta_status status = tokenizer_from_hf(&files, 0, t, err);
+    free(json);
+    free(second);
+    return status;
+}
+
+static greta_status open_gguf(const char *path, tokenizer **t, greta_error *err)
+{
+    gguf *g = NULL;
+    greta_status status = gguf_open(path, &g, err);
+    if (status == GRETA_OK) {
+        const gguf_key *tokens = gguf_find_key(g, "tokenizer.ggml.tokens");
+        status = tokenizer_new(g, tokens == NULL ? 0 : tokens->n, t, err);
+    }
+    gguf_close(g);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     greta_error err = {0};
-    gguf *g = NULL;
     tokenizer *t = NULL;
-    if (argc != 2) {
-        fputs("usage: tokenize_tool FILE < requests\n", stderr);
+    if (argc < 2 || argc > 3) {
+        fputs("usage: tokenize_tool FILE [CONFIG] < requests\n", stderr);
         return 2;
     }
-    greta_status status = gguf_open(argv[1], &g, &err);
-    if (status == GRETA_OK) {
-        const gguf_key *tokens = gguf_find_key(g, "tokenizer.ggml.tokens");
-        status = tokenizer_new(g, tokens == NULL ? 0 : tokens->n, &t, &err);
-    }
+    size_t n = strlen(argv[1]);
+    bool is_json = n > 5 && strcmp(argv[1] + n - 5, ".json") == 0;
+    greta_status status = is_json ? open_json(argv[1], argc > 2 ? argv[2] : NULL, &t, &err)
+                                  : open_gguf(argv[1], &t, &err);
     if (status != GRETA_OK) {
         char line[GRETA_ERROR_LINE];
         fprintf(stderr, "%s\n", greta_error_line(&err, line));
@@ -142,13 +215,14 @@ int main(int argc, char **argv)
     for (int request; status == GRETA_OK && (request = getchar()) != EOF;) {
         if (request == 'E') {
             answer_encode(t);
+        } else if (request == 'D') {
+            answer_decode(t);
         } else if (request == 'C') {
-            answer_chat(g, t);
+            answer_chat(t);
         } else {
             status = GRETA_USAGE;
         }
     }
     tokenizer_free(t);
-    gguf_close(g);
     return (int)status;
 }

@@ -39,6 +39,11 @@
 #define LIMIT_TOKEN_BYTES 65536u
 #define LIMIT_MERGES 4194304u
 #define LIMIT_ADDED_TOKEN_BYTES 256u /* of a control or user-defined token: bounds the search */
+#define LIMIT_PIECE_BYTES 1024u      /* of a unigram piece: likewise */
+#define LIMIT_TOKENIZER_BYTES (256u << 20) /* of tokenizer.json and tokenizer_config.json */
+#define LIMIT_TOKENIZER_STEPS 16u    /* normalizers, or pre-tokenizers, one after another */
+#define LIMIT_TOKENIZER_DEPTH 8u     /* Sequence within Sequence */
+#define LIMIT_PATTERN_BYTES 16384u   /* of a regular expression */
 #define LIMIT_PROMPT_BYTES (256u << 20)
 #define LIMIT_CHAT_TEMPLATE_BYTES (1u << 20)
 #define LIMIT_CHAT_BYTES (1u << 30)    /* of all strings made while a template is rendered */

@@ -252,23 +252,22 @@ static greta_status run(chat *c)
 
 /* ---- Entry ----------------------------------------------------------------------------------- */
 
-static bool has_text(gguf_string all, const char *part)
+static bool has_text(const tokenizer *t, const char *part)
 {
-    return memmem(all.data, all.length, part, strlen(part)) != NULL;
+    return memmem(t->chat_template, t->chat_template_bytes, part, strlen(part)) != NULL;
 }
 
-static greta_status template_find(const gguf *g, gguf_string *source, greta_error *err)
+static greta_status template_check(const tokenizer *t, greta_error *err)
 {
-    if (gguf_find_key(g, TEMPLATE) == NULL) {
+    if (t->chat_template == NULL) {
         return error_set(err, GRETA_BAD_INPUT, TEMPLATE " is missing: no chat format is known");
     }
-    GRETA_TRY(gguf_get_string(g, TEMPLATE, 1, source, err));
-    if (source->length > LIMIT_CHAT_TEMPLATE_BYTES) {
+    if (t->chat_template_bytes > LIMIT_CHAT_TEMPLATE_BYTES) {
         return error_set(err, GRETA_BAD_INPUT, TEMPLATE " has %zu bytes (at most %u)",
-                         source->length, LIMIT_CHAT_TEMPLATE_BYTES);
+                         t->chat_template_bytes, LIMIT_CHAT_TEMPLATE_BYTES);
     }
-    bool is_chatml = has_text(*source, "<|im_start|>") && has_text(*source, "<|im_end|>");
-    bool is_llama3 = has_text(*source, "<|start_header_id|>") && has_text(*source, "<|eot_id|>");
+    bool is_chatml = has_text(t, "<|im_start|>") && has_text(t, "<|im_end|>");
+    bool is_llama3 = has_text(t, "<|start_header_id|>") && has_text(t, "<|eot_id|>");
     if (!is_chatml && !is_llama3) {
         return error_set(err, GRETA_BAD_INPUT,
                          TEMPLATE " is neither ChatML-like (<|im_start|>, <|im_end|>) nor "
@@ -277,10 +276,9 @@ static greta_status template_find(const gguf *g, gguf_string *source, greta_erro
     return GRETA_OK;
 }
 
-greta_status chat_render(const gguf *g, const tokenizer *t, const greta_message *messages, size_t n,
+greta_status chat_render(const tokenizer *t, const greta_message *messages, size_t n,
                          int add_generation_prompt, char **rendered, greta_error *err)
 {
-    gguf_string source = {0};
     *rendered = NULL;
     for (size_t i = 0; i < n; i++) {
         if (messages[i].role == NULL || messages[i].content == NULL) {
@@ -288,7 +286,7 @@ greta_status chat_render(const gguf *g, const tokenizer *t, const greta_message 
                              messages[i].role == NULL ? "role" : "content");
         }
     }
-    GRETA_TRY(template_find(g, &source, err));
+    GRETA_TRY(template_check(t, err));
     chat *c = calloc(1, sizeof *c);
     if (c == NULL) {
         return error_memory(err, "the chat template", sizeof *c);
@@ -298,7 +296,7 @@ greta_status chat_render(const gguf *g, const tokenizer *t, const greta_message 
     c->n_messages = n;
     c->add_generation_prompt = add_generation_prompt != 0;
     c->err = err;
-    greta_status status = chat_lex(source.data, source.length, &c->template, err);
+    greta_status status = chat_lex(t->chat_template, t->chat_template_bytes, &c->template, err);
     if (status == GRETA_OK) {
         status = run(c);
     }

@@ -202,27 +202,7 @@ uint64_t model_file_hash(struct greta_model *model)
     return atomic_load(&model->file_hash);
 }
 
-static void hash_strings(XXH3_state_t *state, const gguf_key *key)
-{
-    const uint8_t *cursor = key ? key->data : NULL;
-    for (uint64_t i = 0; key && i < key->n; i++) {
-        gguf_string s = gguf_next_string(&cursor);
-        uint64_t length = s.length;
-        XXH3_64bits_update(state, &length, sizeof length);
-        XXH3_64bits_update(state, s.data, s.length);
-    }
-}
-
 uint64_t model_tokenizer_hash(const struct greta_model *model)
 {
-    XXH3_state_t *state = XXH3_createState();
-    if (!state) {
-        return 0;
-    }
-    XXH3_64bits_reset(state);
-    hash_strings(state, gguf_find_key(model->file, "tokenizer.ggml.tokens"));
-    hash_strings(state, gguf_find_key(model->file, "tokenizer.ggml.merges"));
-    uint64_t hash = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return hash;
+    return tokenizer_hash(model->tok);
 }

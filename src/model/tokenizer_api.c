@@ -29,6 +29,21 @@ greta_status greta_tokenize(const greta_model *model, const char *text, size_t b
     return tokenizer_encode(model->tok, text, bytes, &known, tokens, err);
 }
 
+greta_status greta_detokenize(const greta_model *model, const int32_t *id, size_t n,
+                              const greta_detokenize_options *options, char **text, size_t *bytes,
+                              greta_error *err)
+{
+    greta_detokenize_options known = {.size = sizeof known};
+    *text = NULL;
+    *bytes = 0;
+    if (options != NULL && (options->size < sizeof options->size || options->size > known.size)) {
+        return error_set(err, GRETA_USAGE, "detokenize options of %zu bytes (%zu)", options->size,
+                         known.size);
+    }
+    memcpy(&known, options == NULL ? &known : options, options == NULL ? 0 : options->size);
+    return tokenizer_decode(model->tok, id, n, &known, text, bytes, err);
+}
+
 const char *greta_token_bytes(const greta_model *model, int32_t id, size_t *bytes)
 {
     return tokenizer_bytes(model->tok, id, bytes);
@@ -47,5 +62,5 @@ int greta_token_is_control(const greta_model *model, int32_t id)
 greta_status greta_chat(const greta_model *model, const greta_message *messages, size_t n,
                         int add_generation_prompt, char **text, greta_error *err)
 {
-    return chat_render(model->file, model->tok, messages, n, add_generation_prompt, text, err);
+    return chat_render(model->tok, messages, n, add_generation_prompt, text, err);
 }

@@ -10,14 +10,27 @@ import subprocess
 import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-FAMILIES = ["smollm", "llama-bpe", "gpt-2", "qwen2"]
+FAMILIES = ["smollm", "llama-bpe", "gpt-2", "qwen2", "tekken", "gpt-4o", "dbrx"]
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
-# As published in the tokenizer.json of Llama 3 and Qwen2.
+# As published in the tokenizer.json of Llama 3 and Qwen2, and of Mistral Nemo and Phi-4-mini.
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+ENDING"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*ENDING"
+    r"|NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = {
+    "llama-bpe": CL100K.replace("NUMBERS", r"\p{N}{1,3}"),
+    "dbrx": CL100K.replace("NUMBERS", r"\p{N}{1,3}"),
+    "qwen2": CL100K.replace("NUMBERS", r"\p{N}"),
+    "tekken": O200K.replace("NUMBERS", r"\p{N}").replace("ENDING", ""),
+    "gpt-4o": O200K.replace("NUMBERS", r"\p{N}{1,3}").replace(
+        "ENDING", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"),
+}
 
 
 def byte_alphabet():
@@ -74,15 +87,15 @@ class Vocabulary:
 
     def reference(self, pre):
         merges = [tuple(merge.split(" ")) for merge in self.merges]
-        model = models.BPE(vocab=self.id, merges=merges, ignore_merges=pre == "llama-bpe")
+        model = models.BPE(vocab=self.id, merges=merges,
+                           ignore_merges=pre in ("llama-bpe", "tekken"))
         tokenizer = Tokenizer(model)
         if pre == "smollm":
             steps = [pre_tokenizers.Digits(individual_digits=True), byte_level(True)]
         elif pre == "gpt-2":
             steps = [byte_level(True)]
         else:
-            numbers = r"\p{N}{1,3}" if pre == "llama-bpe" else r"\p{N}"
-            pattern = Regex(CL100K.replace("NUMBERS", numbers))
+            pattern = Regex(PATTERNS[pre])
             steps = [pre_tokenizers.Split(pattern, "isolated"), byte_level(False)]
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
         tokenizer.add_tokens(self.added())
@@ -103,6 +116,11 @@ def encode(data, flags=0):
     return b"E" + struct.pack("<BI", flags, len(data)) + data
 
 
+def decode(ids, is_continuation=False, skip_control=False):
+    head = struct.pack("<BI", is_continuation + 2 * skip_control, len(ids))
+    return b"D" + head + struct.pack(f"<{len(ids)}i", *ids)
+
+
 def chat(messages, add_generation_prompt):
     request = b"C" + struct.pack("<BI", add_generation_prompt, len(messages))
     for message in messages:
@@ -117,7 +135,7 @@ class Answer:
         status, rest = line.split(" ", 1)
         self.error = rest if status == "error" else None
         self.dropped, self.ids, self.data = 0, None, None
-        if self.error is None and rest[0] == "x":
+        if self.error is None and rest.startswith("x"):
             self.data = bytes.fromhex(rest[1:])
         elif self.error is None:
             dropped, data, *ids = rest.split(" ")
@@ -125,10 +143,11 @@ class Answer:
             self.ids = [int(i) for i in ids]
 
 
-def ask(path, requests):
+def ask(path, requests, config=None):
     """The answers of tokenize_tool for one file, in the order of the requests."""
     tool = pathlib.Path(os.environ["GRETA_TOOLS"]) / "tokenize_tool"
-    done = subprocess.run([tool, path], input=b"".join(requests), capture_output=True)
+    files = [path] if config is None else [path, config]
+    done = subprocess.run([tool, *files], input=b"".join(requests), capture_output=True)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     answers = [Answer(line) for line in done.stdout.decode().splitlines()]
     assert len(answers) == len(requests)
