@@ -141,12 +141,12 @@ class Judge:
         k, v = (self.trace.outputs(self.trace.rows[f"{x}_cache", layer]).astype(F64)
                 .reshape(n, m.n_head_kv, m.head_dim) for x in "kv")
         q = self.trace.inputs(op, 0).astype(F64).reshape(n, m.n_head, m.head_dim)
-        exact = llama.attention(q, k, v, m.attention_scale)
+        exact = llama.attention(q, k, v, m)
         by_query_head = lambda x: np.repeat(x, m.n_head // m.n_head_kv, axis=1)
         score = np.einsum("qhd,khd->qhk", np.abs(q), by_query_head(np.abs(k)))
         visible = np.tril(np.ones((n, n)))[:, None]
         worst = (score * visible).max(axis=2) * m.attention_scale * np.sqrt(m.head_dim) * U
-        magnitude = llama.attention(q, k, np.abs(v), m.attention_scale)
+        magnitude = llama.attention(q, k, np.abs(v), m)
         relative = np.repeat(2 * worst + 16 * U, m.head_dim, axis=1)
         return share(self.trace.outputs(op), exact, relative * magnitude)
 

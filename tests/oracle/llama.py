@@ -121,7 +121,7 @@ def yarn(frequency, model):
     return frequency * (1 - stretched) + frequency / model.rope_factor * stretched
 
 
-def rope(x, position, model, local):
+def rope(x, position, model, local=False):
     """Turns the pairs of each head. x (n, heads, head_dim)."""
     pair = np.arange(model.rope_dim // 2)
     own_base = local and model.rope_freq_base_local is not None
@@ -150,7 +150,7 @@ def softcap(x, cap):
     return cap * np.tanh(x / cap) if cap else x
 
 
-def attention(q, k, v, model, local):
+def attention(q, k, v, model, local=False):
     """q (n, n_head, head_dim) are the last n positions of k, v (m, n_head_kv, head_dim)."""
     n, n_head, head_dim = q.shape
     m, n_head_kv, _ = k.shape
