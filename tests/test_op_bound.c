@@ -462,10 +462,8 @@ static void angles_may_be_binary32(void **state)
         r.c.op.n_head = 1;
         r.c.op.head_dim = r.c.op.rope_dim = 64;
         r.c.position = position;
-        r.c.rope = (rope_table_args){.freq_base = 10000,
-                                     .rope_dim = 64,
-                                     .first_position = position,
-                                     .n_position = 1};
+        r.c.rope = (rope_table_args){
+            .freq_base = 10000, .rope_dim = 64, .first_position = position, .n_position = 1};
         judge(&r.c, BOUND_ANGLES_F32, r.exact, r.bound);
         for (int i = 0; i < 32; i++, angle *= step) {
             float power = (float)position * powf(10000.0f, -2.0f * (float)i / 64);

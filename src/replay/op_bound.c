@@ -395,13 +395,102 @@ static greta_status bound_elementwise(const bounding *b)
     return GRETA_OK;
 }
 
+/* ---- Experts --------------------------------------------------------------------------------- */
+
+/* Ranks are exact, unless rows are held so narrowly that neighbours may change places. */
+static greta_status bound_top_k(const bounding *b)
+{
+    int64_t n = b->c->in[0].n;
+    bool is_sure = true;
+    for (int64_t i = 0; i < n; i++) {
+        double x = op_value_at(&b->c->in[0], i);
+        for (int64_t j = 0; j < i; j++) {
+            double y = op_value_at(&b->c->in[0], j);
+            double moved = noise_row(&b->noise, x) + noise_row(&b->noise, y);
+            is_sure &= moved == 0 || fabs(x - y) > moved;
+        }
+    }
+    for (int64_t r = 0; r < b->c->out.n; r++) {
+        b->out[r] = is_sure ? 0.0 : INFINITY;
+    }
+    return GRETA_OK;
+}
+
+/* As attention's weights (op_bound_attention.c): exponentials, their sum, a division. */
+static greta_status bound_expert_weights(const bounding *b)
+{
+    const op_case *c = b->c;
+    double n = (double)c->op.n_expert, most = -INFINITY, e = 0.0;
+    for (int64_t i = 0; i < c->in[0].n; i++) {
+        most = fmax(most, op_value_at(&c->in[0], i));
+    }
+    for (int64_t i = 0; i < c->in[0].n; i++) {
+        double x = op_value_at(&c->in[0], i), moved = 2 * noise_row(&b->noise, x);
+        e = fmax(e, expm1(2 * U * fabs(x - most) + moved) + noise_gamma(8, U));
+    }
+    GRETA_TRY(op_replay_f64(c, b->contract, b->out, b->err));
+    for (int64_t r = 0; r < c->out.n; r++) {
+        double share = b->out[r], relative = 2 * e + noise_gamma(n + 2, U);
+        double out = relative < 1 ? share * relative / (1 - relative) + 0x1p-147 : INFINITY;
+        b->out[r] = b->noise.is_stored ? out + noise_row(&b->noise, share + out) : out;
+    }
+    return GRETA_OK;
+}
+
+static greta_status bound_expert_matmul(const bounding *b)
+{
+    const op_case *c = b->c;
+    void *room = op_memory(op_row_bytes(c->in[0].type, c->in[0].n));
+    greta_status status =
+        room ? GRETA_OK : error_memory(b->err, "a bound", (uint64_t)c->in[0].n * 4);
+    for (int32_t r = 0; r < c->op.n_expert_used && status == GRETA_OK; r++) {
+        op_case one = op_expert_case(c, r, room);
+        bounding part = *b;
+        part.c = &one;
+        part.out = b->out + r * one.out.n;
+        status = bound_matmul(&part);
+    }
+    free(room);
+    return status;
+}
+
+static greta_status bound_expert_sum(const bounding *b)
+{
+    const noise *s = &b->noise;
+    for (int64_t i = 0; i < b->c->out.n; i++) {
+        double size = 0.0, sum = 0.0, policy = 0.0;
+        for (int32_t r = 0; r < b->c->op.n_expert_used; r++) {
+            double w = op_value_at(&b->c->in[1], r), dw = noise_row(s, w);
+            double x = op_value_at(&b->c->in[0], r * b->c->out.n + i), dx = noise_row(s, x);
+            sum += w * x;
+            size += (fabs(w) + dw) * (fabs(x) + dx);
+            policy += fabs(w) * dx + fabs(x) * dw + dw * dx;
+        }
+        double out = noise_sum(s, (double)b->c->op.n_expert_used + 1, size, sum) + policy;
+        b->out[i] = s->is_stored ? out + noise_row(s, fabs(sum) + out) : out;
+    }
+    return GRETA_OK;
+}
+
 /* ---- The table of kinds ---------------------------------------------------------------------- */
 
 static greta_status (*const bounds[OP_KIND_COUNT])(const bounding *b) = {
-    [OP_EMBED] = bound_embed,     [OP_SCALE] = bound_elementwise, [OP_RMS_NORM] = bound_norm,
-    [OP_HEAD_NORM] = bound_norm,  [OP_QUANTIZE] = bound_quantize, [OP_MATMUL] = bound_matmul,
-    [OP_ROPE] = bound_rope,       [OP_KV_STORE] = bound_store,    [OP_ATTENTION] = bound_attention,
-    [OP_ADD] = bound_elementwise, [OP_GLU] = bound_elementwise,   [OP_SOFTCAP] = bound_elementwise,
+    [OP_EMBED] = bound_embed,
+    [OP_SCALE] = bound_elementwise,
+    [OP_RMS_NORM] = bound_norm,
+    [OP_HEAD_NORM] = bound_norm,
+    [OP_QUANTIZE] = bound_quantize,
+    [OP_MATMUL] = bound_matmul,
+    [OP_ROPE] = bound_rope,
+    [OP_KV_STORE] = bound_store,
+    [OP_ATTENTION] = bound_attention,
+    [OP_ADD] = bound_elementwise,
+    [OP_GLU] = bound_elementwise,
+    [OP_SOFTCAP] = bound_elementwise,
+    [OP_TOP_K] = bound_top_k,
+    [OP_EXPERT_WEIGHTS] = bound_expert_weights,
+    [OP_EXPERT_MATMUL] = bound_expert_matmul,
+    [OP_EXPERT_SUM] = bound_expert_sum,
 };
 
 greta_status op_bound(const op_case *c, const op_contract *contract, bound_class of, double *bound,

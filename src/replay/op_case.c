@@ -8,7 +8,7 @@
 #include "replay/op_replay.h"
 
 #include "base/limits.h"
-#include "replay/op_internal.h"
+#include "replay/op_exact.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -255,6 +255,64 @@ static bool check_attention(const check *k)
     return writes(k, DTYPE_F32, c->out.n);
 }
 
+/* Ids of experts by rank, one of each. */
+static bool has_ids(const check *k, int i)
+{
+    const op *o = &k->c->op;
+    bool is_fit = o->n_expert > 0 && o->n_expert <= LIMIT_EXPERTS && o->n_expert_used > 0 &&
+                  o->n_expert_used <= o->n_expert;
+    if (!is_fit || !has_row(k, i, DTYPE_I32, o->n_expert_used)) {
+        return k->missing[0] ? false : lacks(k, "experts");
+    }
+    for (int32_t r = 0; r < o->n_expert_used; r++) {
+        int32_t id = op_id_at(&k->c->in[i], r);
+        if (id < 0 || id >= o->n_expert) {
+            return lacks(k, "an expert that there is");
+        }
+    }
+    return true;
+}
+
+static bool check_top_k(const check *k)
+{
+    const op *o = &k->c->op;
+    return o->n_expert_used > 0 && o->n_expert_used <= o->n_expert &&
+           o->n_expert <= LIMIT_EXPERTS && has_row(k, 0, DTYPE_F32, o->n_expert) &&
+           writes(k, DTYPE_I32, o->n_expert_used);
+}
+
+static bool check_expert_weights(const check *k)
+{
+    return has_ids(k, 1) && has_row(k, 0, DTYPE_F32, k->c->op.n_expert) &&
+           writes(k, DTYPE_F32, k->c->op.n_expert_used);
+}
+
+static bool check_expert_matmul(const check *k)
+{
+    const op *o = &k->c->op;
+    const weight *w = o->w[0].tensor;
+    if (!has_ids(k, 1) || !has_view(k, 0) || o->w[0].n % o->n_expert != 0) {
+        return k->missing[0] ? false : lacks(k, "a matrix of each expert");
+    }
+    bool is_parted = w->n_part > 0;
+    for (int32_t i = 0; i < w->n_part; i++) {
+        is_parted &= w->part && w->part[i] && w->part[i]->data;
+    }
+    bool is_whole = is_parted ? w->n_part == o->n_expert : w->data != NULL;
+    int64_t n = k->c->in[0].n == w->n_col ? w->n_col : w->n_col * o->n_expert_used;
+    return (is_whole || lacks(k, "a matrix of each expert")) && has_activations(k, n) &&
+           writes(k, DTYPE_F32, o->w[0].n / o->n_expert * o->n_expert_used);
+}
+
+static bool check_expert_sum(const check *k)
+{
+    const op *o = &k->c->op;
+    bool is_fit = o->n_expert_used > 0 && o->n_expert_used <= LIMIT_EXPERTS_USED;
+    return (is_fit || lacks(k, "experts")) &&
+           has_row(k, 0, DTYPE_F32, k->c->out.n * o->n_expert_used) &&
+           has_row(k, 1, DTYPE_F32, o->n_expert_used) && writes(k, DTYPE_F32, k->c->out.n);
+}
+
 static bool check_one(const check *k)
 {
     return has_row(k, 0, DTYPE_F32, k->c->out.n) && writes(k, DTYPE_F32, k->c->out.n);
@@ -278,6 +336,10 @@ static bool (*const checks[OP_KIND_COUNT])(const check *k) = {
     [OP_ADD] = check_two,
     [OP_GLU] = check_two,
     [OP_SOFTCAP] = check_one,
+    [OP_TOP_K] = check_top_k,
+    [OP_EXPERT_WEIGHTS] = check_expert_weights,
+    [OP_EXPERT_MATMUL] = check_expert_matmul,
+    [OP_EXPERT_SUM] = check_expert_sum,
 };
 
 bool op_case_check(const op_case *c, char missing[OP_MISSING_MAX])

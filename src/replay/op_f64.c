@@ -63,8 +63,9 @@ void op_weight_exact(const weight *w, int64_t row, double *value, double *size)
         block_read(w->type, at, i / BLOCK, &v);
         for (int64_t j = 0; j < BLOCK; j++) {
             double product = (double)v.ws * (double)v.q[j];
-            value[i + j] = product + (double)v.wm;
-            size[i + j] = fabs(product) + fabs((double)v.wm);
+            double least = (double)v.wm * (block_has_two_min(w->type) ? v.m[j / 16] : 1);
+            value[i + j] = product + least;
+            size[i + j] = fabs(product) + fabs(least);
         }
     }
 }
@@ -350,13 +351,86 @@ static greta_status exact_attention(const exact *e)
     return GRETA_OK;
 }
 
+/* ---- Experts --------------------------------------------------------------------------------- */
+
+static greta_status exact_top_k(const exact *e)
+{
+    const op *o = &e->c->op;
+    op_output ids;
+    GRETA_TRY(op_output_new(e->c, &ids, e->err));
+    greta_status status = op_replay(kernel_find("ref"), e->c, &ids, e->err);
+    op_operand row = {DTYPE_I32, o->n_expert_used, ids.values};
+    for (int32_t r = 0; r < o->n_expert_used && status == GRETA_OK; r++) {
+        e->y[r] = (double)op_id_at(&row, r);
+    }
+    op_output_free(&ids);
+    return status;
+}
+
+/* Of all experts, or of the chosen ones: the softmax of the row in the order that is summed. */
+static greta_status exact_expert_weights(const exact *e)
+{
+    const op *o = &e->c->op;
+    double total = 0.0, most = -INFINITY;
+    int32_t n = o->is_norm ? o->n_expert_used : o->n_expert;
+    for (int32_t i = 0; i < n; i++) {
+        double x = op_value_at(&e->c->in[0], o->is_norm ? op_id_at(&e->c->in[1], i) : i);
+        most = x > most ? x : most;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        total += exp(op_value_at(&e->c->in[0], o->is_norm ? op_id_at(&e->c->in[1], i) : i) - most);
+    }
+    for (int32_t r = 0; r < o->n_expert_used; r++) {
+        e->y[r] = exp(op_value_at(&e->c->in[0], op_id_at(&e->c->in[1], r)) - most) / total;
+    }
+    return GRETA_OK;
+}
+
+static greta_status exact_expert_matmul(const exact *e)
+{
+    const op_case *c = e->c;
+    void *room = op_memory(op_row_bytes(c->in[0].type, c->in[0].n));
+    greta_status status =
+        room ? GRETA_OK : error_memory(e->err, "the arbiter", (uint64_t)c->in[0].n * 4);
+    for (int32_t r = 0; r < c->op.n_expert_used && status == GRETA_OK; r++) {
+        op_case one = op_expert_case(c, r, room);
+        status = exact_matmul(&(exact){&one, e->contract, e->y + r * one.out.n, e->err});
+    }
+    free(room);
+    return status;
+}
+
+static greta_status exact_expert_sum(const exact *e)
+{
+    for (int64_t i = 0; i < e->c->out.n; i++) {
+        e->y[i] = 0.0;
+        for (int32_t r = 0; r < e->c->op.n_expert_used; r++) {
+            e->y[i] +=
+                op_value_at(&e->c->in[1], r) * op_value_at(&e->c->in[0], r * e->c->out.n + i);
+        }
+    }
+    return GRETA_OK;
+}
+
 /* ---- The table of kinds ---------------------------------------------------------------------- */
 
 static greta_status (*const exacts[OP_KIND_COUNT])(const exact *e) = {
-    [OP_EMBED] = exact_embed,    [OP_SCALE] = exact_rows,        [OP_RMS_NORM] = exact_norm,
-    [OP_HEAD_NORM] = exact_norm, [OP_QUANTIZE] = exact_quantize, [OP_MATMUL] = exact_matmul,
-    [OP_ROPE] = exact_rope,      [OP_KV_STORE] = exact_store,    [OP_ATTENTION] = exact_attention,
-    [OP_ADD] = exact_rows,       [OP_GLU] = exact_rows,          [OP_SOFTCAP] = exact_rows,
+    [OP_EMBED] = exact_embed,
+    [OP_SCALE] = exact_rows,
+    [OP_RMS_NORM] = exact_norm,
+    [OP_HEAD_NORM] = exact_norm,
+    [OP_QUANTIZE] = exact_quantize,
+    [OP_MATMUL] = exact_matmul,
+    [OP_ROPE] = exact_rope,
+    [OP_KV_STORE] = exact_store,
+    [OP_ATTENTION] = exact_attention,
+    [OP_ADD] = exact_rows,
+    [OP_GLU] = exact_rows,
+    [OP_SOFTCAP] = exact_rows,
+    [OP_TOP_K] = exact_top_k,
+    [OP_EXPERT_WEIGHTS] = exact_expert_weights,
+    [OP_EXPERT_MATMUL] = exact_expert_matmul,
+    [OP_EXPERT_SUM] = exact_expert_sum,
 };
 
 greta_status op_replay_f64(const op_case *c, const op_contract *contract, double *out,

@@ -25,6 +25,10 @@ static inline const float *op_weight_floats(const weight_view *view)
     return w ? (const float *)(const void *)(w->data + view->first * w->row_bytes) : NULL;
 }
 
+/* EXPERT_MATMUL: the product of the expert of rank r, as a MATMUL. Its row goes into `room`, which
+ * has bytes for the whole row that the op reads. */
+op_case op_expert_case(const op_case *c, int32_t r, void *room);
+
 /* cos and sin of a ROPE op's position, (rope_dim / 2, 2), into room for rope_dim floats. */
 void op_angles(const op_case *c, float *cos_sin);
 
@@ -37,5 +41,7 @@ bool op_variant_applies(const op_case *c);
 bool op_variant_run(const op_case *c, const void *const x[OP_IN_MAX], op_output *out);
 /* MATMUL by its variant (op_variant_dot.c). */
 bool op_variant_matmul(const op_case *c, const void *x, float *y);
+/* ATTENTION by its variant (op_variant_attention.c). */
+bool op_variant_attention(const op_case *c, const float *q, float *y);
 
 #endif

@@ -9,7 +9,7 @@
 #include "replay/op_replay.h"
 
 #include "base/fpenv.h"
-#include "replay/op_internal.h"
+#include "replay/op_exact.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -40,31 +40,6 @@ static bool run_embed(const job *j)
     embed_args a = {w->type, w->data + *(const int32_t *)j->x[0] * w->row_bytes, j->out->values,
                     w->n_col};
     j->table->embed(&a);
-    return true;
-}
-
-static bool run_scale(const job *j)
-{
-    const float *x = j->x[0];
-    float *y = j->out->values;
-    for (int64_t i = 0; i < j->out->n; i++) {
-        y[i] = x[i] * j->c->op.factor;
-    }
-    return true;
-}
-
-/* cap * tanh(x / cap), every operation rounded. */
-static bool run_softcap(const job *j)
-{
-    const float *x = j->x[0];
-    float *y = j->out->values, cap = j->c->op.softcap;
-    for (int64_t i = 0; i < j->out->n; i++) {
-        y[i] = x[i] / cap;
-    }
-    j->table->glu(ACTIVATION_TANH, y, NULL, y, j->out->n);
-    for (int64_t i = 0; i < j->out->n; i++) {
-        y[i] = cap * y[i];
-    }
     return true;
 }
 
@@ -133,22 +108,97 @@ static bool run_kv_store(const job *j)
     return cache != NULL;
 }
 
-static bool run_pairwise(const job *j)
+static bool run_columns(const job *j)
 {
-    if (j->c->op.kind == OP_ADD) {
-        j->table->add(j->x[0], j->x[1], j->out->values, j->out->n);
-    } else {
-        j->table->glu(j->c->op.activation, j->x[0], j->x[1], j->out->values, j->out->n);
+    const op *o = &j->c->op;
+    int64_t n = j->out->n;
+    switch (o->kind) {
+    case OP_ADD:
+        j->table->add(j->x[0], j->x[1], j->out->values, n);
+        break;
+    case OP_GLU:
+        j->table->glu(o->activation, j->x[0], j->x[1], j->out->values, n);
+        break;
+    case OP_SCALE:
+        j->table->scale(o->factor, j->x[0], j->out->values, n);
+        break;
+    default:
+        j->table->softcap(o->softcap, j->x[0], j->out->values, n);
+        break;
     }
     return true;
 }
 
-/* ---- Rotation -------------------------------------------------------------------------------- */
+/* ---- Experts --------------------------------------------------------------------------------- */
 
-static float round_to(precision p, float value)
+static bool run_top_k(const job *j)
 {
-    return p == PRECISION_F32 ? value : precision_round(p, value);
+    const op *o = &j->c->op;
+    j->table->top_k(j->x[0], o->n_expert, j->out->values, o->n_expert_used);
+    return true;
 }
+
+static bool run_expert_weights(const job *j)
+{
+    const op *o = &j->c->op;
+    expert_weights_args a = {.router = j->x[0],
+                             .ids = j->x[1],
+                             .y = j->out->values,
+                             .n = o->n_expert,
+                             .n_used = o->n_expert_used,
+                             .is_norm = o->is_norm};
+    j->table->expert_weights(&a);
+    return true;
+}
+
+static bool run_expert_sum(const job *j)
+{
+    j->table->expert_sum(j->x[1], j->x[0], j->out->values, j->c->op.n_expert_used, j->out->n);
+    return true;
+}
+
+op_case op_expert_case(const op_case *c, int32_t r, void *room)
+{
+    op_case one = *c;
+    const op_operand *in = &c->in[0];
+    int64_t k = c->op.w[0].tensor->n_col, at = in->n == k ? 0 : r * k;
+    one.op.kind = OP_MATMUL;
+    one.op.w[0] = weight_view_expert(&c->op.w[0], c->op.n_expert, op_id_at(&c->in[1], r));
+    one.in[0].n = k;
+    one.in[0].values = room;
+    one.in[1] = (op_operand){0};
+    one.out.n = one.op.w[0].n;
+    if (in->type == DTYPE_ACT_Q8) {
+        memcpy(room, (const uint8_t *)in->values + at, (size_t)k);
+        memcpy((uint8_t *)room + k, (const uint8_t *)in->values + in->n + at / ACT_BLOCK * 4,
+               (size_t)(k / ACT_BLOCK) * 4);
+    } else {
+        memcpy(room, (const uint8_t *)in->values + 4 * at, (size_t)k * 4);
+    }
+    return one;
+}
+
+/* One product a rank, by whatever the case's variant says. */
+static bool run_expert_matmul(const job *j)
+{
+    const op_case *c = j->c;
+    void *room = op_memory(op_row_bytes(c->in[0].type, c->in[0].n));
+    bool done = room != NULL;
+    for (int32_t r = 0; r < c->op.n_expert_used && done; r++) {
+        op_case one = op_expert_case(c, r, room);
+        op_output y;
+        done = op_output_new(&one, &y, NULL) == GRETA_OK;
+        done = done && op_replay(j->table, &one, &y, NULL) == GRETA_OK;
+        if (done) {
+            memcpy((uint8_t *)j->out->values + (size_t)r * y.bytes, y.values, y.bytes);
+        }
+        op_output_free(&y);
+    }
+    free(room);
+    return done;
+}
+
+/* ---- Rotation -------------------------------------------------------------------------------- */
 
 void op_angles(const op_case *c, float *cos_sin)
 {
@@ -158,52 +208,27 @@ void op_angles(const op_case *c, float *cos_sin)
         kernel_rope_table(&c->rope, cos_sin);
     }
     for (int32_t i = 0; i < c->op.rope_dim; i++) {
-        cos_sin[i] = round_to(c->variant.angles, cos_sin[i]);
-    }
-}
-
-/* Pairs (i, i + dim / 2) are put side by side, and back. */
-static void pairs_move(const op_case *c, const float *from, float *to, bool is_back)
-{
-    int32_t half = c->op.rope_dim / 2;
-    for (int64_t at = 0; at < c->out.n; at += c->op.head_dim) {
-        for (int32_t i = 0; i < c->op.head_dim; i++) {
-            int32_t beside = i >= c->op.rope_dim ? i : i < half ? 2 * i : 2 * (i - half) + 1;
-            if (is_back) {
-                to[at + i] = from[at + beside];
-            } else {
-                to[at + beside] = from[at + i];
-            }
-        }
+        cos_sin[i] = precision_round(c->variant.angles, cos_sin[i]);
     }
 }
 
 static bool run_rope(const job *j)
 {
     const op_case *c = j->c;
-    size_t n = (size_t)c->out.n;
-    float *room = op_memory((2 * n + (size_t)c->op.rope_dim) * sizeof *room);
-    if (!room) {
-        return false;
+    float *cos_sin = op_memory((size_t)c->op.rope_dim * sizeof *cos_sin);
+    if (cos_sin) {
+        op_angles(c, cos_sin);
+        rope_args a = {.x = j->x[0],
+                       .y = j->out->values,
+                       .cos_sin = cos_sin,
+                       .n_head = c->op.n_head,
+                       .head_dim = c->op.head_dim,
+                       .rope_dim = c->op.rope_dim,
+                       .pairing = c->op.pairing};
+        j->table->rope(&a);
     }
-    bool is_halves = c->op.pairing == ROPE_HALVES;
-    float *cos_sin = room + 2 * n;
-    op_angles(c, cos_sin);
-    if (is_halves) {
-        pairs_move(c, j->x[0], room, false);
-    }
-    rope_args a = {.x = is_halves ? room : j->x[0],
-                   .y = is_halves ? room + n : j->out->values,
-                   .cos_sin = cos_sin,
-                   .n_head = c->op.n_head,
-                   .head_dim = c->op.head_dim,
-                   .rope_dim = c->op.rope_dim};
-    j->table->rope(&a);
-    if (is_halves) {
-        pairs_move(c, room + n, j->out->values, true);
-    }
-    free(room);
-    return true;
+    free(cos_sin);
+    return cos_sin != NULL;
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -278,10 +303,22 @@ static bool run_attention(const job *j)
 /* ---- The table of kinds ---------------------------------------------------------------------- */
 
 static bool (*const runs[OP_KIND_COUNT])(const job *j) = {
-    [OP_EMBED] = run_embed,    [OP_SCALE] = run_scale,       [OP_RMS_NORM] = run_norm,
-    [OP_HEAD_NORM] = run_norm, [OP_QUANTIZE] = run_quantize, [OP_MATMUL] = run_matmul,
-    [OP_ROPE] = run_rope,      [OP_KV_STORE] = run_kv_store, [OP_ATTENTION] = run_attention,
-    [OP_ADD] = run_pairwise,   [OP_GLU] = run_pairwise,      [OP_SOFTCAP] = run_softcap,
+    [OP_EMBED] = run_embed,
+    [OP_SCALE] = run_columns,
+    [OP_RMS_NORM] = run_norm,
+    [OP_HEAD_NORM] = run_norm,
+    [OP_QUANTIZE] = run_quantize,
+    [OP_MATMUL] = run_matmul,
+    [OP_ROPE] = run_rope,
+    [OP_KV_STORE] = run_kv_store,
+    [OP_ATTENTION] = run_attention,
+    [OP_ADD] = run_columns,
+    [OP_GLU] = run_columns,
+    [OP_SOFTCAP] = run_columns,
+    [OP_TOP_K] = run_top_k,
+    [OP_EXPERT_WEIGHTS] = run_expert_weights,
+    [OP_EXPERT_MATMUL] = run_expert_matmul,
+    [OP_EXPERT_SUM] = run_expert_sum,
 };
 
 const kernel_table *op_replay_table(const char *recorded_by)
@@ -311,6 +348,29 @@ static void *row_copy(const op_operand *in)
     return row;
 }
 
+/* What the variant leaves to the table, or does to any op. */
+static bool replay_run(const job *j)
+{
+    const op_case *c = j->c;
+    const op_variant *v = &c->variant;
+    float *y = j->out->values;
+    bool has_floats = j->out->type == DTYPE_F32, done = true;
+    if (v->is_copy && has_floats && c->in[0].type == DTYPE_F32 && c->in[0].n == c->out.n) {
+        memcpy(y, j->x[0], j->out->bytes);
+    } else {
+        done = op_variant_applies(c) ? op_variant_run(c, j->x, j->out) : runs[c->op.kind](j);
+    }
+    for (int64_t i = (int64_t)v->heads_only * c->op.head_dim;
+         i < c->out.n && v->heads_only > 0 && c->op.kind == OP_ROPE; i++) {
+        y[i] = ((const float *)j->x[0])[i];
+    }
+    for (int64_t i = 0; i < c->out.n && has_floats && done; i++) {
+        y[i] = v->clamp > 0 && fabsf(y[i]) > v->clamp ? copysignf(v->clamp, y[i]) : y[i];
+        y[i] = precision_round(v->output, y[i]);
+    }
+    return done;
+}
+
 greta_status op_replay(const kernel_table *table, const op_case *c, op_output *out,
                        greta_error *err)
 {
@@ -330,7 +390,7 @@ greta_status op_replay(const kernel_table *table, const op_case *c, op_output *o
     }
     if (done) {
         uint32_t saved = fpenv_enter();
-        done = op_variant_applies(c) ? op_variant_run(c, j.x, out) : runs[c->op.kind](&j);
+        done = replay_run(&j);
         fpenv_leave(saved);
     }
     for (int i = 0; i < OP_IN_MAX; i++) {

@@ -5,7 +5,7 @@
  */
 #include "replay/op_variant.h"
 
-#include "replay/op_internal.h"
+#include "replay/op_exact.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -113,6 +113,8 @@ static double wrong_function(wrong_activation f, double x)
     switch (f) {
     case WRONG_ACTIVATION_GELU_ERF:
         return 0.5 * x * erfc(-x * 0.70710678118654752440);
+    case WRONG_ACTIVATION_GELU_ERF_SUM:
+        return 0.5 * x * (1.0 + erf(x * 0.70710678118654752440));
     case WRONG_ACTIVATION_GELU_QUICK:
         return x / (1.0 + exp(-1.702 * x));
     case WRONG_ACTIVATION_RELU:
@@ -122,95 +124,53 @@ static double wrong_function(wrong_activation f, double x)
     }
 }
 
+static float flushed(const op_case *c, float value)
+{
+    return c->variant.is_flushed && fabsf(value) < 0x1p-126f ? copysignf(0.0f, value) : value;
+}
+
 static bool variant_glu(const op_case *c, const float *gate, const float *up, float *y)
 {
+    const kernel_table *ref = kernel_find("ref");
     for (int64_t i = 0; i < c->out.n; i++) {
-        y[i] = (float)wrong_function(c->variant.activation, (double)gate[i]) * up[i];
+        float value = (float)wrong_function(c->variant.activation, (double)gate[i]), g = gate[i];
+        if (c->variant.activation == WRONG_ACTIVATION_NONE) {
+            g = flushed(c, g);
+            ref->glu(c->op.activation, &g, NULL, &value, 1);
+        } else if (c->variant.activation == WRONG_ACTIVATION_GELU_QUICK_F32) {
+            g = 1.702f * g;
+            ref->glu(ACTIVATION_SIGMOID, &g, NULL, &value, 1);
+            value = gate[i] * value;
+        }
+        y[i] = flushed(c, flushed(c, value) * flushed(c, up[i]));
     }
     return true;
 }
 
-/* ---- Attention ------------------------------------------------------------------------------- */
+/* ---- Rotation -------------------------------------------------------------------------------- */
 
-typedef struct head_work {
-    const op_case *c;
-    const float *q;
-    int64_t at;    /* of the kv head in a cache row */
-    double *score; /* (end) */
-    float *row;    /* (head_dim) of a key or value */
-    double *sum;   /* (head_dim) */
-} head_work;
-
-static void head_row(const head_work *w, const void *cache_row)
+/* Every product rounded. */
+static bool variant_rope(const op_case *c, const float *x, float *y)
 {
-    size_t size = w->c->kv_type == DTYPE_F16 ? 2 : 4;
-    op_cache_floats(w->c->kv_type, (const uint8_t *)cache_row + (size_t)w->at * size,
-                    w->c->op.head_dim, w->row);
-}
-
-/* Rounded after every operation but in binary64. */
-static double settle(const head_work *w, double value)
-{
-    return w->c->variant.attention == ATTENTION_F64 ? value : (double)(float)value;
-}
-
-static double head_score(const head_work *w, int64_t p)
-{
-    const op *o = &w->c->op;
-    double dot = 0.0;
-    head_row(w, w->c->key[p]);
-    for (int32_t d = 0; d < o->head_dim; d++) {
-        dot = w->c->variant.attention == ATTENTION_F64
-                  ? dot + (double)w->q[d] * (double)w->row[d]
-                  : (double)fmaf(w->q[d], w->row[d], (float)dot);
+    float *cos_sin = op_memory((size_t)c->op.rope_dim * sizeof *cos_sin);
+    if (!cos_sin) {
+        return false;
     }
-    double score = settle(w, dot * (double)o->scale);
-    return o->softcap > 0 ? settle(w, (double)o->softcap * tanh(score / (double)o->softcap))
-                          : score;
-}
-
-static void head_attend(const head_work *w, float *y)
-{
-    int64_t first = op_first_seen(w->c), end = w->c->end;
-    double most = -INFINITY, total = 0.0;
-    for (int64_t p = first; p < end; p++) {
-        w->score[p] = head_score(w, p);
-        most = w->score[p] > most ? w->score[p] : most;
-    }
-    most = w->c->variant.attention == ATTENTION_NO_MAX ? 0.0 : most;
-    for (int32_t d = 0; d < w->c->op.head_dim; d++) {
-        w->sum[d] = 0.0;
-    }
-    for (int64_t p = first; p < end; p++) {
-        double e = settle(w, exp(settle(w, w->score[p] - most)));
-        total = settle(w, total + e);
-        head_row(w, w->c->value[p]);
-        for (int32_t d = 0; d < w->c->op.head_dim; d++) {
-            w->sum[d] = w->c->variant.attention == ATTENTION_F64
-                            ? w->sum[d] + e * (double)w->row[d]
-                            : (double)fmaf((float)e, w->row[d], (float)w->sum[d]);
+    op_angles(c, cos_sin);
+    memcpy(y, x, (size_t)c->out.n * sizeof *y);
+    for (int64_t at = 0; at < c->out.n; at += c->op.head_dim) {
+        for (int32_t i = 0; i < c->op.rope_dim / 2; i++) {
+            int64_t one, other;
+            op_pair(&c->op, i, &one, &other);
+            float x0 = x[at + one], x1 = x[at + other];
+            float straight = x0 * cos_sin[2 * i], across = x1 * cos_sin[2 * i + 1];
+            float back = x0 * cos_sin[2 * i + 1], on = x1 * cos_sin[2 * i];
+            y[at + one] = straight - across;
+            y[at + other] = back + on;
         }
     }
-    for (int32_t d = 0; d < w->c->op.head_dim; d++) {
-        y[d] = (float)(w->sum[d] / total);
-    }
-}
-
-static bool variant_attention(const op_case *c, const float *q, float *y)
-{
-    size_t n = (size_t)c->op.head_dim;
-    double *room = op_memory(((size_t)c->end + 2 * n) * sizeof *room);
-    for (int32_t h = 0; h < c->op.n_head && room; h++) {
-        head_work w = {.c = c,
-                       .q = q + (int64_t)h * c->op.head_dim,
-                       .at = (int64_t)op_kv_head(c, h) * c->op.head_dim,
-                       .score = room,
-                       .sum = room + c->end,
-                       .row = (float *)(void *)(room + (size_t)c->end + n)};
-        head_attend(&w, y + (int64_t)h * c->op.head_dim);
-    }
-    free(room);
-    return room != NULL;
+    free(cos_sin);
+    return true;
 }
 
 /* ---- Which --------------------------------------------------------------------------------- */
@@ -225,11 +185,14 @@ bool op_variant_applies(const op_case *c)
         return v->norm != NULL;
     case OP_MATMUL:
         return v->order != DOT_CANONICAL || v->input != PRECISION_F32 ||
-               v->accumulator != PRECISION_F32 || v->tail != TAIL_NONE || v->is_flushed;
+               v->accumulator != PRECISION_F32 || v->tail != TAIL_NONE || v->is_flushed ||
+               v->has_no_minima || v->takes_scale_before;
     case OP_QUANTIZE:
         return q->width || q->steps || q->is_away || q->is_cut || q->is_divided || q->is_half;
     case OP_GLU:
-        return v->activation != WRONG_ACTIVATION_NONE;
+        return v->activation != WRONG_ACTIVATION_NONE || v->is_flushed;
+    case OP_ROPE:
+        return v->is_plain;
     case OP_ATTENTION:
         return v->attention != ATTENTION_CANONICAL;
     default:
@@ -247,8 +210,10 @@ bool op_variant_run(const op_case *c, const void *const x[OP_IN_MAX], op_output 
         return variant_quantize(c, x[0], out);
     case OP_GLU:
         return variant_glu(c, x[0], x[1], out->values);
+    case OP_ROPE:
+        return variant_rope(c, x[0], out->values);
     case OP_ATTENTION:
-        return variant_attention(c, x[0], out->values);
+        return op_variant_attention(c, x[0], out->values);
     default:
         return op_variant_matmul(c, x[0], out->values);
     }

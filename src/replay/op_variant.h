@@ -15,6 +15,7 @@ typedef enum dot_order {
     DOT_CANONICAL,
     DOT_CHAIN,       /* one fused chain over all of K */
     DOT_CHAIN_PLAIN, /* the same, every product and every sum rounded */
+    DOT_PLAIN,       /* the definition's chains, every product and every sum rounded */
     DOT_SEGMENTS, /* the definition with segments of the other size: 1024 for 256, 256 for 1024 */
     DOT_LANES_8,  /* fused, lane i mod 8, lanes halved by stride; quantised: a lane has every
                      eighth part of a block, as SIMD code sums it, and minima a chain apart */
@@ -32,19 +33,24 @@ typedef enum precision {
     PRECISION_BF16,
 } precision;
 
-/* Values behind the last whole group of `size`. */
+/* What becomes of the values behind the last whole group of `tail_size`, of K or of the output. */
 typedef enum tail_fault {
     TAIL_NONE,
-    TAIL_K_SKIPPED,   /* take no part in the product */
-    TAIL_K_TWICE,     /* take part twice */
-    TAIL_OUT_SKIPPED, /* of the output: left zero */
+    TAIL_K_SKIPPED,      /* take no part in the product */
+    TAIL_K_TWICE,        /* take part twice, in the same chain */
+    TAIL_K_TWICE_APART,  /* and again in a product of their own, added at the end */
+    TAIL_K_LAST_SKIPPED, /* the last tail_size values take no part, however many there are */
+    TAIL_OUT_SKIPPED,    /* of the output: left zero */
+    TAIL_OUT_TWICE,      /* of the output: written twice as large */
 } tail_fault;
 
 /* Functions of one number that no kernel table has. */
 typedef enum wrong_activation {
     WRONG_ACTIVATION_NONE,
     WRONG_ACTIVATION_GELU_ERF,
-    WRONG_ACTIVATION_GELU_QUICK, /* x sigmoid(1.702 x) */
+    WRONG_ACTIVATION_GELU_ERF_SUM,   /* by 1 + erf, which cancels */
+    WRONG_ACTIVATION_GELU_QUICK,     /* x sigmoid(1.702 x) */
+    WRONG_ACTIVATION_GELU_QUICK_F32, /* the same, every operation rounded */
     WRONG_ACTIVATION_RELU,
     WRONG_ACTIVATION_IDENTITY,
 } wrong_activation;
@@ -60,22 +66,33 @@ typedef struct act_quantiser {
 
 typedef enum attention_order {
     ATTENTION_CANONICAL,
+    ATTENTION_TILES,    /* the definition in scalar code, for the changes below */
     ATTENTION_TWO_PASS, /* maximum over all positions first, one chain over all of them */
     ATTENTION_NO_MAX,   /* exp(s) without a maximum */
     ATTENTION_F64,
 } attention_order;
 
 typedef struct op_variant {
+    precision output;         /* any op that writes floats: rounded to it, at last */
+    int32_t is_copy;          /* any op as wide as its input 0: that row is passed on */
+    int32_t heads_only;       /* ROPE: heads that turn, the others are passed on; 0: all */
     const norm_variant *norm; /* RMS_NORM, HEAD_NORM; NULL: none */
     dot_order order;          /* MATMUL, EXPERT_MATMUL */
     precision input, accumulator;
     tail_fault tail;
     int32_t tail_size;
-    int is_flushed;              /* subnormal operands and results are zero */
+    int32_t is_flushed;          /* subnormal operands and results are zero */
+    int32_t has_no_minima;       /* MATMUL of codes: the minima of weights are left out */
+    int32_t takes_scale_before;  /* MATMUL of codes: every block by the scale of the one before */
     wrong_activation activation; /* GLU */
+    float clamp;                 /* GLU, SOFTCAP: results cut to it; 0: not */
     act_quantiser quantiser;     /* QUANTIZE */
     attention_order attention;
-    precision angles; /* ROPE: cos and sin are rounded to it */
+    precision scores, values; /* ATTENTION_TILES: rounded after the dot; after each step */
+    int32_t is_not_divided, adds_one, keeps_scale; /* ATTENTION_TILES: by the sum; a key of score
+                                                      and value 0 more; tiles are not rescaled */
+    precision angles;                              /* ROPE: cos and sin are rounded to it */
+    int32_t is_plain; /* ROPE: products are rounded before they are added */
 } op_variant;
 
 /* Nearest even; overflow to Inf. */

@@ -17,6 +17,7 @@
 typedef struct dot {
     const op_variant *v;
     float bias;        /* what the first chain starts at: 0, or the bias (DOT_BIAS_FIRST) */
+    int64_t first;     /* value of K that the sum starts with */
     int64_t n, n_tail; /* values in whole groups; behind them */
     int64_t segment;
     float *terms; /* room for DOT_PAIRWISE */
@@ -35,7 +36,7 @@ static float settled(const op_variant *v, float value)
 /* acc + w x, with one rounding, or with two where the accumulator is narrower. */
 static float step(const op_variant *v, float w, float x, float acc)
 {
-    if (v->order == DOT_CHAIN_PLAIN) {
+    if (v->order == DOT_CHAIN_PLAIN || v->order == DOT_PLAIN) {
         return settled(v, acc + settled(v, w * x));
     }
     return settled(v, fmaf(w, x, acc));
@@ -59,24 +60,32 @@ static float lanes_join(float *lane, int n)
 /* How often a value at k takes part. */
 static int times(const dot *d, int64_t k)
 {
-    return k < d->n ? 1 : d->v->tail == TAIL_K_TWICE ? 2 : d->v->tail == TAIL_K_SKIPPED ? 0 : 1;
+    tail_fault tail = d->v->tail;
+    bool is_skipped = tail == TAIL_K_SKIPPED || tail == TAIL_K_LAST_SKIPPED;
+    return k < d->n || d->first > 0 ? 1 : tail == TAIL_K_TWICE ? 2 : is_skipped ? 0 : 1;
+}
+
+/* The end of the segment that holds value k. */
+static int64_t segment_end(const dot *d, int64_t k)
+{
+    int64_t end = (k / d->segment + 1) * d->segment, n = d->n + d->n_tail;
+    return end < n ? end : n;
 }
 
 /* ---- Float rows ------------------------------------------------------------------------------ */
 
 static float float_segments(const dot *d, const float *w, const float *x)
 {
-    int64_t n = d->n + d->n_tail;
     float total = 0.0f;
-    for (int64_t start = 0; start < n; start += d->segment) {
-        int64_t end = start + d->segment < n ? start + d->segment : n;
+    for (int64_t start = d->first, end; start < d->n + d->n_tail; start = end) {
         float acc = start == 0 ? d->bias : 0.0f;
+        end = segment_end(d, start);
         for (int pass = 0; pass < 2; pass++) {
             for (int64_t k = start; k < end; k++) {
                 acc = times(d, k) > pass ? step(d->v, w[k], x[k], acc) : acc;
             }
         }
-        total = start == 0 ? acc : settled(d->v, total + acc);
+        total = start == d->first ? acc : settled(d->v, total + acc);
     }
     return total;
 }
@@ -134,30 +143,41 @@ static float block_dot(const block_values *v, const int8_t *code, int first, int
     return (float)sum;
 }
 
+/* What the minimum of block b is multiplied by, besides the scale: the sum of the codes, by halves
+ * where each has a minimum of its own. */
+static float block_sum(const q8_row *r, const block_values *v, int64_t b)
+{
+    int32_t half[2] = {0, 0};
+    for (int i = 0; i < BLOCK && block_has_two_min(r->type); i++) {
+        half[i / 16] += r->code[b * BLOCK + i];
+    }
+    return (float)(block_has_two_min(r->type) ? v->m[0] * half[0] + v->m[1] * half[1] : r->sum[b]);
+}
+
 static float q8_block(const dot *d, const q8_row *r, int64_t b, float acc)
 {
     block_values v;
+    float scale = r->scale[d->v->takes_scale_before && b > 0 ? b - 1 : b];
     block_read(r->type, r->weight, b, &v);
-    acc = step(d->v, v.ws * r->scale[b], block_dot(&v, r->code + b * BLOCK, 0, BLOCK), acc);
-    if (block_has_min(r->type)) {
-        acc = step(d->v, v.wm, r->scale[b] * (float)r->sum[b], acc);
+    acc = step(d->v, v.ws * scale, block_dot(&v, r->code + b * BLOCK, 0, BLOCK), acc);
+    if (block_has_min(r->type) && !d->v->has_no_minima) {
+        acc = step(d->v, v.wm, scale * block_sum(r, &v, b), acc);
     }
     return acc;
 }
 
 static float q8_segments(const dot *d, const q8_row *r)
 {
-    int64_t n = (d->n + d->n_tail) / BLOCK, segment = d->segment / BLOCK;
     float total = 0.0f;
-    for (int64_t start = 0; start < n; start += segment) {
-        int64_t end = start + segment < n ? start + segment : n;
+    for (int64_t start = d->first, end; start < d->n + d->n_tail; start = end) {
         float acc = start == 0 ? d->bias : 0.0f;
+        end = segment_end(d, start);
         for (int pass = 0; pass < 2; pass++) {
-            for (int64_t b = start; b < end; b++) {
-                acc = times(d, b * BLOCK) > pass ? q8_block(d, r, b, acc) : acc;
+            for (int64_t k = start; k < end; k += BLOCK) {
+                acc = times(d, k) > pass ? q8_block(d, r, k / BLOCK, acc) : acc;
             }
         }
-        total = start == 0 ? acc : settled(d->v, total + acc);
+        total = start == d->first ? acc : settled(d->v, total + acc);
     }
     return total;
 }
@@ -173,7 +193,7 @@ static float q8_lanes(const dot *d, const q8_row *r, int n_lane)
             float partial = block_dot(&v, r->code + b * BLOCK, l * part, part);
             lane[l] = fmaf(v.ws * r->scale[b], partial, lane[l]);
         }
-        minima = fmaf(v.wm, r->scale[b] * (float)r->sum[b], minima);
+        minima = fmaf(v.wm, r->scale[b] * block_sum(r, &v, b), minima);
     }
     return lanes_join(lane, n_lane) + minima;
 }
@@ -188,9 +208,9 @@ static float q8_terms(const dot *d, const q8_row *r)
         block_read(r->type, r->weight, b, &v);
         float idot = block_dot(&v, r->code + b * BLOCK, 0, BLOCK), scale = r->scale[b];
         sum += (double)v.ws * (double)scale * (double)idot +
-               (double)v.wm * (double)scale * (double)r->sum[b];
+               (double)v.wm * (double)scale * (double)block_sum(r, &v, b);
         d->terms[2 * b] = v.ws * scale * idot;
-        d->terms[2 * b + 1] = v.wm * (scale * (float)r->sum[b]);
+        d->terms[2 * b + 1] = v.wm * (scale * block_sum(r, &v, b));
     }
     return d->v->order == DOT_F64 ? (float)sum : sum_in_order(SUM_PAIRWISE, d->terms, 2 * n);
 }
@@ -204,15 +224,27 @@ static float q8_dot(const dot *d, const q8_row *r)
 
 /* ---- The product ----------------------------------------------------------------------------- */
 
+/* Values of K that the tail is about. */
+static int64_t tail_of(const op_variant *v, int64_t n)
+{
+    switch (v->tail) {
+    case TAIL_K_SKIPPED:
+    case TAIL_K_TWICE:
+    case TAIL_K_TWICE_APART:
+        return n % v->tail_size;
+    case TAIL_K_LAST_SKIPPED:
+        return n > v->tail_size ? v->tail_size : 0;
+    default:
+        return 0;
+    }
+}
+
 static dot dot_of(const op_case *c, bool is_q8, float *terms)
 {
     const op_variant *v = &c->variant;
     int64_t n = c->in[0].n, usual = is_q8 ? SEGMENT : SEGMENT_FLOAT;
-    int64_t other = is_q8 ? SEGMENT_FLOAT : SEGMENT;
-    bool is_tail = v->tail == TAIL_K_SKIPPED || v->tail == TAIL_K_TWICE;
-    int64_t n_tail = is_tail && v->tail_size > 0 ? n % v->tail_size : 0;
-    bool is_chain =
-        v->order == DOT_CHAIN || v->order == DOT_CHAIN_PLAIN || v->accumulator != PRECISION_F32;
+    int64_t other = is_q8 ? SEGMENT_FLOAT : SEGMENT, n_tail = tail_of(v, n);
+    bool is_chain = v->order == DOT_CHAIN || v->order == DOT_CHAIN_PLAIN;
     return (dot){.v = v,
                  .n = n - n_tail,
                  .n_tail = n_tail,
@@ -229,24 +261,42 @@ static void floats_narrow(const op_variant *v, float *x, int64_t n)
     }
 }
 
-static float row_dot(const op_case *c, dot *d, const void *x, int64_t r, float *wide)
+/* x: a row as kernels read it; floats are narrowed already. */
+static float row_dot(const op_case *c, const dot *d, const void *x, int64_t r, float *wide)
 {
     const weight_view *view = &c->op.w[0];
     const weight *w = view->tensor;
     const uint8_t *row = w->data + (view->first + r) * w->row_bytes;
-    int64_t n = w->n_col;
     if (c->in[0].type == DTYPE_ACT_Q8) {
-        const float *scale = (const float *)(const void *)((const int8_t *)x + n);
+        const float *scale = (const float *)(const void *)((const int8_t *)x + w->n_col);
         q8_row q = {.code = x,
                     .scale = scale,
-                    .sum = (const int32_t *)(const void *)(scale + n / BLOCK),
+                    .sum = (const int32_t *)(const void *)(scale + w->n_col / BLOCK),
                     .weight = row,
                     .type = w->type};
         return q8_dot(d, &q);
     }
-    kernel_dequantize(w->type, row, wide, n);
-    floats_narrow(d->v, wide, n);
-    return float_dot(d, wide, wide + n);
+    kernel_dequantize(w->type, row, wide, w->n_col);
+    floats_narrow(d->v, wide, w->n_col);
+    return float_dot(d, wide, x);
+}
+
+/* One output without its bias. */
+static float output(const op_case *c, const dot *d, const void *x, int64_t r, float *wide)
+{
+    float y = row_dot(c, d, x, r, wide);
+    if (d->v->tail == TAIL_K_TWICE_APART && d->n_tail > 0) {
+        dot again = *d;
+        again.first = d->n;
+        y += row_dot(c, &again, x, r, wide);
+    }
+    return y;
+}
+
+/* The outputs from `n_whole` on are those of a tail. */
+static float output_times(const op_variant *v, int64_t r, int64_t n_whole)
+{
+    return r < n_whole ? 1.0f : v->tail == TAIL_OUT_TWICE ? 2.0f : 0.0f;
 }
 
 bool op_variant_matmul(const op_case *c, const void *x, float *y)
@@ -264,13 +314,14 @@ bool op_variant_matmul(const op_case *c, const void *x, float *y)
     }
     dot d = dot_of(c, is_q8, wide + 2 * n);
     const float *bias = op_weight_floats(&c->op.w[1]);
-    int64_t n_whole =
-        v->tail == TAIL_OUT_SKIPPED && v->tail_size > 0 ? n_out - n_out % v->tail_size : n_out;
+    bool is_first = bias && v->order == DOT_BIAS_FIRST;
+    bool has_tail = v->tail == TAIL_OUT_SKIPPED || v->tail == TAIL_OUT_TWICE;
+    int64_t n_whole = has_tail ? n_out - n_out % v->tail_size : n_out;
     for (int64_t r = 0; r < n_out; r++) {
-        bool is_first = bias && v->order == DOT_BIAS_FIRST;
         d.bias = is_first ? bias[r] : 0.0f;
-        float sum = r < n_whole ? row_dot(c, &d, x, r, wide) : 0.0f;
-        y[r] = bias && !is_first && r < n_whole ? settled(v, sum + bias[r]) : sum;
+        float sum = output(c, &d, is_q8 ? x : wide + n, r, wide);
+        y[r] = bias && !is_first ? flushed(v, sum + bias[r]) : sum;
+        y[r] = r < n_whole ? y[r] : y[r] * output_times(v, r, n_whole);
     }
     free(wide);
     return true;

@@ -28,6 +28,12 @@ typedef enum evidence_number {
     EVIDENCE_NUMBER_NONE,
     EVIDENCE_NUMBER_EPS,
     EVIDENCE_NUMBER_COUNT,
+    EVIDENCE_NUMBER_POSITION,
+    EVIDENCE_NUMBER_BASE,       /* of rotary frequencies */
+    EVIDENCE_NUMBER_SCALE,      /* of scores, positions, embeddings, rotary pairs */
+    EVIDENCE_NUMBER_CAP,
+    EVIDENCE_NUMBER_WINDOW,
+    EVIDENCE_NUMBER_DIMENSIONS, /* rotary ones */
 } evidence_number;
 
 /* One hypothesis, tried. */
@@ -47,6 +53,13 @@ typedef struct evidence {
     int64_t n, n_equal;           /* values compared, bit-equal ones */
     uint32_t ulp_max;             /* largest distance in units of the last place; UINT32_MAX: NaN
                                      against a number */
+    /* By op_try only (replay/op_hypothesis.h). */
+    bool is_within;               /* every value lies within its bound of the recorded one */
+    double worst;                 /* largest distance, in bounds if there are any, of finite values;
+                                     INFINITY where one of the two is not finite */
+    int64_t worst_at;             /* its index; -1: no value differs */
+    int32_t same_as;              /* first item of the list with this very result: hypotheses that
+                                     this op at this token cannot tell apart; 0: no bit changes */
 } evidence;
 
 /* What one RMS norm op should have had, beside what it did read. */
