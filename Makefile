@@ -61,7 +61,7 @@ dir  = @mkdir -p $(@D)
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools check check-peer ulp check-long golden golden-kit demo deps install
+.PHONY: all lib tools check check-hf check-peer ulp check-long golden golden-kit demo deps install
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -134,6 +134,10 @@ check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what
 
 check-long: deps ## the whole bit-exactness matrix, and golden digests of other builds: an hour
 	@python3 tests/run.py --long --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
+
+HF_VENV ?= $(BUILD)/hf-venv
+check-hf: $(BUILD)/greta ## against Hugging Face transformers: 6 GB in HF_VENV; T=gemma3
+	@sh tests/hf/run.sh '$(BUILD)' '$(HF_VENV)' $(if $(T),-k '$(T)')
 
 check-peer: all deps ## beside a llama.cpp: PEER=its source, PEER_LIB=its libraries (PEER/build/bin)
 	@sh tests/peer/run.sh '$(BUILD)' '$(PEER)' '$(PEER_LIB)' $(if $(T),-k '$(T)')
