@@ -625,6 +625,60 @@ static void rows_are_told_apart(void **state)
     op_rig_close(&rig);
 }
 
+/* ---- Experts --------------------------------------------------------------------------------- */
+
+static void experts_are_told_apart(void **state)
+{
+    (void)state;
+    setup s;
+    open_with("--arch llama --type F32 --experts 4 --experts-used 2", GRETA_ACT_F32, GRETA_KV_F16);
+    const float *router = floats_of(STAGE_ROUTER, 0, 20);
+    op_operand row = {0};
+    assert_true(rig_find(&rig, STAGE_EXPERT_IDS, 0, 20, &row));
+    const int32_t *ids = row.values;
+    begin(&s, STAGE_EXPERT_WEIGHTS, 0, 20);
+    expert_weights_args a = {
+        .router = router, .ids = ids, .y = s.wrong.values, .n = 4, .n_used = 2};
+    a.is_norm = !s.c.op.is_norm;
+    ref->expert_weights(&a);
+    expect(&s, CAUSE_STRUCTURE, "softmax over all experts for the chosen ones");
+    begin(&s, STAGE_EXPERT_WEIGHTS, 0, 20);
+    for (int r = 0; r < 2; r++) {
+        ((float *)s.wrong.values)[r] = router[ids[r]];
+    }
+    expect(&s, CAUSE_STRUCTURE, "the router's values as weights");
+    begin(&s, STAGE_EXPERT_IDS, 0, 20);
+    for (int r = 0; r < 2; r++) {
+        ((int32_t *)s.wrong.values)[r] = (ids[r] + 1) % 4;
+    }
+    expect(&s, CAUSE_STRUCTURE, "expert behind each chosen one");
+    begin(&s, STAGE_MLP_OUT, 0, 20);
+    const float *weights = floats_of(STAGE_EXPERT_WEIGHTS, 0, 20);
+    const float *x = floats_of(STAGE_EXPERT_OUT, 0, 20);
+    for (int64_t i = 0; i < s.wrong.n; i++) {
+        ((float *)s.wrong.values)[i] = fmaf(weights[0], x[i], 0.0f);
+    }
+    expect(&s, CAUSE_STRUCTURE, "last expert left out");
+    begin(&s, STAGE_GATE, 0, 20);
+    const weight *gate = rig.model->layer[0].gate.tensor;
+    int64_t n = gate->n_row / 4;
+    for (int64_t i = 0; i < 2 * n; i++) {
+        const float *w =
+            (const float *)(const void *)weight_row(gate, (ids[i / n] + 1) % 4 * n + i % n);
+        float total = 0;
+        for (int64_t k = 0; k < gate->n_col; k += 256) {
+            float acc = 0;
+            for (int64_t j = k; j < k + 256 && j < gate->n_col; j++) {
+                acc = fmaf(w[j], ((const float *)s.c.in[0].values)[j], acc);
+            }
+            total = k == 0 ? acc : total + acc;
+        }
+        ((float *)s.wrong.values)[i] = total;
+    }
+    expect(&s, CAUSE_WEIGHT_LAYOUT, "matrix of the expert behind");
+    op_rig_close(&rig);
+}
+
 /* A row that no hypothesis explains fits none. */
 static void what_nothing_explains_fits_nothing(void **state)
 {
@@ -659,6 +713,7 @@ int main(void)
         cmocka_unit_test(rotations_are_told_apart),
         cmocka_unit_test(attention_faults_are_told_apart),
         cmocka_unit_test(rows_are_told_apart),
+        cmocka_unit_test(experts_are_told_apart),
         cmocka_unit_test(what_nothing_explains_fits_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

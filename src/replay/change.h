@@ -44,7 +44,7 @@ typedef struct hypothesis_table {
 #define KINDS_ALL   (~0u)
 
 extern const hypothesis_table changes_norm, changes_row, changes_math, changes_weight, changes_rope,
-    changes_attention;
+    changes_attention, changes_expert;
 
 /* 64-byte aligned, cleared, freed with the change; NULL: no memory (then e->failed). */
 void *change_memory(change *e, size_t bytes);

@@ -21,7 +21,8 @@
 #include <string.h>
 
 static const hypothesis_table *const tables[] = {
-    &changes_norm, &changes_row, &changes_math, &changes_weight, &changes_rope, &changes_attention,
+    &changes_norm, &changes_row,       &changes_math,   &changes_weight,
+    &changes_rope, &changes_attention, &changes_expert,
 };
 #define TABLES (sizeof tables / sizeof *tables)
 

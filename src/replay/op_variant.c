@@ -147,6 +147,31 @@ static bool variant_glu(const op_case *c, const float *gate, const float *up, fl
     return true;
 }
 
+/* ---- Experts --------------------------------------------------------------------------------- */
+
+static bool variant_expert_weights(const op_case *c, const float *router, const int32_t *ids,
+                                   float *y)
+{
+    for (int64_t r = 0; r < c->out.n; r++) {
+        y[r] = c->variant.expert_weights == WRONG_WEIGHTS_EQUAL ? 1.0f / (float)c->out.n
+                                                                : router[ids[r]];
+        if (c->variant.expert_weights == WRONG_WEIGHTS_SIGMOID) {
+            kernel_find("ref")->glu(ACTIVATION_SIGMOID, &router[ids[r]], NULL, &y[r], 1);
+        }
+    }
+    return true;
+}
+
+static bool variant_top_k(const op_case *c, const float *router, int32_t *ids)
+{
+    int32_t n = c->op.n_expert;
+    kernel_find("ref")->top_k(router, n, ids, c->op.n_expert_used);
+    for (int64_t r = 0; r < c->out.n; r++) {
+        ids[r] = (ids[r] + c->variant.id_shift % n + n) % n;
+    }
+    return true;
+}
+
 /* ---- Rotation -------------------------------------------------------------------------------- */
 
 /* Every product rounded. */
@@ -191,6 +216,10 @@ bool op_variant_applies(const op_case *c)
         return q->width || q->steps || q->is_away || q->is_cut || q->is_divided || q->is_half;
     case OP_GLU:
         return v->activation != WRONG_ACTIVATION_NONE || v->is_flushed;
+    case OP_EXPERT_WEIGHTS:
+        return v->expert_weights != WRONG_WEIGHTS_NONE;
+    case OP_TOP_K:
+        return v->id_shift != 0;
     case OP_ROPE:
         return v->is_plain;
     case OP_ATTENTION:
@@ -210,6 +239,10 @@ bool op_variant_run(const op_case *c, const void *const x[OP_IN_MAX], op_output 
         return variant_quantize(c, x[0], out);
     case OP_GLU:
         return variant_glu(c, x[0], x[1], out->values);
+    case OP_EXPERT_WEIGHTS:
+        return variant_expert_weights(c, x[0], x[1], out->values);
+    case OP_TOP_K:
+        return variant_top_k(c, x[0], out->values);
     case OP_ROPE:
         return variant_rope(c, x[0], out->values);
     case OP_ATTENTION:

@@ -55,6 +55,14 @@ typedef enum wrong_activation {
     WRONG_ACTIVATION_IDENTITY,
 } wrong_activation;
 
+/* What stands for the softmax of the router's values. */
+typedef enum wrong_expert_weights {
+    WRONG_WEIGHTS_NONE,
+    WRONG_WEIGHTS_RAW,
+    WRONG_WEIGHTS_SIGMOID,
+    WRONG_WEIGHTS_EQUAL,
+} wrong_expert_weights;
+
 /* Quantisers of activations. */
 typedef struct act_quantiser {
     int32_t width;       /* values per scale, a multiple of 32; 0: the definition */
@@ -91,7 +99,9 @@ typedef struct op_variant {
     precision scores, values; /* ATTENTION_TILES: rounded after the dot; after each step */
     int32_t is_not_divided, adds_one, keeps_scale; /* ATTENTION_TILES: by the sum; a key of score
                                                       and value 0 more; tiles are not rescaled */
-    precision angles;                              /* ROPE: cos and sin are rounded to it */
+    wrong_expert_weights expert_weights;           /* EXPERT_WEIGHTS */
+    int32_t id_shift; /* TOP_K: added to every id, modulo the experts */
+    precision angles; /* ROPE: cos and sin are rounded to it */
     int32_t is_plain; /* ROPE: products are rounded before they are added */
 } op_variant;
 
