@@ -35,7 +35,8 @@ flag_group model_group(model_args *args)
 {
     static const flag table[] = {
         {.name = "--model", .letter = "-m", .kind = FLAG_PATH, .value = "NAME|FILE",
-         .offset = offsetof(model_args, model), .help = "a pulled model, or a GGUF file"},
+         .offset = offsetof(model_args, model),
+         .help = "a pulled model, a GGUF file, or a Hugging Face folder"},
     };
     return (flag_group){"Model", table, COUNT_OF(table), args};
 }

@@ -82,6 +82,8 @@ GRETA_API void greta_free(void *memory);
 
 typedef struct greta_model greta_model;
 
+/* `path`: a GGUF file, any part of a split one (the others lie beside it), or a Hugging Face folder
+ * (config.json, *.safetensors, tokenizer.json). */
 GRETA_API greta_status greta_model_open(const char *path, greta_model **model, greta_error *err);
 GRETA_API greta_model *greta_model_retain(greta_model *model);
 GRETA_API void greta_model_release(greta_model *model); /* NULL is fine */

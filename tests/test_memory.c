@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "format/gguf.h"
+#include "model/hf.h"
 
 #include "gguf_builder.h"
 
@@ -223,6 +224,114 @@ static bool job_folder(greta_status *status, greta_error *err)
     return true;
 }
 
+/* ---- Models in several files ----------------------------------------------------------------- */
+
+static char models[] = "/tmp/greta-test-memory-models-XXXXXX";
+static char part_path[96];
+
+static void put_model_file(const char *name, const void *bytes, size_t n)
+{
+    char place[96];
+    snprintf(place, sizeof place, "%s/%s", models, name);
+    FILE *file = fopen(place, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, n, file), n);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void put_parts(void)
+{
+    for (uint16_t part = 0; part < 2; part++) {
+        char name[32];
+        put_header(&b, 1, 3);
+        put_key(&b, "split.no", 2), put_number(&b, part, 2);
+        put_key(&b, "split.count", 2), put_number(&b, 2, 2);
+        put_key(&b, "split.tensors.count", 5), put_u32(&b, 2);
+        put_tensor(&b, &(tensor_info){part ? "y" : "x", 0, 0, 1, {8}});
+        put_data(&b, 32, 32);
+        snprintf(name, sizeof name, "m-%05d-of-00002.gguf", part + 1);
+        put_model_file(name, b.data, b.size);
+    }
+    snprintf(part_path, sizeof part_path, "%s/m-00002-of-00002.gguf", models);
+}
+
+static void put_folder(void)
+{
+    static const char config_json[] =
+        "{\"architectures\":[\"Gemma3ForCausalLM\"],\"hidden_size\":8,\"num_hidden_layers\":1,"
+        "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"vocab_size\":9,"
+        "\"intermediate_size\":8}";
+    static const char index[] = "{\"weight_map\":{\"model.norm.weight\":\"a.safetensors\","
+                                "\"model.embed_tokens.weight\":\"b.safetensors\"}}";
+    static const char norm[] =
+        "{\"model.norm.weight\":{\"dtype\":\"BF16\",\"shape\":[8],\"data_offsets\":[0,16]}}";
+    static const char embd[] = "{\"model.embed_tokens.weight\":{\"dtype\":\"U8\",\"shape\":[9,8],"
+                               "\"data_offsets\":[0,72]}}";
+    char file[300] = {0};
+    put_model_file("config.json", config_json, sizeof config_json - 1);
+    put_model_file("model.safetensors.index.json", index, sizeof index - 1);
+    file[0] = sizeof norm - 1;
+    memcpy(file + 8, norm, sizeof norm - 1);
+    put_model_file("a.safetensors", file, 8 + sizeof norm - 1 + 16);
+    file[0] = sizeof embd - 1;
+    memcpy(file + 8, embd, sizeof embd - 1);
+    memset(file + 8 + sizeof embd - 1, 0, 72);
+    put_model_file("b.safetensors", file, 8 + sizeof embd - 1 + 72);
+}
+
+static bool job_parts(greta_status *status, greta_error *err)
+{
+    gguf *g = (gguf *)&b;
+    *status = gguf_open(part_path, &g, err);
+    bool is_clean = *status == GRETA_OK ? g->n_tensor == 2 : g == NULL;
+    gguf_close(*status == GRETA_OK ? g : NULL);
+    return is_clean;
+}
+
+/* A folder, what it says of itself, and its configuration. */
+static bool job_hf(greta_status *status, greta_error *err)
+{
+    static config cfg;
+    hf_folder *f = (hf_folder *)&b;
+    char *description = NULL;
+    *status = hf_open(models, &f, err);
+    if (*status != GRETA_OK) {
+        return f == NULL;
+    }
+    *status = hf_config(f, &cfg, err);
+    bool is_clean = *status != GRETA_OK || (cfg.n_ff == 8 && cfg.n_ctx_train == 131072);
+    for (int json = 0; json < 2 && *status == GRETA_OK; json++) {
+        *status = hf_describe(f, json, &description, err);
+        is_clean = is_clean && (description != NULL) == (*status == GRETA_OK);
+        greta_free(description);
+    }
+    hf_close(f);
+    return is_clean;
+}
+
+static void test_models(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf",
+                                        "config.json",           "model.safetensors.index.json",
+                                        "a.safetensors",         "b.safetensors"};
+    char place[96];
+    b = (builder){0};
+    assert_non_null(mkdtemp(models));
+    put_parts();
+    put_folder();
+    check_job(job_parts, 30);
+    /* jansson 2.14 drops a character of a string when one allocation fails and the next does not:
+     * what it read is then another text, and nobody can tell. Lasting failures are told. */
+    assert_in_range(run_to_success(job_hf, true), 200, 9999);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(place, sizeof place, "%s/%s", models, names[i]);
+        unlink(place);
+    }
+    rmdir(models);
+    __libc_free(b.data);
+}
+
 static void test_format(void **state)
 {
     (void)state;
@@ -262,6 +371,12 @@ static void test_base(void **state)
     skip();
 }
 
+static void test_models(void **state)
+{
+    (void)state;
+    skip();
+}
+
 #endif
 
 int main(void)
@@ -269,6 +384,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format),
         cmocka_unit_test(test_base),
+        cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }

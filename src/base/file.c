@@ -127,7 +127,7 @@ int mapped_file_changed(const mapped_file *file)
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-static bool is_folder(const char *path)
+bool is_folder(const char *path)
 {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);

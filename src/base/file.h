@@ -22,6 +22,7 @@ void mapped_file_close(mapped_file *file); /* zeroed struct is fine */
 /* Whether the file behind the mapping was shrunk, grown or rewritten since the open. */
 int mapped_file_changed(const mapped_file *file);
 
+bool is_folder(const char *path);
 /* Creates the folder and its parents. */
 greta_status folder_make(const char *path, greta_error *err);
 /* Writes `text` to path.partial, syncs, renames. */

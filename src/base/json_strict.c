@@ -14,7 +14,7 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct extent {
@@ -62,6 +62,17 @@ static greta_status fail_parse(const json_source *source, const json_error_t *wh
                     source->what, escape(why->text, strlen(why->text), shown));
 }
 
+/* Whether it was memory that ended the parse. jansson says so at some places only; at others it
+ * takes what it could not store for a fault of the text. */
+static bool no_memory(const json_error_t *why, size_t n)
+{
+    void *probe = malloc(n + 65536);
+    bool is_out =
+        probe == NULL || json_error_code(why) == json_error_out_of_memory || why->text[0] == '\0';
+    free(probe);
+    return is_out;
+}
+
 greta_status json_strict(const json_source *source, json_t **out, greta_error *err)
 {
     json_error_t why;
@@ -79,9 +90,8 @@ greta_status json_strict(const json_source *source, json_t **out, greta_error *e
     }
     json_t *root = json_loadb(source->bytes, source->n, JSON_REJECT_DUPLICATES, &why);
     if (root == NULL) {
-        return json_error_code(&why) == json_error_out_of_memory
-                   ? error_memory(err, source->what, source->n)
-                   : fail_parse(source, &why, err);
+        return no_memory(&why, source->n) ? error_memory(err, source->what, source->n)
+                                          : fail_parse(source, &why, err);
     }
     if (!json_is_object(root)) {
         json_decref(root);

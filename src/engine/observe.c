@@ -308,8 +308,8 @@ static trace_tensor tensor_of_weight(const greta_session *s, const weight_view *
                         .stride = (uint64_t)w->row_bytes};
     snprintf(out.tensor, sizeof out.tensor, "%s", w->name);
     snprintf(out.buffer, sizeof out.buffer, "weights");
-    for (size_t i = 0; i < s->model->file->n_file; i++) {
-        const mapped_file *file = &s->model->file->file[i];
+    for (size_t i = 0; i < s->model->n_mapped; i++) {
+        const mapped_file *file = &s->model->mapped[i];
         if (w->data >= file->data && w->data < file->data + file->size) {
             buffer_of_file(i, out.buffer);
             out.offset = (uint64_t)(w->data - file->data) + (uint64_t)(view->first * w->row_bytes);
@@ -476,7 +476,7 @@ void observer_free(observer *o)
 static greta_status buffers_list(const greta_session *s, trace_buffer **out, size_t *n,
                                  greta_error *err)
 {
-    size_t n_layer = (size_t)s->model->cfg.n_layer, n_file = s->model->file->n_file,
+    size_t n_layer = (size_t)s->model->cfg.n_layer, n_file = s->model->n_mapped,
            count = (size_t)s->plan.n_buffer + 2 * n_layer + 1 + n_file;
     trace_buffer *b = calloc(count, sizeof *b);
     if (!b) {
@@ -500,7 +500,7 @@ static greta_status buffers_list(const greta_session *s, trace_buffer **out, siz
     b[0] = (trace_buffer){"tokens", (uint64_t)(uintptr_t)s->row,
                           (uint64_t)s->options.n_chunk * sizeof *s->row};
     for (size_t i = 0; i < n_file; i++) {
-        const mapped_file *file = &s->model->file->file[i];
+        const mapped_file *file = &s->model->mapped[i];
         b[1 + i] = (trace_buffer){"", (uint64_t)(uintptr_t)file->data, file->size};
         buffer_of_file(i, b[1 + i].name);
     }

@@ -60,7 +60,7 @@ const char *gguf_guess(const uint8_t *data, uint64_t size)
     }
     /* u64 length of a JSON header, then the header. */
     if (size > 8 && data[8] == '{' && data[6] == 0 && data[7] == 0) {
-        return "safetensors file";
+        return "safetensors file (give the folder it lies in)";
     }
     while (size > 0 && (*data == ' ' || (*data >= '\t' && *data <= '\r'))) {
         data++;

@@ -33,6 +33,11 @@ static const safetensors_type types[] = {
     {"U8", 1, false, DTYPE_F32},      {"BOOL", 1, false, DTYPE_F32},
 };
 
+const safetensors_type *safetensors_type_at(size_t i)
+{
+    return i < sizeof types / sizeof types[0] ? &types[i] : NULL;
+}
+
 typedef struct reader {
     const uint8_t *data; /* behind the header */
     uint64_t size;       /* of it */
@@ -240,7 +245,7 @@ static greta_status fail_header(const uint8_t *data, uint64_t size, greta_error 
 {
     const char *kind =
         size >= 4 && memcmp(data, "GGUF", 4) == 0 ? "GGUF file" : gguf_guess(data, size);
-    if (kind != NULL && strcmp(kind, "safetensors file") != 0) {
+    if (kind != NULL && strncmp(kind, "safetensors file", 16) != 0) {
         error_hint(err, "looks like a %s", kind);
     }
     return GRETA_BAD_INPUT;

@@ -55,6 +55,8 @@ greta_status safetensors_parse(const uint8_t *data, uint64_t size, safetensors *
                                greta_error *err);
 void safetensors_close(safetensors *s);
 
+/* The i-th type that files may have; NULL: there are fewer. */
+const safetensors_type *safetensors_type_at(size_t i);
 /* NULL: absent. */
 const safetensors_tensor *safetensors_find(const safetensors *s, const char *name);
 /* Sorts tensors by name into tensor_by_name; a name that stands twice is refused. */

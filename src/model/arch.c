@@ -27,20 +27,6 @@ const architecture *arch_find(const char *name)
     return NULL;
 }
 
-const architecture *arch_find_hf(const char *model_type)
-{
-    for (size_t i = 0; i < N_ARCH; i++) {
-        const architecture *a = architectures[i];
-        for (size_t n = sizeof a->hf_model_type / sizeof a->hf_model_type[0], k = 0;
-             k < n && a->hf_model_type[k]; k++) {
-            if (strcmp(a->hf_model_type[k], model_type) == 0) {
-                return a;
-            }
-        }
-    }
-    return NULL;
-}
-
 const char *arch_names(char text[ARCH_NAMES_MAX])
 {
     size_t n = 0;

@@ -60,7 +60,6 @@ typedef struct op_builder op_builder;
 
 typedef struct architecture {
     const char *name;             /* general.architecture, and prefix of the keys */
-    const char *hf_model_type[4]; /* config.json: model_type; up to the first NULL */
     float hf_norm_add;            /* added to norm weights of HF checkpoints, which store w - 1; the
                                      GGUF converter adds it */
     rope_pairing pairing;         /* of its GGUF files */
@@ -71,8 +70,6 @@ typedef struct architecture {
 
 /* By name; NULL: not known. */
 const architecture *arch_find(const char *name);
-/* By model_type of a config.json; NULL: not known. */
-const architecture *arch_find_hf(const char *model_type);
 /* "gemma2, gemma3, llama, ...", for messages. */
 #define ARCH_NAMES_MAX 256
 const char *arch_names(char text[ARCH_NAMES_MAX]);

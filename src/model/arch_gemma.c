@@ -42,7 +42,6 @@ static void gemma3_defaults(config *c)
 
 const architecture arch_gemma2 = {
     .name = "gemma2",
-    .hf_model_type = {"gemma2"},
     .hf_norm_add = 1.0f,
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_post_norms, tensors_qkv, tensors_ffn},
@@ -52,7 +51,6 @@ const architecture arch_gemma2 = {
 
 const architecture arch_gemma3 = {
     .name = "gemma3",
-    .hf_model_type = {"gemma3_text", "gemma3"},
     .hf_norm_add = 1.0f,
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_post_norms, tensors_qkv, tensors_qk_norm, tensors_ffn},

@@ -15,7 +15,6 @@ static void defaults(config *c)
 
 const architecture arch_llama = {
     .name = "llama",
-    .hf_model_type = {"llama", "mistral", "mixtral"},
     .pairing = ROPE_NEIGHBOURS,
     .tensor = {tensors_norms, tensors_qkv, tensors_qkv_bias, tensors_ffn, tensors_experts},
     .defaults = defaults,

@@ -8,7 +8,6 @@
 
 const architecture arch_phi3 = {
     .name = "phi3",
-    .hf_model_type = {"phi3"},
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_qkv_fused, tensors_ffn_fused},
     .ops = ops_decoder,

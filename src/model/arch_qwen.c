@@ -12,7 +12,6 @@ static void qwen3moe_defaults(config *c)
 
 const architecture arch_qwen2 = {
     .name = "qwen2",
-    .hf_model_type = {"qwen2"},
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_qkv, tensors_qkv_bias, tensors_ffn},
     .ops = ops_decoder,
@@ -20,7 +19,6 @@ const architecture arch_qwen2 = {
 
 const architecture arch_qwen3 = {
     .name = "qwen3",
-    .hf_model_type = {"qwen3"},
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_qkv, tensors_qkv_bias, tensors_qk_norm, tensors_ffn},
     .ops = ops_decoder,
@@ -28,7 +26,6 @@ const architecture arch_qwen3 = {
 
 const architecture arch_qwen3moe = {
     .name = "qwen3moe",
-    .hf_model_type = {"qwen3_moe"},
     .pairing = ROPE_HALVES,
     .tensor = {tensors_norms, tensors_qkv, tensors_qkv_bias, tensors_qk_norm, tensors_experts},
     .defaults = qwen3moe_defaults,

@@ -1,13 +1,14 @@
 /* inspect.c - what is in a file and what running it takes.
  *
- * The directory describes itself (gguf_describe); for an architecture we know, the memory of a
- * session is added: weights stay in the mapped file, the KV cache costs bytes per position,
- * activations bytes per row of a pass. In JSON this is the object "memory"; "model" holds the
- * configuration, or says why there is none in "not_runnable".
+ * The directory describes itself (gguf_describe, hf_describe); for an architecture we know, the
+ * memory of a session is added: weights stay in the mapped file, the KV cache costs bytes per
+ * position, activations bytes per row of a pass. In JSON this is the object "memory"; "model" holds
+ * the configuration, or says why there is none in "not_runnable".
  */
 #include "model/config.h"
 
 #include "base/text.h"
+#include "model/hf.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -23,12 +24,9 @@ typedef struct memory_need {
 
 /* Buffers of a row: about four of n_embd, two of q, two of n_ff, each 64-byte aligned, and the
  * logits. */
-static memory_need need_of(const gguf *g, const config *c)
+static memory_need need_of(uint64_t bytes_weights, const config *c)
 {
-    memory_need need = {0};
-    for (size_t i = 0; i < g->n_tensor; i++) {
-        need.weights += g->tensor[i].bytes;
-    }
+    memory_need need = {.weights = bytes_weights};
     need.kv_position_f16 =
         2 * 2 * (uint64_t)c->n_layer * (uint64_t)c->n_head_kv * (uint64_t)c->head_dim;
     need.rope_position = 4 * (uint64_t)c->rope.dim;
@@ -49,14 +47,14 @@ static uint64_t ctx_shown(const config *c)
     return c->n_ctx_train > 0 && c->n_ctx_train < CTX_SHOWN ? (uint64_t)c->n_ctx_train : CTX_SHOWN;
 }
 
-static void human_add(const gguf *g, const config *c, const greta_error *why, text *out)
+static void human_add(uint64_t bytes_weights, const config *c, const greta_error *why, text *out)
 {
     char number[5][NUMBER_MAX];
     if (!c) {
         text_format(out, "\nnot runnable: %s\n", why->message);
         return;
     }
-    memory_need need = need_of(g, c);
+    memory_need need = need_of(bytes_weights, c);
     text_format(out,
                 "\nmodel: %s, %" PRId32 " layers x %" PRId32 ", %" PRId32 " heads on %" PRId32
                 " kv heads of %" PRId32 ", ffn %" PRId32 ", vocabulary %" PRId32
@@ -75,13 +73,13 @@ static void human_add(const gguf *g, const config *c, const greta_error *why, te
         number_bytes(need_total(&need, ctx_shown(c), CHUNK_SHOWN), number[4]), CHUNK_SHOWN);
 }
 
-static void json_add(const gguf *g, const config *c, const greta_error *why, json_t *root)
+static void json_add(uint64_t bytes_weights, const config *c, const greta_error *why, json_t *root)
 {
     if (!c) {
         json_object_set_new(root, "not_runnable", json_string(why->message));
         return;
     }
-    memory_need need = need_of(g, c);
+    memory_need need = need_of(bytes_weights, c);
     json_object_set_new(root, "model",
                         json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "arch", c->arch,
                                   "n_layer", c->n_layer, "n_embd", c->n_embd, "n_head", c->n_head,
@@ -95,39 +93,68 @@ static void json_add(const gguf *g, const config *c, const greta_error *why, jso
                   (json_int_t)need_total(&need, ctx_shown(c), CHUNK_SHOWN)));
 }
 
-static greta_status describe(const gguf *g, int json, char **out, greta_error *err)
+/* Adds what running takes to the directory's own description, which is freed. */
+static greta_status complete(char *directory, uint64_t bytes_weights, const config *c,
+                             const greta_error *why, int json, char **out, greta_error *err)
 {
-    config cfg;
-    greta_error why = {0};
-    const config *known = config_read(g, &cfg, &why) == GRETA_OK ? &cfg : NULL;
-    char *directory = NULL;
-    GRETA_TRY(gguf_describe(g, json, &directory, err));
     if (!json) {
         text t = {0};
         text_string(&t, directory);
         greta_free(directory);
-        human_add(g, known, &why, &t);
+        human_add(bytes_weights, c, why, &t);
         return text_take(&t, out, err);
     }
     json_t *root = json_loads(directory, 0, NULL);
     greta_free(directory);
     if (root) {
-        json_add(g, known, &why, root);
+        json_add(bytes_weights, c, why, root);
         *out = json_dumps(root, JSON_INDENT(2));
         json_decref(root);
     }
     return *out ? GRETA_OK : error_memory(err, "the description", 0);
 }
 
-greta_status greta_inspect(const char *path, int json, char **text_out, greta_error *err)
+static greta_status inspect_gguf(const char *path, int json, char **out, greta_error *err)
 {
     gguf *g = NULL;
-    *text_out = NULL;
-    greta_status status = gguf_open(path, &g, err);
-    if (status == GRETA_OK) {
-        status = describe(g, json, text_out, err);
+    config cfg;
+    greta_error why = {0};
+    uint64_t bytes = 0;
+    char *directory = NULL;
+    GRETA_TRY(gguf_open(path, &g, err));
+    const config *known = config_read(g, &cfg, &why) == GRETA_OK ? &cfg : NULL;
+    for (size_t i = 0; i < g->n_tensor; i++) {
+        bytes += g->tensor[i].bytes;
     }
-    error_file(status == GRETA_OK ? NULL : err, path);
+    greta_status status = gguf_describe(g, json, &directory, err);
     gguf_close(g);
+    GRETA_TRY(status);
+    return complete(directory, bytes, known, &why, json, out, err);
+}
+
+static greta_status inspect_folder(const char *path, int json, char **out, greta_error *err)
+{
+    hf_folder *f = NULL;
+    config cfg;
+    greta_error why = {0};
+    uint64_t bytes = 0;
+    char *directory = NULL;
+    GRETA_TRY(hf_open(path, &f, err));
+    const config *known = hf_config(f, &cfg, &why) == GRETA_OK ? &cfg : NULL;
+    for (size_t i = 0; i < f->weights->n_tensor; i++) {
+        bytes += f->weights->tensor[i].bytes;
+    }
+    greta_status status = hf_describe(f, json, &directory, err);
+    hf_close(f);
+    GRETA_TRY(status);
+    return complete(directory, bytes, known, &why, json, out, err);
+}
+
+greta_status greta_inspect(const char *path, int json, char **text_out, greta_error *err)
+{
+    *text_out = NULL;
+    greta_status status = is_folder(path) ? inspect_folder(path, json, text_out, err)
+                                          : inspect_gguf(path, json, text_out, err);
+    error_file(status == GRETA_OK ? NULL : err, path);
     return status;
 }

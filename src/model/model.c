@@ -1,5 +1,8 @@
 /* model.c - opens a model: directory, configuration, weights, tokenizer.
  *
+ * A model is a GGUF file, or its parts, or a Hugging Face folder (hf.h). What differs ends with
+ * load_gguf and load_folder: both leave a configuration and weights under GGUF's names.
+ *
  * Which tensors an architecture has, and their shapes, are rules of the architecture; arch.c binds
  * them through the index by name that is made here. A tensor that no rule asks for is left alone,
  * `inspect` lists it.
@@ -8,6 +11,7 @@
 
 #include "base/checked.h"
 #include "model/arch.h"
+#include "model/hf.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,13 +19,12 @@
 #include <string.h>
 #include <xxhash.h>
 
+/* One weight for each tensor of a GGUF file. */
 static greta_status weights_index(struct greta_model *m, greta_error *err)
 {
     m->n_weight = m->file->n_tensor;
     m->weight = calloc(m->n_weight + 1, sizeof *m->weight);
-    m->weight_hash = calloc(m->n_weight + 1, sizeof *m->weight_hash);
-    m->has_weight_hash = calloc(m->n_weight + 1, 1);
-    if (!m->weight || !m->weight_hash || !m->has_weight_hash) {
+    if (!m->weight) {
         return error_memory(err, "the weight table", m->n_weight * sizeof *m->weight);
     }
     for (size_t i = 0; i < m->n_weight; i++) {
@@ -50,13 +53,21 @@ static int weight_compare(const void *a, const void *b)
 static greta_status weights_sort(struct greta_model *m, greta_error *err)
 {
     m->weight_by_name = malloc((m->n_weight + 1) * sizeof *m->weight_by_name);
-    if (!m->weight_by_name) {
+    m->weight_hash = calloc(m->n_weight + 1, sizeof *m->weight_hash);
+    m->has_weight_hash = calloc(m->n_weight + 1, 1);
+    if (!m->weight_by_name || !m->weight_hash || !m->has_weight_hash) {
         return error_memory(err, "the weight table", m->n_weight * sizeof *m->weight_by_name);
     }
     for (size_t i = 0; i < m->n_weight; i++) {
         m->weight_by_name[i] = &m->weight[i];
     }
     qsort(m->weight_by_name, m->n_weight, sizeof *m->weight_by_name, weight_compare);
+    for (size_t i = 1; i < m->n_weight; i++) {
+        const char *name = m->weight_by_name[i]->name;
+        if (strcmp(m->weight_by_name[i - 1]->name, name) == 0) {
+            return error_about(err, GRETA_BAD_INPUT, name, "two tensors are \"%s\"", name);
+        }
+    }
     return GRETA_OK;
 }
 
@@ -88,18 +99,62 @@ weight *model_weight_of_parts(struct greta_model *m, int32_t n, const weight ***
     return &p->whole;
 }
 
-static greta_status model_load(struct greta_model *m, const char *path, greta_error *err)
+static greta_status load_gguf(struct greta_model *m, const char *path, greta_error *err)
 {
     GRETA_TRY(gguf_open(path, &m->file, err));
     GRETA_TRY(config_read(m->file, &m->cfg, err));
-    GRETA_TRY(weights_index(m, err));
+    m->mapped = m->file->file;
+    m->n_mapped = m->file->n_file;
+    return weights_index(m, err);
+}
+
+static greta_status load_folder(struct greta_model *m, const char *path, greta_error *err)
+{
+    GRETA_TRY(hf_open(path, &m->folder, err));
+    GRETA_TRY(hf_config(m->folder, &m->cfg, err));
+    m->mapped = m->folder->weights->file;
+    m->n_mapped = m->folder->weights->n_file;
+    return hf_weights(m->folder, &m->cfg, &m->weight, &m->n_weight, err);
+}
+
+static greta_status end_add(void *user, int64_t id, greta_error *err)
+{
+    return tokenizer_add_end(user, id, err);
+}
+
+static greta_status load_tokenizer(struct greta_model *m, greta_error *err)
+{
+    const hf_folder *f = m->folder;
+    uint64_t rows = (uint64_t)m->cfg.n_vocab;
+    if (!f) {
+        return tokenizer_new(m->file, rows, &m->tok, err);
+    }
+    if (!f->tokenizer.is_open) {
+        return error_set(err, GRETA_BAD_INPUT,
+                         "holds no tokenizer.json (tokenizer.model alone is not read)");
+    }
+    tokenizer_files files = {
+        .json = (const char *)f->tokenizer.data,
+        .json_bytes = (size_t)f->tokenizer.size,
+        .config = (const char *)f->tokenizer_config.data,
+        .config_bytes = (size_t)f->tokenizer_config.size,
+        .chat_template = (const char *)f->chat_template.data,
+        .chat_template_bytes = (size_t)f->chat_template.size,
+    };
+    GRETA_TRY(tokenizer_from_hf(&files, rows, &m->tok, err));
+    return hf_ends(f, end_add, m->tok, err);
+}
+
+static greta_status model_load(struct greta_model *m, const char *path, greta_error *err)
+{
+    GRETA_TRY(is_folder(path) ? load_folder(m, path, err) : load_gguf(m, path, err));
     GRETA_TRY(weights_sort(m, err));
     m->layer = calloc((size_t)m->cfg.n_layer, sizeof *m->layer);
     if (!m->layer) {
         return error_memory(err, "the layer table", (uint64_t)m->cfg.n_layer * sizeof *m->layer);
     }
     GRETA_TRY(arch_bind(m, err));
-    return tokenizer_new(m->file, (uint64_t)m->cfg.n_vocab, &m->tok, err);
+    return load_tokenizer(m, err);
 }
 
 greta_status greta_model_open(const char *path, greta_model **model, greta_error *err)
@@ -149,6 +204,7 @@ void greta_model_release(greta_model *model)
     free(model->packed);
     pthread_mutex_destroy(&model->weight_lock);
     gguf_close(model->file);
+    hf_close(model->folder);
     free(model);
 }
 
@@ -175,15 +231,23 @@ greta_model_info greta_model_describe(const greta_model *m)
     return info;
 }
 
-/* xxh3-64 of the files one behind the other; 0: no memory. */
-static uint64_t files_hash(const gguf *g)
+static void hash_file(XXH3_state_t *state, const mapped_file *file)
+{
+    XXH3_64bits_update(state, file->data, (size_t)file->size);
+}
+
+/* xxh3-64 of the files one behind the other, of a folder behind its config.json; 0: no memory. */
+static uint64_t files_hash(const struct greta_model *m)
 {
     XXH3_state_t *state = XXH3_createState();
     uint64_t hash = 0;
     if (state) {
         XXH3_64bits_reset(state);
-        for (size_t i = 0; i < g->n_file; i++) {
-            XXH3_64bits_update(state, g->file[i].data, (size_t)g->file[i].size);
+        if (m->folder) {
+            hash_file(state, &m->folder->config_file);
+        }
+        for (size_t i = 0; i < m->n_mapped; i++) {
+            hash_file(state, &m->mapped[i]);
         }
         hash = XXH3_64bits_digest(state);
         XXH3_freeState(state);
@@ -195,7 +259,7 @@ static uint64_t files_hash(const gguf *g)
 uint64_t model_file_hash(struct greta_model *model)
 {
     if (!atomic_load(&model->has_file_hash)) {
-        uint64_t hash = files_hash(model->file);
+        uint64_t hash = files_hash(model);
         atomic_store(&model->file_hash, hash);
         atomic_store(&model->has_file_hash, 1);
     }

@@ -26,14 +26,17 @@ typedef struct layer_weights {
 
 struct greta_model {
     atomic_int references;
-    gguf *file;
+    gguf *file;                /* NULL: from a folder */
+    struct hf_folder *folder;  /* NULL: from GGUF */
+    const mapped_file *mapped; /* (n_mapped) the files that hold the weights */
+    size_t n_mapped;
     config cfg;
     tokenizer *tok;
-    weight *weight; /* one per tensor of the file, same order */
+    weight *weight; /* one per tensor of the file, same order; of a folder, see hf_weights */
     size_t n_weight;
-    const weight **weight_by_name;             /* (n_weight), sorted */
-    struct weight_parts *parts;                /* weights made of experts stored one by one */
-    layer_weights *layer;                      /* (n_layer) */
+    const weight **weight_by_name;               /* (n_weight), sorted */
+    struct weight_parts *parts;                  /* weights made of experts stored one by one */
+    layer_weights *layer;                        /* (n_layer) */
     weight_view token_embd, output_norm, output; /* output is token_embd when tied */
     /* (rope.dim / 2) divisors of inv_freq: rope_freqs.weight, and those of longrope; NULL: none */
     const float *rope_factors, *rope_long, *rope_short;
