@@ -16,7 +16,7 @@ typedef struct isolate_args {
     model_args model;
     prompt_args prompt;
     session_args session;
-    const char *prompts, *prompt_id, *layers, *fault, *out, *from;
+    const char *prompts, *prompt_id, *layers, *fault, *fault_stage, *out, *from;
     int mode, e1; /* E1|E0, fresh|truncate */
     int64_t fault_layer;
     uint64_t seed, bytes_max;
@@ -45,7 +45,9 @@ static const flag isolate_flags[] = {
     {.name = "--layers", .kind = FLAG_PATH, .value = "LIST",
      .offset = offsetof(isolate_args, layers), .help = "of the table; default 0"},
     {.name = "--fault", .kind = FLAG_PATH, .value = "NAME", .offset = offsetof(isolate_args, fault),
-     .help = "plant a fault in decode; greta faults lists them"},
+     .help = "plant faults in decode; greta faults lists them"},
+    {.name = "--fault-stage", .kind = FLAG_PATH, .value = "STAGE",
+     .offset = offsetof(isolate_args, fault_stage), .help = "the op; default the fault's own"},
     {.name = "--fault-layer", .kind = FLAG_WHOLE, .value = "N", .max = 1023,
      .offset = offsetof(isolate_args, fault_layer), .help = "its layer; default drawn from --seed"},
     {.name = "--seed", .kind = FLAG_SEED, .value = "N", .offset = offsetof(isolate_args, seed),
@@ -85,8 +87,9 @@ static greta_status isolate_check(const isolate_args *args, greta_error *err)
     if (args->mode && args->e1) {
         return fail(err, GRETA_USAGE, "--e1 truncate belongs to --mode E1");
     }
-    if (!args->fault && args->fault_layer >= 0) {
-        return fail(err, GRETA_USAGE, "--fault-layer needs --fault");
+    if (!args->fault && (args->fault_layer >= 0 || args->fault_stage)) {
+        return fail(err, GRETA_USAGE, "%s needs --fault",
+                    args->fault_stage ? "--fault-stage" : "--fault-layer");
     }
     return GRETA_OK;
 }
@@ -166,6 +169,7 @@ static greta_isolate_options isolate_options(const isolate_args *args)
         .mode = args->mode ? GRETA_E0 : args->e1 ? GRETA_E1_TRUNCATE : GRETA_E1_FRESH,
         .layers = args->layers,
         .fault = args->fault,
+        .fault_stage = args->fault_stage,
         .fault_layer = (int32_t)args->fault_layer,
         .seed = args->seed,
         .out = args->out,

@@ -15,7 +15,7 @@ typedef struct trace_args {
     model_args model;
     prompt_args prompt;
     session_args session;
-    const char *out, *fault;
+    const char *out, *fault, *fault_stage;
     greta_trace_options trace;
     int64_t n, fault_layer;
     uint64_t seed;
@@ -56,7 +56,9 @@ static const flag pair_flags[] = {
     {.name = "--e1", .kind = FLAG_OPTIONAL, .value = "fresh|truncate",
      .offset = offsetof(trace_args, e1), .help = "trace the two runs into the folder -o"},
     {.name = "--fault", .kind = FLAG_PATH, .value = "NAME", .offset = offsetof(trace_args, fault),
-     .help = "plant a fault in decode; greta faults lists them"},
+     .help = "plant faults in decode; greta faults lists them"},
+    {.name = "--fault-stage", .kind = FLAG_PATH, .value = "STAGE",
+     .offset = offsetof(trace_args, fault_stage), .help = "the op; default the fault's own"},
     {.name = "--fault-layer", .kind = FLAG_WHOLE, .value = "N", .max = 1023,
      .offset = offsetof(trace_args, fault_layer), .help = "its layer; default drawn from --seed"},
     {.name = "--seed", .kind = FLAG_SEED, .value = "N", .offset = offsetof(trace_args, seed),
@@ -78,7 +80,7 @@ static greta_status trace_check(const trace_args *args, greta_error *err)
         fail_hint(err, "unset it, or use greta run");
         return GRETA_USAGE;
     }
-    if (!is_pair && (args->fault || args->fault_layer >= 0)) {
+    if (!is_pair && (args->fault || args->fault_stage || args->fault_layer >= 0)) {
         return fail(err, GRETA_USAGE, "--fault needs --e1");
     }
     if (is_pair && args->capture) {
@@ -101,6 +103,7 @@ static greta_status trace_pair(const trace_args *args, greta_model *model,
         .session = session_options(&args->session),
         .mode = args->e1 ? GRETA_E1_TRUNCATE : GRETA_E1_FRESH,
         .fault = args->fault,
+        .fault_stage = args->fault_stage,
         .fault_layer = (int32_t)args->fault_layer,
         .seed = args->seed,
         .out = args->out,

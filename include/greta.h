@@ -333,7 +333,9 @@ typedef struct greta_isolate_options {
     greta_session_options session;
     greta_e1 mode;
     const char *layers;  /* of the table; NULL: "0" */
-    const char *fault;   /* NULL, or a name of greta_faults(): planted in decode only */
+    const char *fault;   /* NULL, or "NAME[/STAGE][:LAYER][@TRIGGER]" of greta_faults(), several
+                            with "+": planted in decode only */
+    const char *fault_stage; /* NULL: where its name says, else the fault's own stage */
     int32_t fault_layer; /* -1: drawn from the seed */
     uint64_t seed;
     const char *out;  /* folder for traces, analysis.tsv, analysis.json, report.md */

@@ -26,6 +26,12 @@ typedef struct plant_bench {
     char path[2][BENCH_PATH];
 } plant_bench;
 
+/* Is it one that the classifier of norms is asked about? */
+static inline bool bench_takes(const fault_kind *kind)
+{
+    return strncmp(kind->name, "ffn_norm-", strlen("ffn_norm-")) == 0;
+}
+
 /* `options` needs session and out; the prompt has BENCH_ROWS + 2 tokens or more. */
 static inline greta_status bench_open(plant_bench *b, greta_model *model,
                                       const greta_prompt *prompt,
@@ -34,7 +40,7 @@ static inline greta_status bench_open(plant_bench *b, greta_model *model,
     *b = (plant_bench){
         .options = *options, .prompt = *prompt, .first = (int32_t)prompt->n - 1 - BENCH_ROWS};
     b->options.overwrite = 1;
-    b->run = (isolate_run){.model = model, .options = &b->options, .fault_layer = -1};
+    b->run = (isolate_run){.model = model, .options = &b->options};
     snprintf(b->path[0], BENCH_PATH, "%s/%s.prefill.jsonl", options->out, prompt->id);
     snprintf(b->path[1], BENCH_PATH, "%s/%s.decode.jsonl", options->out, prompt->id);
     greta_trace_options traced = {.size = sizeof traced,
@@ -79,8 +85,7 @@ static inline greta_status bench_run(plant_bench *b, const fault_kind *kind, int
 {
     fault_planted *planted;
     *out = (analysis_prompt){0};
-    b->run.fault = kind;
-    b->run.fault_layer = layer;
+    b->run.order = fault_order_of(kind, layer);
     GRETA_TRY(isolate_plant(&b->run, b->session, -1, &planted, err));
     isolate_decode decode = {b->session, &b->prompt, b->first, planted, b->path[1]};
     greta_status status = isolate_decode_trace(&b->run, &decode, err);

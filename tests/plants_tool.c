@@ -1,5 +1,5 @@
-/* plants_tool.c - every fault of the catalogue, planted in a given model on given prompts, for
- * the tests in Python:
+/* plants_tool.c - every fault of ffn_norm, planted in a given model on given prompts, for the
+ * tests in Python (what a plant of any kind changes: test_fault_bits.c):
  *
  *     plants_tool MODEL FOLDER LAYERS PROMPT...      a prompt is a file; its name is the id
  *
@@ -83,7 +83,7 @@ static int run_prompt(greta_model *model, const greta_prompt *prompt, const char
     analysis_prompt_free(&judged);
     int failed = 0;
     for (size_t i = 0; i < n && !failed; i++) {
-        failed = run_kind(&bench, &kind[i], n_wanted);
+        failed = bench_takes(&kind[i]) && run_kind(&bench, &kind[i], n_wanted);
     }
     bench_close(&bench);
     return failed;

@@ -412,7 +412,8 @@ def jobs_of(run):
 
 
 def jobs_long(run):
-    """`make check-long`: the whole bit-exactness matrix, and the digests from other builds."""
+    """`make check-long`: the whole bit-exactness matrix, every fault in every model, and the
+    digests from other builds."""
     tool = run.build / "tools/matrix_tool"
     jobs = []
     if not run.offline:
@@ -421,6 +422,12 @@ def jobs_long(run):
         command = [tool, "model", run.env["GRETA_SMOLLM2"], SEED, *prompts]
         jobs.append(Job("matrix/smollm2", [],
                         tap_job(run, "matrix/smollm2", command, SECONDS_LONG)))
+        faults = [run.build / "tests/test_fault_bits", run.env["GRETA_SMOLLM2"]]
+        jobs.append(Job("faults/smollm2", [],
+                        tap_job(run, "faults/smollm2", faults, SECONDS_LONG)))
+    jobs.append(Job("faults/all", [],
+                    tap_job(run, "faults/all", [run.build / "tests/test_fault_bits", "all"],
+                            SECONDS_LONG)))
     jobs += [Job(f"matrix/{weights}", [],
                  tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
              for weights in WEIGHTS]

@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-#define N 10
+#define N      10
 #define LAYERS 3
 
 static op ops[5 * LAYERS + 2];
@@ -32,7 +32,10 @@ static op_list healthy = {ops, 0, edges, 0};
 static int32_t add_op(op_kind kind, stage name, int32_t layer, int32_t in)
 {
     op *o = &ops[healthy.n_op];
-    *o = (op){.kind = kind, .name = name, .layer = layer, .out = {healthy.n_edge, -1, -1},
+    *o = (op){.kind = kind,
+              .name = name,
+              .layer = layer,
+              .out = {healthy.n_edge, -1, -1},
               .in = {{in, READ_THIS_PASS, 0}, {-1, 0, 0}, {-1, 0, 0}, {-1, 0, 0}}};
     if (kind == OP_RMS_NORM) {
         int w = name == STAGE_FINAL_NORM ? 2 * LAYERS : 2 * layer + (name == STAGE_FFN_NORM);
@@ -50,8 +53,8 @@ static int32_t add_op(op_kind kind, stage name, int32_t layer, int32_t in)
         o->eps = 1e-5f;
         o->count = N;
     }
-    edges[healthy.n_edge] = (edge){.name = name, .layer = layer, .width = N,
-                                   .producer = healthy.n_op++};
+    edges[healthy.n_edge] =
+        (edge){.name = name, .layer = layer, .width = N, .producer = healthy.n_op++};
     return healthy.n_edge++;
 }
 
@@ -71,8 +74,12 @@ static int list_setup(void **state)
 
 static fault_site site_of(const fault_kind *kind, int32_t layer)
 {
-    return (fault_site){.kind = kind, .list = &healthy, .table = kernel_find("ref"),
-                        .stage = STAGE_NONE, .layer = layer, .previous_row = -1};
+    return (fault_site){.kind = kind,
+                        .list = &healthy,
+                        .table = kernel_find("ref"),
+                        .stage = STAGE_NONE,
+                        .layer = layer,
+                        .previous_row = -1};
 }
 
 static fault_planted *plant(const char *name, int32_t layer)
@@ -98,11 +105,17 @@ static const op *only_change(const fault_planted *p, stage name, int32_t layer)
     assert_memory_equal(p->list.edge, edges, sizeof(edge) * (size_t)healthy.n_edge);
     const kernel_table *table = kernel_find("ref");
     kernel_table expected = *table;
-    expected.rms_norm = p->has_table ? p->table.rms_norm : table->rms_norm;
-    assert_memory_equal(&p->table, &expected, sizeof expected);
-    assert_ptr_equal(p->table.name, table->name);
-    assert_int_equal(p->has_table, p->table.rms_norm != table->rms_norm);
-    assert_int_equal(p->list.op[at].table, p->has_table);
+    for (int32_t i = 0; i < p->n_table; i++) {
+        expected.rms_norm = p->table[i].rms_norm;
+        assert_memory_equal(&p->table[i], &expected, sizeof expected);
+        assert_ptr_equal(p->table[i].name, table->name);
+        assert_ptr_not_equal(p->table[i].rms_norm, table->rms_norm);
+    }
+    assert_in_range(p->n_table, 0, 1);
+    assert_int_equal(p->list.op[at].table, p->n_table);
+    assert_int_equal(p->n_op, 1);
+    assert_int_equal(p->op[0], at);
+    assert_int_equal(p->n_trigger, 0);
     return &p->list.op[at];
 }
 
@@ -203,7 +216,7 @@ static void test_hidden_numbers(void **state)
         norm_args wrong = norm_of(x, w, y), number = norm_of(x, w, expected);
         number.eps = eps_of[i];
         number.count = count_of[i];
-        p->table.rms_norm(&wrong);
+        p->table[0].rms_norm(&wrong);
         kernel_find("ref")->rms_norm(&number);
         assert_memory_equal(y, expected, sizeof y);
         assert_true(wrong.inv_rms == number.inv_rms);
@@ -234,7 +247,7 @@ static void test_formulas(void **state)
         fault_planted *p = plant(name[k], 0);
         only_field(only_change(p, STAGE_FFN_NORM, 0), 't');
         norm_args a = norm_of(x, w, y);
-        p->table.rms_norm(&a);
+        p->table[0].rms_norm(&a);
         assert_true(fabs((double)a.inv_rms - factor[k]) < 1e-6 * factor[k]);
         for (int i = 0; i < N; i++) {
             double from = (double)x[i] - (k == 2 ? sum / N : 0);
@@ -365,24 +378,36 @@ static void test_catalogue(void **state)
     json_t *list = json_object_get(root, "faults");
     assert_int_equal(json_array_size(list), n);
     for (size_t i = 0; i < n; i++) {
+        json_t *o = json_array_get(list, i);
         per_cause[kind[i].cause]++;
         hidden += kind[i].is_hidden;
-        assert_int_equal(kind[i].stage, STAGE_FFN_NORM);
+        assert_in_range(kind[i].where, 0, WHERE_COUNT - 1);
+        assert_non_null(strstr(listed, fault_where_text(kind[i].where)));
+        assert_string_equal(json_string_value(json_object_get(o, "where")),
+                            fault_where_text(kind[i].where));
+        assert_string_equal(json_string_value(json_object_get(o, "stage")),
+                            stage_name(kind[i].stage));
         assert_ptr_equal(fault_find(kind[i].name), &kind[i]); /* no name twice */
         assert_true(i == 0 || kind[i].cause >= kind[i - 1].cause);
         assert_non_null(strstr(listed, kind[i].name));
         assert_non_null(strstr(listed, kind[i].description));
         assert_non_null(strstr(listed, cause_name(kind[i].cause)));
-        json_t *o = json_array_get(list, i);
         assert_string_equal(json_string_value(json_object_get(o, "name")), kind[i].name);
         assert_string_equal(json_string_value(json_object_get(o, "cause")),
                             cause_name(kind[i].cause));
         assert_int_equal(json_is_true(json_object_get(o, "is_hidden")), kind[i].is_hidden);
     }
-    for (cause c = CAUSE_INPUT_SELECTION; c <= CAUSE_KERNEL_MATH; c++) {
+    for (cause c = CAUSE_INPUT_SELECTION; c <= CAUSE_PRECISION_POLICY; c++) {
         assert_true(per_cause[c] >= 4);
     }
-    assert_int_equal(2 * hidden, per_cause[CAUSE_NORM_STATS]);
+    assert_true(per_cause[CAUSE_TOKENS] >= 2 && hidden >= 6);
+    size_t n_trigger;
+    const fault_trigger *trigger = fault_triggers(&n_trigger);
+    for (size_t i = 0; i < n_trigger; i++) {
+        assert_ptr_equal(fault_trigger_find(trigger[i].name), &trigger[i]);
+        assert_non_null(strstr(listed, trigger[i].name));
+    }
+    assert_int_equal(json_array_size(json_object_get(root, "triggers")), n_trigger);
     json_decref(root);
     greta_free(listed);
     greta_free(json);
@@ -391,14 +416,10 @@ static void test_catalogue(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_inputs),
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_hidden_numbers),
-        cmocka_unit_test(test_formulas),
-        cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_other_norms),
-        cmocka_unit_test(test_layer_draw),
+        cmocka_unit_test(test_inputs),         cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_hidden_numbers), cmocka_unit_test(test_formulas),
+        cmocka_unit_test(test_weights),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_other_norms),    cmocka_unit_test(test_layer_draw),
         cmocka_unit_test(test_catalogue),
     };
     return cmocka_run_group_tests_name("fault", tests, list_setup, NULL);

@@ -107,8 +107,7 @@ static void trace_run(const traced_run *r)
                              .overwrite = 1};
     isolate_run planted = {.model = model,
                            .options = &o,
-                           .fault = r->fault ? fault_find(r->fault) : NULL,
-                           .fault_layer = 1};
+                           .order = fault_order_of(r->fault ? fault_find(r->fault) : NULL, 1)};
     fault_planted *plant;
     int32_t at = (int32_t)r->n_prefill;
     greta_row row = {.token = tokens[0][at], .position = at, .want_logits = 1};
@@ -121,7 +120,7 @@ static void trace_run(const traced_run *r)
     check(isolate_plant(&planted, session, -1, &plant, &err), &err);
     if (plant) {
         session_override override = {
-            .list = &plant->list, .table = &plant->table, .phases = 1u << GRETA_PHASE_DECODE};
+            .list = &plant->list, .table = plant->table, .phases = 1u << GRETA_PHASE_DECODE};
         check(session_override_set(session, &override, &err), &err);
     }
     check(greta_trace_begin(session, &t, &err), &err);

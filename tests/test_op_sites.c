@@ -40,7 +40,7 @@ static void run_traced(const traced_run *r, const char *path)
                                   .sample = r->sample,
                                   .overwrite = 1};
     greta_isolate_options isolate = {.size = sizeof isolate, .session = options};
-    isolate_run plant = {model, &isolate, r->fault, r->layer};
+    isolate_run plant = {model, &isolate, fault_order_of(r->fault, r->layer)};
     fault_planted *planted = NULL;
     const greta_prompt *p = &prompts[1];
     int32_t last = (int32_t)p->n - 1;
@@ -49,7 +49,9 @@ static void run_traced(const traced_run *r, const char *path)
     if (planted) {
         session_override override = {.list = &planted->list,
                                      .phases = 1u << GRETA_PHASE_DECODE,
-                                     .table = planted->has_table ? &planted->table : NULL};
+                                     .table = planted->table,
+                                     .trigger = planted->trigger,
+                                     .cos_sin = planted->cos_sin};
         check(session_override_set(session, &override, &err), &err);
     }
     check(greta_trace_begin(session, &traced, &err), &err);

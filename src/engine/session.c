@@ -67,6 +67,17 @@ int session_rope_is_long(const greta_session *s)
     return kernel_rope_is_long(&source);
 }
 
+rope_table_args session_angles(const greta_session *s, int is_local)
+{
+    rope_source source = rope_source_of(s);
+    rope_table_args a = kernel_rope_args(&source, is_local);
+    a.n_position = s->options.n_ctx;
+    if (is_local && !s->cos_sin[1]) {
+        a.freq_base = 0;
+    }
+    return a;
+}
+
 /* One table for the model, one more for its layers with a window if they turn otherwise. */
 static greta_status rope_new(greta_session *s, greta_error *err)
 {

@@ -36,6 +36,8 @@ greta_status session_override_set(greta_session *session, const session_override
 const struct greta_model *session_model(const greta_session *session);
 /* Longrope: the session's context is above the original one, so it turns by the long factors. */
 int session_rope_is_long(const greta_session *session);
+/* What the session's angles are made from; freq_base 0: there are none for layers with a window. */
+rope_table_args session_angles(const greta_session *session, int is_local);
 const op_list *session_ops(const greta_session *session, greta_phase phase);
 
 #endif

@@ -1,123 +1,27 @@
-/* fault.c - the catalogue and the planting.
- *
- * A row of the catalogue names the fault and holds its edit: a function that changes the copied op
- * list, and what that function takes. New faults of a known shape are new rows; a new shape is
- * one more function of the type fault_plant_op.
+/* fault.c - finding a kind and its op, and planting it.
  *
  * The edited run does what a real engine with that bug would do, and its trace is honest: it shows
  * the row that was read, the numbers the kernel was given, the hash of the weights it saw.
- * It says nothing of the plant. In the `hidden` kinds the kernel itself is wrong (wrong_norm.h), so
- * the record shows the right number and only the output betrays the other one.
+ * It says nothing of the plant. In the `hidden` kinds the kernel itself is wrong, so the record
+ * shows the right number and only the output betrays the other one.
  *
  * Rejected: flags inside the kernels (the healthy path would carry them), and faults applied to
  * traces after the run (they would skip everything downstream).
  */
 #include "fault/fault.h"
 
-#include "fault/wrong_norm.h"
+#include "fault/edit.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct fault_edit fault_edit;
-typedef greta_status fault_plant_op(const fault_site *site, fault_planted *out, op *target,
-                                    greta_error *err);
-
-struct fault_edit {
-    fault_plant_op *plant;
-    void (*number)(float *eps, int64_t *count); /* plant_number */
-    void (*rms_norm)(norm_args *a);             /* plant_kernel */
-    int64_t (*source)(int64_t i, int64_t n);    /* plant_permutation */
-};
-
-static fault_plant_op plant_previous_position, plant_chunk_row_0, plant_layer_before,
-    plant_attn_norm_input, plant_number, plant_kernel, plant_permutation, plant_other_layer;
-
-#define READ(plant_function) .edit = &(const fault_edit){.plant = plant_function}
-#define NUMBER(function) .edit = &(const fault_edit){.plant = plant_number, .number = function}
-#define KERNEL(function) .edit = &(const fault_edit){.plant = plant_kernel, .rms_norm = function}
-#define SOURCE(function) .edit = &(const fault_edit){.plant = plant_permutation, .source = function}
-
-static const fault_kind catalogue[] = {
-    {"ffn_norm-reads-previous-position", CAUSE_INPUT_SELECTION,
-     "ffn_norm reads x_after_attn of the position before",
-     STAGE_FFN_NORM, READ(plant_previous_position)},
-    {"ffn_norm-reads-chunk-row-0", CAUSE_INPUT_SELECTION,
-     "ffn_norm reads row 0 of the last prefill chunk",
-     STAGE_FFN_NORM, .needs_chunk = true, READ(plant_chunk_row_0)},
-    {"ffn_norm-reads-layer-before", CAUSE_INPUT_SELECTION,
-     "ffn_norm reads x_after_attn of the layer before",
-     STAGE_FFN_NORM, .layer_min = 1, READ(plant_layer_before)},
-    {"ffn_norm-reads-attn_norm-input", CAUSE_INPUT_SELECTION,
-     "ffn_norm reads what attn_norm of its layer reads",
-     STAGE_FFN_NORM, READ(plant_attn_norm_input)},
-    {"ffn_norm-eps-times-10", CAUSE_NORM_STATS,
-     "ffn_norm is given ten times its eps",
-     STAGE_FFN_NORM, NUMBER(wrong_eps_times_10)},
-    {"ffn_norm-eps-over-10", CAUSE_NORM_STATS,
-     "ffn_norm is given a tenth of its eps",
-     STAGE_FFN_NORM, NUMBER(wrong_eps_over_10)},
-    {"ffn_norm-eps-plus-1e-3", CAUSE_NORM_STATS,
-     "ffn_norm is given its eps + 1e-3",
-     STAGE_FFN_NORM, NUMBER(wrong_eps_plus_1e_3)},
-    {"ffn_norm-mean-over-n-minus-1", CAUSE_NORM_STATS,
-     "ffn_norm is given n-1 as the count of its mean",
-     STAGE_FFN_NORM, NUMBER(wrong_count_n_minus_1)},
-    {"ffn_norm-mean-over-n-plus-1", CAUSE_NORM_STATS,
-     "ffn_norm is given n+1 as the count of its mean",
-     STAGE_FFN_NORM, NUMBER(wrong_count_n_plus_1)},
-    {"ffn_norm-eps-times-10-hidden", CAUSE_NORM_STATS,
-     "ffn_norm is given the right numbers and uses ten times its eps",
-     STAGE_FFN_NORM, .is_hidden = true, KERNEL(norm_eps_times_10)},
-    {"ffn_norm-eps-over-10-hidden", CAUSE_NORM_STATS,
-     "ffn_norm is given the right numbers and uses a tenth of its eps",
-     STAGE_FFN_NORM, .is_hidden = true, KERNEL(norm_eps_over_10)},
-    {"ffn_norm-eps-plus-1e-3-hidden", CAUSE_NORM_STATS,
-     "ffn_norm is given the right numbers and uses its eps + 1e-3",
-     STAGE_FFN_NORM, .is_hidden = true, KERNEL(norm_eps_plus_1e_3)},
-    {"ffn_norm-mean-over-n-minus-1-hidden", CAUSE_NORM_STATS,
-     "ffn_norm is given the right numbers and uses n-1 as the count of its mean",
-     STAGE_FFN_NORM, .is_hidden = true, KERNEL(norm_count_n_minus_1)},
-    {"ffn_norm-mean-over-n-plus-1-hidden", CAUSE_NORM_STATS,
-     "ffn_norm is given the right numbers and uses n+1 as the count of its mean",
-     STAGE_FFN_NORM, .is_hidden = true, KERNEL(norm_count_n_plus_1)},
-    {"ffn_norm-weights-reversed", CAUSE_WEIGHT_LAYOUT,
-     "ffn_norm reads its weights in reverse order",
-     STAGE_FFN_NORM, SOURCE(source_reversed)},
-    {"ffn_norm-weights-halves-swapped", CAUSE_WEIGHT_LAYOUT,
-     "ffn_norm reads its weights with the halves swapped",
-     STAGE_FFN_NORM, SOURCE(source_halves_swapped)},
-    {"ffn_norm-weights-stride-2", CAUSE_WEIGHT_LAYOUT,
-     "ffn_norm reads its weights at index 2i mod n",
-     STAGE_FFN_NORM, SOURCE(source_stride_2)},
-    {"ffn_norm-weights-other-layer", CAUSE_WEIGHT_LAYOUT,
-     "ffn_norm reads the ffn_norm weights of another layer",
-     STAGE_FFN_NORM, .needs_two_layers = true, READ(plant_other_layer)},
-    {"ffn_norm-sum-for-mean", CAUSE_KERNEL_MATH,
-     "ffn_norm divides by the root of the sum of squares, not of their mean",
-     STAGE_FFN_NORM, KERNEL(norm_sum_for_mean)},
-    {"ffn_norm-no-root", CAUSE_KERNEL_MATH,
-     "ffn_norm divides by the mean of squares, without the root",
-     STAGE_FFN_NORM, KERNEL(norm_no_root)},
-    {"ffn_norm-mean-subtracted", CAUSE_KERNEL_MATH,
-     "ffn_norm subtracts the mean first, as LayerNorm does",
-     STAGE_FFN_NORM, KERNEL(norm_mean_subtracted)},
-    {"ffn_norm-weight-plus-1", CAUSE_KERNEL_MATH,
-     "ffn_norm scales by 1 + weight",
-     STAGE_FFN_NORM, KERNEL(norm_weight_plus_1)},
-};
-
-const fault_kind *fault_kinds(size_t *n)
-{
-    *n = sizeof catalogue / sizeof catalogue[0];
-    return catalogue;
-}
-
 const fault_kind *fault_find(const char *name)
 {
-    for (size_t i = 0; i < sizeof catalogue / sizeof catalogue[0]; i++) {
-        if (strcmp(name, catalogue[i].name) == 0) {
-            return &catalogue[i];
+    size_t n;
+    const fault_kind *kind = fault_kinds(&n);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(name, kind[i].name) == 0) {
+            return &kind[i];
         }
     }
     return NULL;
@@ -136,28 +40,182 @@ int32_t fault_layer_draw(const fault_kind *kind, int32_t n_layer, uint64_t seed)
     return kind->layer_min + (int32_t)(z % (uint64_t)n);
 }
 
-static stage site_stage(const fault_site *site)
+/* ---- Triggers -------------------------------------------------------------------------------- */
+
+enum { PREFILL = 1u << 0, DECODE = 1u << 1 }; /* of greta_phase */
+
+static const fault_trigger triggers[] = {
+    {"prefill", "passes of a prefill", {.phases = PREFILL}},
+    {"decode", "decode steps", {.phases = DECODE}},
+    {"from-position-8", "positions from 8 on", {.position_min = 8}},
+    {"from-position-64",
+     "positions from 64 on: the second tile of attention",
+     {.position_min = 64}},
+    {"from-position-8192", "positions from 8192 on", {.position_min = 8192}},
+    {"later-chunk", "rows of a sequence that began in an earlier pass", {.is_later_chunk = 1}},
+    {"batch-row-1", "all rows of a pass but its first", {.row_min = 1}},
+    {"tail-4", "the last rows of a pass, those that do not fill four", {.tail_of = 4}},
+    {"tail-32", "the last rows of a pass, those that do not fill 32", {.tail_of = 32}},
+    {"length-1-mod-4",
+     "passes of one row more than a multiple of 4",
+     {.length_of = 4, .length_rest = 1}},
+    {"length-1-mod-32",
+     "passes of one row more than a multiple of 32",
+     {.length_of = 32, .length_rest = 1}},
+    {"warm", "rows whose place in the KV cache was written before", {.is_warm = 1}},
+};
+
+const fault_trigger *fault_triggers(size_t *n)
 {
-    return site->stage == STAGE_NONE ? site->kind->stage : site->stage;
+    *n = sizeof triggers / sizeof *triggers;
+    return triggers;
+}
+
+const fault_trigger *fault_trigger_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof triggers / sizeof *triggers; i++) {
+        if (strcmp(triggers[i].name, name) == 0) {
+            return &triggers[i];
+        }
+    }
+    return NULL;
+}
+
+static int32_t larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Both must hold. The kinds' own triggers name no phase and no length, so one of each is left. */
+static op_trigger trigger_join(const op_trigger *a, const op_trigger *b)
+{
+    return (op_trigger){.phases = a->phases | b->phases,
+                        .position_min = larger(a->position_min, b->position_min),
+                        .row_min = larger(a->row_min, b->row_min),
+                        .tail_of = larger(a->tail_of, b->tail_of),
+                        .length_of = larger(a->length_of, b->length_of),
+                        .length_rest = larger(a->length_rest, b->length_rest),
+                        .is_warm = a->is_warm | b->is_warm,
+                        .is_later_chunk = a->is_later_chunk | b->is_later_chunk,
+                        .has_next = a->has_next | b->has_next};
+}
+
+static int trigger_is_none(const op_trigger *t)
+{
+    return !(t->phases | (uint32_t)t->position_min | (uint32_t)t->row_min | (uint32_t)t->tail_of |
+             (uint32_t)t->length_of | (uint32_t)t->is_warm | (uint32_t)t->is_later_chunk |
+             (uint32_t)t->has_next);
+}
+
+/* ---- Planting -------------------------------------------------------------------------------- */
+
+int32_t fault_site_op(const fault_site *site)
+{
+    const op_list *list = site->list;
+    const fault_kind *kind = site->kind;
+    stage wanted = site->stage == STAGE_NONE ? kind->stage : site->stage;
+    int32_t at = op_list_op(list, wanted, stage_is_per_layer(wanted) ? site->layer : -1);
+    if (at >= 0 && fault_where_is(kind->where, list, &list->op[at])) {
+        return at;
+    }
+    int32_t layer = stage_is_per_layer(kind->stage) ? site->layer : -1;
+    bool is_layer = layer >= 0 || !stage_is_per_layer(kind->stage);
+    for (int32_t i = 0; i < list->n_op && site->stage == STAGE_NONE && is_layer; i++) {
+        if (list->op[i].layer == layer && fault_where_is(kind->where, list, &list->op[i])) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+greta_status fault_refuse(const fault_site *site, const op *target, const char *what,
+                          greta_error *err)
+{
+    return error_about(err, GRETA_USAGE, site->kind->name, "there is no %s for %s in layer %d",
+                       what, stage_name(target->name), (int)target->layer);
+}
+
+void *planted_memory(fault_planted *out, size_t bytes)
+{
+    GRETA_ASSERT(out->n_owned < (int32_t)(sizeof out->owned / sizeof *out->owned));
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, bytes > 0 ? bytes : 1) != 0) {
+        return NULL;
+    }
+    return out->owned[out->n_owned++] = memory;
+}
+
+weight *planted_weight(fault_planted *out, const weight *healthy, size_t bytes)
+{
+    uint8_t *data = planted_memory(out, bytes);
+    weight *w = &out->tensor[out->n_tensor];
+    if (!data) {
+        return NULL;
+    }
+    out->n_tensor++;
+    *w = *healthy;
+    w->data = data;
+    w->part = NULL;
+    w->n_part = 0;
+    return w;
+}
+
+/* The op runs the fault for the rows of both triggers; one op has one trigger. */
+static greta_status trigger_bind(const fault_site *site, fault_planted *out, int32_t at,
+                                 greta_error *err)
+{
+    op_trigger rows = trigger_join(&site->kind->trigger, &site->trigger);
+    op *target = &out->list.op[at];
+    bool is_edited = false;
+    for (int32_t i = 0; i < out->n_op; i++) {
+        is_edited |= out->op[i] == at;
+    }
+    if (is_edited) {
+        op_trigger none = {0};
+        const op_trigger *bound = target->trigger ? &out->trigger[target->trigger - 1] : &none;
+        return memcmp(bound, &rows, sizeof rows) == 0
+                   ? GRETA_OK
+                   : error_about(err, GRETA_USAGE, site->kind->name,
+                                 "%s in layer %d carries a fault for other rows",
+                                 stage_name(target->name), (int)target->layer);
+    }
+    if (!trigger_is_none(&rows)) {
+        out->trigger[out->n_trigger++] = rows;
+        target->trigger = out->n_trigger;
+    }
+    return GRETA_OK;
+}
+
+greta_status fault_plant_add(const fault_site *site, fault_planted *out, greta_error *err)
+{
+    const fault_kind *kind = site->kind;
+    int32_t at = fault_site_op(site);
+    if (at < 0) {
+        stage wanted = site->stage == STAGE_NONE ? kind->stage : site->stage;
+        return error_about(err, GRETA_USAGE, kind->name,
+                           "no %s in layer %d that can carry it (it is planted at %s)",
+                           stage_name(wanted), (int)site->layer, fault_where_text(kind->where));
+    }
+    if (out->n_op == FAULTS_STACKED) {
+        return error_about(err, GRETA_USAGE, kind->name, "a list holds at most %d faults",
+                           FAULTS_STACKED);
+    }
+    GRETA_TRY(trigger_bind(site, out, at, err));
+    GRETA_TRY(kind->edit->plant(site, out, &out->list.op[at], err));
+    out->op[out->n_op++] = at;
+    return GRETA_OK;
 }
 
 greta_status fault_plant(const fault_site *site, fault_planted **out, greta_error *err)
 {
-    const fault_kind *kind = site->kind;
     *out = NULL;
-    int32_t at = op_list_op(site->list, site_stage(site), site->layer);
-    if (at < 0 || site->list->op[at].kind != OP_RMS_NORM) {
-        return error_about(err, GRETA_USAGE, kind->name, "no %s in layer %d (a norm of the model)",
-                           stage_name(site_stage(site)), (int)site->layer);
-    }
     fault_planted *planted = calloc(1, sizeof *planted);
     if (!planted) {
         return error_memory(err, "a planted fault", sizeof *planted);
     }
     greta_status status = op_list_copy(site->list, &planted->list, err);
     if (status == GRETA_OK) {
-        planted->table = *site->table;
-        status = kind->edit->plant(site, planted, &planted->list.op[at], err);
+        status = fault_plant_add(site, planted, err);
     }
     if (status != GRETA_OK) {
         fault_planted_free(planted);
@@ -171,122 +229,17 @@ void fault_planted_free(fault_planted *planted)
 {
     if (planted) {
         op_list_free(&planted->list);
-        free(planted->values);
+        for (int32_t i = 0; i < planted->n_owned; i++) {
+            free(planted->owned[i]);
+        }
         free(planted);
     }
 }
 
-static greta_status plant_previous_position(const fault_site *site, fault_planted *out, op *target,
-                                            greta_error *err)
+greta_status fault_tokens_edit(const fault_kind *kind, const int32_t *id, size_t n,
+                               fault_tokens *out, greta_error *err)
 {
-    (void)out;
-    if (site->previous_row >= 0) {
-        return error_about(err, GRETA_BUG, site->kind->name,
-                           "row %d of the previous pass (counted from its end: below 0)",
-                           (int)site->previous_row);
-    }
-    target->in[0].delay = READ_PREVIOUS_PASS;
-    target->in[0].row = site->previous_row;
-    return GRETA_OK;
-}
-
-static greta_status plant_chunk_row_0(const fault_site *site, fault_planted *out, op *target,
-                                      greta_error *err)
-{
-    (void)site;
-    (void)out;
-    (void)err;
-    target->in[0].delay = READ_PREVIOUS_PASS;
-    target->in[0].row = 0;
-    return GRETA_OK;
-}
-
-/* Another edge of this pass; refused if there is none, or if it is the one that is read anyway. */
-static greta_status read_edge(const fault_site *site, op *target, int32_t other, greta_error *err)
-{
-    if (other < 0 || other == target->in[0].edge) {
-        return error_about(err, GRETA_USAGE, site->kind->name,
-                           "there is no such other row to read for %s in layer %d",
-                           stage_name(target->name), (int)target->layer);
-    }
-    target->in[0].edge = other;
-    return GRETA_OK;
-}
-
-static greta_status plant_layer_before(const fault_site *site, fault_planted *out, op *target,
-                                       greta_error *err)
-{
-    const edge *read = &out->list.edge[target->in[0].edge];
-    int32_t before = read->layer < 1 ? -1 : op_list_edge(&out->list, read->name, read->layer - 1);
-    return read_edge(site, target, before, err);
-}
-
-static greta_status plant_attn_norm_input(const fault_site *site, fault_planted *out, op *target,
-                                          greta_error *err)
-{
-    int32_t attn_norm = op_list_op(&out->list, STAGE_ATTN_NORM, site->layer);
-    int32_t other = attn_norm < 0 ? -1 : out->list.op[attn_norm].in[0].edge;
-    return read_edge(site, target, other, err);
-}
-
-static greta_status plant_number(const fault_site *site, fault_planted *out, op *target,
-                                 greta_error *err)
-{
-    (void)out;
-    int64_t count = target->count;
-    site->kind->edit->number(&target->eps, &count);
-    if (count < 1 || count > INT32_MAX) {
-        return error_about(err, GRETA_USAGE, site->kind->name, "the norm has only %d values",
-                           (int)target->count);
-    }
-    target->count = (int32_t)count;
-    return GRETA_OK;
-}
-
-static greta_status plant_kernel(const fault_site *site, fault_planted *out, op *target,
-                                 greta_error *err)
-{
-    (void)err;
-    out->table.rms_norm = site->kind->edit->rms_norm;
-    out->has_table = true;
-    target->table = 1;
-    return GRETA_OK;
-}
-
-static greta_status plant_permutation(const fault_site *site, fault_planted *out, op *target,
-                                      greta_error *err)
-{
-    const weight *healthy = target->w[0].tensor;
-    const float *value = (const float *)(const void *)healthy->data;
-    int64_t n = healthy->n_col;
-    out->values = malloc((size_t)n * sizeof *out->values);
-    if (!out->values) {
-        return error_memory(err, "rearranged weights", (uint64_t)n * sizeof *out->values);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        out->values[i] = value[site->kind->edit->source(i, n)];
-    }
-    out->tensor = *healthy;
-    out->tensor.data = (const uint8_t *)out->values;
-    target->w[0].tensor = &out->tensor;
-    return GRETA_OK;
-}
-
-/* The next layer's, or for the last layer the one before: the usual off-by-one of a layer loop. */
-static greta_status plant_other_layer(const fault_site *site, fault_planted *out, op *target,
-                                      greta_error *err)
-{
-    int32_t other = op_list_op(&out->list, target->name, site->layer + 1);
-    if (other < 0) {
-        other = op_list_op(&out->list, target->name, site->layer - 1);
-    }
-    if (other < 0) {
-        return error_about(err, GRETA_USAGE, site->kind->name, "%s has no other layer",
-                           stage_name(target->name));
-    }
-    const weight *healthy = target->w[0].tensor;
-    out->tensor = *out->list.op[other].w[0].tensor;
-    out->tensor.name = healthy->name;
-    target->w[0].tensor = &out->tensor;
-    return GRETA_OK;
+    *out = (fault_tokens){0};
+    GRETA_ASSERT(kind->where == WHERE_TOKENS);
+    return kind->edit->tokens(id, n, out, err);
 }

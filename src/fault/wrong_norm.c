@@ -10,6 +10,7 @@
 #include "fault/wrong_norm.h"
 
 #include "base/error.h"
+#include "kernel/half.h"
 
 #include <math.h>
 
@@ -41,6 +42,12 @@ void wrong_count_n_plus_1(float *eps, int64_t *count)
 {
     (void)eps;
     *count += 1;
+}
+
+void wrong_count_padded(float *eps, int64_t *count)
+{
+    (void)eps;
+    *count = (*count / 256 + 1) * 256;
 }
 
 static const kernel_table *definition(void)
@@ -138,6 +145,61 @@ void norm_weight_plus_1(norm_args *a)
     }
 }
 
+/* eps beside the root in place of inside it. */
+void norm_eps_outside(norm_args *a)
+{
+    a->inv_rms = 1.0f / (sqrtf(sum_of_squares(a->x, a->n) / (float)a->count) + a->eps);
+    for (int64_t i = 0; i < a->n; i++) {
+        float scaled = a->x[i] * a->inv_rms;
+        a->y[i] = scaled * a->weight[i];
+    }
+}
+
+void norm_weight_missing(norm_args *a)
+{
+    norm_args same = *a;
+    definition()->rms_norm(&same);
+    a->inv_rms = same.inv_rms;
+    for (int64_t i = 0; i < a->n; i++) {
+        a->y[i] = a->x[i] * a->inv_rms;
+    }
+}
+
+void norm_missing(norm_args *a)
+{
+    a->inv_rms = 1.0f;
+    for (int64_t i = 0; i < a->n; i++) {
+        a->y[i] = a->x[i];
+    }
+}
+
+/* The sum of squares in binary16, as a kernel with half-precision statistics has it: Inf above
+ * 65504. */
+void norm_f16_sum(norm_args *a)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < a->n; i++) {
+        sum = half_to_float(half_from_float(sum + a->x[i] * a->x[i]));
+    }
+    a->inv_rms = 1.0f / sqrtf(sum / (float)a->count + a->eps);
+    for (int64_t i = 0; i < a->n; i++) {
+        float scaled = a->x[i] * a->inv_rms;
+        a->y[i] = scaled * a->weight[i];
+    }
+}
+
+/* Weight and factor multiplied first: two roundings, in another order. */
+void norm_weight_first(norm_args *a)
+{
+    norm_args same = *a;
+    definition()->rms_norm(&same);
+    a->inv_rms = same.inv_rms;
+    for (int64_t i = 0; i < a->n; i++) {
+        float scale = a->weight[i] * a->inv_rms;
+        a->y[i] = a->x[i] * scale;
+    }
+}
+
 int64_t source_reversed(int64_t i, int64_t n)
 {
     return n - 1 - i;
@@ -146,6 +208,11 @@ int64_t source_reversed(int64_t i, int64_t n)
 int64_t source_halves_swapped(int64_t i, int64_t n)
 {
     return (i + n / 2) % n;
+}
+
+int64_t source_shifted(int64_t i, int64_t n)
+{
+    return (i + 1) % n;
 }
 
 int64_t source_stride_2(int64_t i, int64_t n)

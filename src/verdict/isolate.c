@@ -266,8 +266,14 @@ static void say_run(text *t, const isolate_run *run)
         text_string(t, " --cpu ");
         say_argument(t, o->session.cpu);
     }
-    if (run->fault) {
-        text_format(t, " --fault %s --fault-layer %" PRId32, run->fault->name, run->fault_layer);
+    if (run->order.n > 0) {
+        text_format(t, " --fault %s", run->options->fault);
+        if (run->options->fault_stage) {
+            text_format(t, " --fault-stage %s", run->options->fault_stage);
+        }
+        if (run->order.part[0].layer >= 0) {
+            text_format(t, " --fault-layer %" PRId32, run->order.part[0].layer);
+        }
     }
 }
 

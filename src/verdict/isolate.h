@@ -22,11 +22,10 @@
 typedef struct isolate_run {
     greta_model *model;
     const greta_isolate_options *options;
-    const fault_kind *fault; /* NULL: none */
-    int32_t fault_layer;
+    fault_order order; /* n 0: no fault; stages and layers resolved */
 } isolate_run;
 
-/* Resolves fault and layer. GRETA_USAGE for what is not in the catalogue or does not fit the
+/* Resolves faults and layers. GRETA_USAGE for what is not in the catalogue or does not fit the
  * model. */
 greta_status isolate_run_init(greta_model *model, const greta_isolate_options *options,
                               isolate_run *run, greta_error *err);
@@ -60,8 +59,8 @@ typedef struct isolate_decode {
 
 greta_status isolate_decode_trace(const isolate_run *run, const isolate_decode *decode,
                                   greta_error *err);
-/* Plants run->fault for a session; `previous_row` as in fault_site. *out is NULL without a fault.
- */
+/* Plants run->order for a session; `previous_row` as in fault_site. *out is NULL without a fault,
+ * and where tokens are all it changes. */
 greta_status isolate_plant(const isolate_run *run, const greta_session *session,
                            int32_t previous_row, fault_planted **out, greta_error *err);
 

@@ -17,29 +17,44 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The layer that was asked for, or one drawn from the seed; none for an op that is in no layer. */
+static greta_status layer_resolve(const isolate_run *run, fault_order_part *part, greta_error *err)
+{
+    int32_t n_layer = run->model->cfg.n_layer;
+    if (!stage_is_per_layer(part->stage == STAGE_NONE ? part->kind->stage : part->stage)) {
+        part->layer = -1;
+        return GRETA_OK;
+    }
+    if (part->layer < 0) {
+        part->layer = fault_layer_draw(part->kind, n_layer, run->options->seed);
+    }
+    if (part->layer < part->kind->layer_min || part->layer >= n_layer) {
+        return error_about(err, GRETA_USAGE, part->kind->name,
+                           "no layer %" PRId32 " to plant it in (%" PRId32 " to %" PRId32 ")",
+                           part->layer, part->kind->layer_min, n_layer - 1);
+    }
+    return GRETA_OK;
+}
+
 greta_status isolate_run_init(greta_model *model, const greta_isolate_options *options,
                               isolate_run *run, greta_error *err)
 {
-    *run = (isolate_run){.model = model, .options = options, .fault_layer = -1};
+    *run = (isolate_run){.model = model, .options = options};
     if (!options->fault) {
         return GRETA_OK;
     }
-    char name[ESCAPED_MAX];
-    int32_t n_layer = model->cfg.n_layer;
-    run->fault = fault_find(options->fault);
-    if (!run->fault) {
-        error_set(err, GRETA_USAGE, "there is no fault \"%s\"",
-                  escape(options->fault, strlen(options->fault), name));
-        error_hint(err, "greta faults lists them");
-        return GRETA_USAGE;
+    stage wanted = options->fault_stage ? stage_find(options->fault_stage) : STAGE_NONE;
+    if (options->fault_stage && wanted == STAGE_NONE) {
+        char name[ESCAPED_MAX];
+        return error_set(err, GRETA_USAGE, "there is no stage \"%s\"",
+                         escape(options->fault_stage, strlen(options->fault_stage), name));
     }
-    run->fault_layer = options->fault_layer >= 0
-                           ? options->fault_layer
-                           : fault_layer_draw(run->fault, n_layer, options->seed);
-    if (run->fault_layer < run->fault->layer_min || run->fault_layer >= n_layer) {
-        return error_about(err, GRETA_USAGE, run->fault->name,
-                           "no layer %" PRId32 " to plant it in (%" PRId32 " to %" PRId32 ")",
-                           run->fault_layer, run->fault->layer_min, n_layer - 1);
+    GRETA_TRY(fault_order_parse(options->fault, &run->order, err));
+    for (int32_t i = 0; i < run->order.n; i++) {
+        fault_order_part *part = &run->order.part[i];
+        part->stage = part->stage == STAGE_NONE ? wanted : part->stage;
+        part->layer = part->layer < 0 ? options->fault_layer : part->layer;
+        GRETA_TRY(layer_resolve(run, part, err));
     }
     return GRETA_OK;
 }
@@ -144,19 +159,48 @@ static size_t rows_read_again(const fault_planted *planted, size_t n, size_t chu
 greta_status isolate_plant(const isolate_run *run, const greta_session *session,
                            int32_t previous_row, fault_planted **out, greta_error *err)
 {
+    greta_status status = GRETA_OK;
+    rope_table_args angles[2] = {session_angles(session, 0), session_angles(session, 1)};
     *out = NULL;
-    if (!run->fault) {
-        return GRETA_OK;
+    for (int32_t i = 0; i < run->order.n && status == GRETA_OK; i++) {
+        const fault_order_part *part = &run->order.part[i];
+        fault_site at = {
+            .kind = part->kind,
+            .list = session_ops(session, GRETA_PHASE_PREFILL),
+            .table = kernel_find(greta_session_describe(session).cpu),
+            .angles = angles,
+            .stage = part->stage,
+            .layer = part->layer,
+            .previous_row = previous_row,
+            .trigger = part->trigger,
+        };
+        if (part->kind->where != WHERE_TOKENS) {
+            status = *out ? fault_plant_add(&at, *out, err) : fault_plant(&at, out, err);
+        }
     }
-    fault_site at = {
-        .kind = run->fault,
-        .list = session_ops(session, GRETA_PHASE_PREFILL),
-        .table = kernel_find(greta_session_describe(session).cpu),
-        .stage = STAGE_NONE,
-        .layer = run->fault_layer,
-        .previous_row = previous_row,
-    };
-    return fault_plant(&at, out, err);
+    if (status != GRETA_OK) {
+        fault_planted_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+static const fault_kind *tokens_kind(const isolate_run *run)
+{
+    const fault_kind *found = NULL;
+    for (int32_t i = 0; i < run->order.n; i++) {
+        found = run->order.part[i].kind->where == WHERE_TOKENS ? run->order.part[i].kind : found;
+    }
+    return found;
+}
+
+static bool needs_chunk(const isolate_run *run)
+{
+    bool needs = false;
+    for (int32_t i = 0; i < run->order.n; i++) {
+        needs |= run->order.part[i].kind->needs_chunk;
+    }
+    return needs;
 }
 
 static greta_status plant_set(greta_session *session, const fault_planted *planted,
@@ -166,8 +210,10 @@ static greta_status plant_set(greta_session *session, const fault_planted *plant
         return GRETA_OK;
     }
     session_override override = {.list = &planted->list,
-                                 .table = planted->has_table ? &planted->table : NULL,
-                                 .phases = 1u << GRETA_PHASE_DECODE};
+                                 .table = planted->table,
+                                 .phases = 1u << GRETA_PHASE_DECODE,
+                                 .trigger = planted->trigger,
+                                 .cos_sin = planted->cos_sin};
     return session_override_set(session, &override, err);
 }
 
@@ -178,6 +224,8 @@ typedef struct decoded {
     greta_session *session;
     const greta_prompt *prompt;
     fault_planted *planted; /* owned by isolate_record, like the session; NULL: none */
+    fault_tokens tokens;    /* likewise */
+    greta_prompt edited;    /* of them */
     size_t n_prefill;       /* tokens prefilled before it */
     int32_t token, position;
 } decoded;
@@ -239,6 +287,26 @@ static greta_status prefill_trace(const isolate_run *run, greta_session *session
     return trace_stop(session, greta_session_feed(session, prompt->token, prompt->n, 0, err), err);
 }
 
+/* The decode side is fed other tokens. */
+static greta_status tokens_plant(const isolate_run *run, decoded *d, greta_error *err)
+{
+    const fault_kind *kind = tokens_kind(run);
+    if (!kind) {
+        return GRETA_OK;
+    }
+    GRETA_TRY(fault_tokens_edit(kind, d->prompt->token, d->prompt->n, &d->tokens, err));
+    if (d->tokens.n < 2 || d->tokens.n > (size_t)greta_session_describe(d->session).n_ctx) {
+        return error_about(err, GRETA_BAD_INPUT, kind->name, "%zu tokens are left of the prompt",
+                           d->tokens.n);
+    }
+    d->edited = (greta_prompt){d->prompt->id, d->tokens.id, d->tokens.n};
+    d->prompt = &d->edited;
+    d->n_prefill = d->tokens.n - 1;
+    d->position = (int32_t)d->n_prefill;
+    d->token = d->tokens.id[d->n_prefill];
+    return GRETA_OK;
+}
+
 /* The session that prefilled is replaced by a fresh one. */
 static greta_status record_fresh(const isolate_run *run, const greta_prompt *prompt,
                                  const isolate_files *files, decoded *d, greta_error *err)
@@ -247,7 +315,8 @@ static greta_status record_fresh(const isolate_run *run, const greta_prompt *pro
     greta_session_free(d->session);
     GRETA_TRY(greta_session_new(run->model, &run->options->session, &d->session, err));
     GRETA_TRY(isolate_plant(run, d->session, -1, &d->planted, err));
-    isolate_decode part = {d->session, prompt, 0, d->planted, files->path[1]};
+    GRETA_TRY(tokens_plant(run, d, err));
+    isolate_decode part = {d->session, d->prompt, 0, d->planted, files->path[1]};
     return isolate_decode_trace(run, &part, err);
 }
 
@@ -306,8 +375,7 @@ static greta_status prompt_check(const isolate_run *run, const greta_session_opt
         out->why = REASON_ONE_TOKEN;
     } else if (!is_e0 && rows_of_last_pass(n, in_force->n_chunk) < 2) {
         out->why = REASON_CHUNK_OF_ONE;
-    } else if (run->fault && run->fault->needs_chunk &&
-               rows_of_last_pass(before, in_force->n_chunk) < 2) {
+    } else if (needs_chunk(run) && rows_of_last_pass(before, in_force->n_chunk) < 2) {
         out->why = REASON_PLANT_ROWS;
     }
     return GRETA_OK;
@@ -335,6 +403,10 @@ greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
                  .token = prompt->token[prompt->n - 1],
                  .position = (int32_t)prompt->n - !is_e0,
                  .n_prefill = prompt->n - (run->options->mode == GRETA_E1_FRESH)};
+    if (tokens_kind(run) && run->options->mode != GRETA_E1_FRESH) {
+        return error_about(err, GRETA_USAGE, tokens_kind(run)->name,
+                           "other tokens need a session of their own: E1, fresh");
+    }
     GRETA_TRY(greta_session_new(run->model, &run->options->session, &d.session, err));
     greta_session_options in_force = greta_session_describe(d.session);
     out->n_token = (int64_t)prompt->n;
@@ -348,6 +420,7 @@ greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
     }
     greta_session_free(d.session);
     fault_planted_free(d.planted);
+    free(d.tokens.id);
     if (status != GRETA_OK) {
         isolate_files_free(files);
     }
