@@ -352,8 +352,8 @@ static void a_difference_outside_the_norms(void **state)
         }
     }
     check(bench_judge(&bench, &judged, &err), &err);
-    assert_int_equal(judged.verdict, GRETA_FAULT);
-    assert_int_equal(judged.state, VERDICT_INCONCLUSIVE);
+    assert_int_equal(judged.verdict, GRETA_NO_VERDICT); /* the values are not those of the hash */
+    assert_int_equal(judged.state, VERDICT_INSTRUMENT_SUSPECT);
     assert_int_equal(judged.stage[judged.first].name, STAGE_GATE);
     assert_int_equal(judged.n_differ, 1);
     analysis_prompt_free(&judged);

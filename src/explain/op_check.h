@@ -15,6 +15,8 @@ typedef struct read_expected {
     stage name; /* STAGE_TOKENS: the token id */
     int32_t layer;
     bool is_cache; /* of all positions up to the token's */
+    stage before;  /* what its producer reads, if that is one row; else STAGE_NONE */
+    int32_t before_layer;
 } read_expected;
 
 /* An op of the model, as far as records speak of it. Strings are the caller's. */

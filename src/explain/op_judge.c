@@ -136,17 +136,21 @@ static void describe_weight(const op_trial *t, side s, int32_t i, finding *f)
     }
 }
 
-/* The cause that a broken row stands for: what is wrong with the residual's sum is structure, with
- * the cache state; another row of the right kind is selection. */
+/* The cause that a broken row stands for. Of the cache: its state. What the producer has read, for
+ * this token: the producer might as well not be there, which is structure, and for keys and values
+ * the state that is stored. Another row of this token in a residual: structure. Any other row is a
+ * wrong selection. */
 static cause cause_of_row(const op_trial *t, side s, int32_t i, const finding_source *source)
 {
     const op_expected *e = t->expected[s];
     const trace_record *r = t->check[s].record;
-    if (e->in[i].is_cache || e->is_store) {
+    bool is_own_token = source->is_found && source->position == r->position;
+    bool is_bypass = is_own_token && e->in[i].before != STAGE_NONE &&
+                     source->name == e->in[i].before && source->layer == e->in[i].before_layer;
+    if (e->in[i].is_cache || (e->is_store && is_bypass)) {
         return CAUSE_KV_STATE;
     }
-    bool is_own_token = source->is_found && source->position == r->position;
-    return e->is_sum && is_own_token ? CAUSE_STRUCTURE : CAUSE_INPUT_SELECTION;
+    return is_bypass || (e->is_sum && is_own_token) ? CAUSE_STRUCTURE : CAUSE_INPUT_SELECTION;
 }
 
 /* Describes every broken operand; returns the causes they stand for. */
@@ -176,7 +180,9 @@ static void fits_collect(const op_evidence *e, finding *f)
 {
     unsigned exact = 0, solved = 0;
     for (int32_t i = 0; i < e->n && f->n_fit < EVIDENCE_MAX; i++) {
-        if (e->item[i].fits) {
+        bool is_hypothesis =
+            e->item[i].role == EVIDENCE_CHANGE || e->item[i].role == EVIDENCE_ORDER;
+        if (e->item[i].fits && is_hypothesis) {
             f->fit[f->n_fit++] = &e->item[i];
             *(e->item[i].is_solved ? &solved : &exact) |= BIT(e->item[i].cause);
         }
@@ -198,9 +204,25 @@ static const evidence *fit_lead(finding *f, cause wanted)
     return NULL;
 }
 
+/* Whether the recorded values are the healthy ones, although the recorded hash is not theirs. */
+static bool is_contradicted(const op_evidence *e)
+{
+    for (int32_t i = 0; i < e->n; i++) {
+        if (e->item[i].role == EVIDENCE_HEALTHY && e->item[i].fits) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void judge_hidden(const op_trial *t, side s, finding *f)
 {
     const trace_record *r = t->check[s].record;
+    if (is_contradicted(t->evidence[s])) {
+        f->state = VERDICT_INSTRUMENT_SUSPECT;
+        phrase_add(f, "recorded sums and hashes that are not those of the recorded values");
+        return;
+    }
     fits_collect(t->evidence[s], f);
     f->is_hidden = true;
     if (f->n_fit > 0) {

@@ -121,8 +121,15 @@ json_t *json_ops(const op_findings *p)
     json_t *list = json_array();
     for (size_t i = 0; list && i < p->n_op; i++) {
         json_t *op = op_of(&p->op[i]), *said = sentence_of(&p->op[i]);
-        if (!op || !said || json_object_set_new(op, "answer", said) ||
-            json_array_append_new(list, op)) {
+        json_t *f64 = json_array();
+        for (int s = 0; f64 && s < SIDE_COUNT; s++) {
+            const op_evidence *e = &p->op[i].evidence[s];
+            json_array_append_new(f64, json_pack("{s:o, s:o}", "recorded",
+                                                 real_of(e->f64_ratio_recorded), "healthy",
+                                                 real_of(e->f64_ratio)));
+        }
+        if (!op || !said || json_object_set_new(op, "bounds_from_f64", f64) ||
+            json_object_set_new(op, "answer", said) || json_array_append_new(list, op)) {
             json_decref(list);
             return NULL;
         }

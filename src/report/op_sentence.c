@@ -150,8 +150,32 @@ static void say_patch(text *t, lang l, const patch *p)
     }
 }
 
+/* The arbiter: binary64 from the stored weights, and the op's rounding bound. */
+static void say_arbiter(text *t, lang l, const op_line *op)
+{
+    for (int s = 0; s < SIDE_COUNT; s++) {
+        const op_evidence *e = &op->evidence[s];
+        char recorded[NUMBER_MAX], healthy[NUMBER_MAX];
+        if (!op->is_accused || !(op->found.sides & 1u << s) || isnan(e->f64_ratio_recorded)) {
+            continue;
+        }
+        bool is_far = isinf(e->f64_ratio_recorded);
+        number_scientific(is_far ? 0 : e->f64_ratio_recorded, 2, recorded);
+        number_scientific(isinf(e->f64_ratio) ? 0 : e->f64_ratio, 2, healthy);
+        text_format(t,
+                    SAY(" Against binary64, the row of %s is %s%s times its rounding bound away, "
+                        "the healthy replay %s times.",
+                        " Frente a binary64, la fila de %s está a %s%s veces su cota de redondeo, "
+                        "el recálculo sano a %s veces."),
+                    side_names(l, op->naming, 1u << s),
+                    is_far ? SAY("more than any ", "más de ") : "", is_far ? "" : recorded,
+                    healthy);
+    }
+}
+
 void say_op_details(text *t, lang l, const op_line *op)
 {
+    say_arbiter(t, l, op);
     say_terms(t, l, op);
     say_patch(t, l, &op->patch);
 }

@@ -98,7 +98,8 @@ typedef struct op_evidence {
     bool has_as_read;             /* operands are broken, and what was read is known */
     bool as_read_fits;
     bool f64_agrees;              /* the healthy result is within its bound of binary64 */
-    double f64_ratio;             /* largest distance over the bound; NAN: not asked */
+    double f64_ratio;             /* its largest distance over the bound; NAN: not asked */
+    double f64_ratio_recorded;    /* the same of the recorded row */
     int32_t n;
     evidence *item;               /* (n) hypotheses that were tried, malloc'd by replay's caller */
 } op_evidence;

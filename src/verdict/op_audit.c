@@ -10,8 +10,9 @@
 #include "verdict/op_audit.h"
 
 #include "explain/norm_side.h"
+#include "explain/terms.h"
+#include "replay/op_bound.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +29,13 @@ static op_expected expected_of(const op_list *list, const op *o)
                      .is_sum = o->kind == OP_ADD};
     for (; e.n_in < OP_IN_MAX && o->in[e.n_in].edge >= 0; e.n_in++) {
         const edge *from = &list->edge[o->in[e.n_in].edge];
-        e.in[e.n_in] = (read_expected){from->name, from->layer, from->is_cache};
+        read_expected *read = &e.in[e.n_in];
+        *read = (read_expected){from->name, from->layer, from->is_cache, STAGE_NONE, -1};
+        const op *producer = from->producer >= 0 ? &list->op[from->producer] : NULL;
+        if (producer && producer->in[0].edge >= 0 && producer->in[1].edge < 0) {
+            read->before = list->edge[producer->in[0].edge].name;
+            read->before_layer = list->edge[producer->in[0].edge].layer;
+        }
     }
     for (; e.n_weight < OP_WEIGHT_MAX && o->w[e.n_weight].tensor; e.n_weight++) {
         e.weight[e.n_weight] = o->w[e.n_weight].tensor->name;
@@ -143,11 +150,17 @@ static bool row_find(void *user, stage name, int32_t layer, int64_t position, op
     return op_audit_row(finder->terms, finder->reader, name, layer, position, out);
 }
 
+static op_place place_of(const audit_terms *terms, int32_t i)
+{
+    const op_plan *plan = terms->plan;
+    return (op_place){plan->model,       &plan->list, i, terms->run.site->any->position,
+                      plan->contract.kv, plan->n_ctx};
+}
+
 greta_status op_audit_case(const audit_terms *terms, int32_t i, op_case *c, greta_error *err)
 {
     row_finder finder = {terms, &terms->plan->expected[i]};
-    op_place at = {terms->plan->model, &terms->plan->list, i, terms->run.site->any->position,
-                   terms->plan->contract.kv, terms->plan->n_ctx};
+    op_place at = place_of(terms, i);
     op_rows rows = {row_find, &finder};
     return op_case_build(&at, &rows, c, err);
 }
@@ -273,6 +286,69 @@ static greta_status try_as_read(const audit_terms *terms, int32_t i, const op_ca
     return status;
 }
 
+/* Every hypothesis about the op, each a change of the healthy case, against the recorded row. */
+static greta_status try_hypotheses(const audit_terms *terms, int32_t i, const op_case *c,
+                                   op_audit *out, greta_error *err)
+{
+    row_finder finder = {terms, &terms->plan->expected[i]};
+    op_rows rows = {row_find, &finder};
+    op_place at = place_of(terms, i);
+    op_around around = {.at = &at, .rows = &rows};
+    op_operand recorded;
+    if (!operand_of(&out->check.record->out[0], &recorded)) {
+        return GRETA_OK;
+    }
+    op_trial_terms trial = {.recorded_by = out->check.record->kernel, .recorded = &recorded};
+    return op_try(c, &around, &trial, &out->evidence.item, &out->evidence.n, err);
+}
+
+/* The largest distance of a row from its exact one, over the element's bound. */
+static double ratio_of(dtype type, const void *values, int64_t n, const double *exact,
+                       const double *bound)
+{
+    const term_row row = {type, n, values};
+    double largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double distance = fabs(term_value(&row, i) - exact[i]);
+        double ratio = distance <= bound[i] ? (distance > 0 ? distance / bound[i] : 0)
+                       : bound[i] > 0       ? distance / bound[i]
+                                            : INFINITY;
+        largest = isnan(distance) ? INFINITY : fmax(largest, ratio);
+    }
+    return largest;
+}
+
+/* Who is wrong, by binary64 from the stored weights, inside the run's own contract: the recorded
+ * row, or the definition? */
+static greta_status arbitrate(const audit_terms *terms, const op_case *c, op_audit *out,
+                              greta_error *err)
+{
+    size_t n = (size_t)c->out.n;
+    double *exact = malloc(n * sizeof *exact), *bound = malloc(n * sizeof *bound);
+    const op_contract *contract = &terms->plan->contract;
+    op_operand recorded;
+    greta_status status = exact && bound ? GRETA_OK : error_memory(err, "a row", 2 * n * 8);
+    status = status ? status : op_replay_f64(c, contract, exact, err);
+    status = status ? status : op_bound(c, contract, BOUND_SOUND, bound, err);
+    if (status == GRETA_OK) {
+        op_evidence *e = &out->evidence;
+        e->f64_ratio = ratio_of(out->healthy.type, out->healthy.values, c->out.n, exact, bound);
+        e->f64_agrees = e->f64_ratio <= 1;
+        if (operand_of(&out->check.record->out[0], &recorded) && recorded.n == c->out.n) {
+            e->f64_ratio_recorded =
+                ratio_of(recorded.type, recorded.values, recorded.n, exact, bound);
+        }
+    }
+    free(exact);
+    free(bound);
+    return status;
+}
+
+static bool is_of_definition(const trace_record *r)
+{
+    return r->kernel && strncmp(r->kernel, "ref", 3) == 0;
+}
+
 static greta_status case_replay(const audit_terms *terms, int32_t i, const op_case *c,
                                 op_audit *out, greta_error *err)
 {
@@ -289,7 +365,13 @@ static greta_status case_replay(const audit_terms *terms, int32_t i, const op_ca
     GRETA_TRY(op_output_new(c, &out->healthy, err));
     GRETA_TRY(op_replay(table, c, &out->healthy, err));
     e->healthy_fits = output_fits(&out->healthy, record);
-    return op_check_is_broken(&out->check) ? try_as_read(terms, i, c, out, err) : GRETA_OK;
+    if (!e->healthy_fits || is_of_definition(record)) { /* whose other build may share its fault */
+        GRETA_TRY(arbitrate(terms, c, out, err));
+    }
+    if (op_check_is_broken(&out->check)) {
+        return try_as_read(terms, i, c, out, err);
+    }
+    return e->healthy_fits ? GRETA_OK : try_hypotheses(terms, i, c, out, err);
 }
 
 static bool same_tensors(const trace_tensor *a, const trace_tensor *b, int32_t n)
@@ -342,7 +424,7 @@ static greta_status audit_op(const audit_terms *terms, int32_t i, op_audit *out,
 {
     op_case c;
     op_check_reads(&terms->run, &terms->plan->expected[i], &out->check);
-    out->evidence = (op_evidence){.f64_agrees = true, .f64_ratio = NAN};
+    out->evidence = (op_evidence){.f64_agrees = true, .f64_ratio = NAN, .f64_ratio_recorded = NAN};
     if (!out->check.record) {
         missing_set(&out->evidence, "record");
         return GRETA_OK;

@@ -10,7 +10,7 @@
 #define GRETA_VERDICT_OP_AUDIT_H
 
 #include "explain/op_judge.h"
-#include "replay/op_replay.h"
+#include "replay/op_hypothesis.h"
 
 /* The op list of one contract, as replay and as explain see it. */
 typedef struct op_plan {
