@@ -280,6 +280,48 @@ static void stacked_faults_come_in_order(void **state)
     bench_close(&bench);
 }
 
+static void check_f16_sum(plant_bench *bench)
+{
+    greta_error err = {0};
+    analysis_prompt p;
+    check(bench_run(bench, fault_find("norm-f16-sum"), 1, &p, &err), &err);
+    assert_int_equal(p.state, VERDICT_SUSPECTED);
+    assert_int_equal(analysis_decisive_op(&p)->name, STAGE_ATTN_NORM);
+    analysis_prompt_free(&p);
+}
+
+/* Matrices that were read otherwise are not kept in a trace: which way is found by replay. */
+static void rearranged_matrices_are_named(void **state)
+{
+    static const struct {
+        const char *fault;
+        stage name;
+        cause cause;
+    } cases[] = {{"weights-rows-reversed", STAGE_UP, CAUSE_WEIGHT_LAYOUT},
+                 {"weights-row-before", STAGE_GATE, CAUSE_WEIGHT_LAYOUT},
+                 {"weights-zero", STAGE_MLP_OUT, CAUSE_WEIGHT_LAYOUT},
+                 {"norm-missing", STAGE_FFN_NORM, CAUSE_STRUCTURE}};
+    (void)state;
+    plant_bench bench;
+    analysis_prompt p;
+    bench_start(&bench, 1, "ops-matrices", &p);
+    analysis_prompt_free(&p);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        greta_error err = {0};
+        const op_line *fault[4] = {NULL};
+        const edit_case expected = {cases[i].fault, NULL, cases[i].name, 1, cases[i].cause};
+        check(bench_run(&bench, fault_find(cases[i].fault), 1, &p, &err), &err);
+        assert_int_equal(faults_of(&p, fault), 1);
+        assert_named(&expected, fault[0]);
+        assert_int_equal(p.state, VERDICT_CONFIRMED);
+        analysis_prompt_free(&p);
+    }
+    /* a sum in binary16 scales the row by one factor, and so does a wrong eps: nothing is certain
+     */
+    check_f16_sum(&bench);
+    bench_close(&bench);
+}
+
 /* What no hypothesis explains is located all the same, and is no confirmed cause. */
 static void the_unexplained_is_located(void **state)
 {
@@ -348,6 +390,7 @@ int main(void)
         cmocka_unit_test(clean_runs_are_replayed),
         cmocka_unit_test(every_edit_is_named),
         cmocka_unit_test(stacked_faults_come_in_order),
+        cmocka_unit_test(rearranged_matrices_are_named),
         cmocka_unit_test(the_unexplained_is_located),
         cmocka_unit_test(provenance_is_told),
     };

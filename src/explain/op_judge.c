@@ -255,8 +255,12 @@ static void judge_admitted(const op_trial *t, side s, finding *f)
     unsigned causes = describe_breaks(t, s, f);
     fits_collect(e, f);
     f->state = VERDICT_SUSPECTED;
-    bool has_fit = fit_lead(f, f->cause) != NULL;
+    const evidence *lead = fit_lead(f, f->cause);
+    bool has_fit = lead != NULL;
     f->fit_causes |= causes;
+    if (lead && !e->has_as_read) { /* how the operand came to be what it was */
+        phrase_add(f, "%s", lead->phrase);
+    }
     if (e->has_as_read && !e->as_read_fits) {
         phrase_add(f, "which alone does not give its output");
     } else if (is_single(f->fit_causes) && (e->as_read_fits || has_fit)) {

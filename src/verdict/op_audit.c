@@ -369,9 +369,9 @@ static greta_status case_replay(const audit_terms *terms, int32_t i, const op_ca
         GRETA_TRY(arbitrate(terms, c, out, err));
     }
     if (op_check_is_broken(&out->check)) {
-        return try_as_read(terms, i, c, out, err);
+        GRETA_TRY(try_as_read(terms, i, c, out, err));
     }
-    return e->healthy_fits ? GRETA_OK : try_hypotheses(terms, i, c, out, err);
+    return e->healthy_fits || e->has_as_read ? GRETA_OK : try_hypotheses(terms, i, c, out, err);
 }
 
 static bool same_tensors(const trace_tensor *a, const trace_tensor *b, int32_t n)

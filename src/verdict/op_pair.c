@@ -119,15 +119,26 @@ static bool outputs_differ(const pair_case *c, int32_t i)
 /* ---- Judging --------------------------------------------------------------------------------- */
 
 /* The classifier of norms knows more of a norm (its numbers, its weights): where it names a cause,
- * its finding stands. */
+ * its finding stands. But a number that was solved for fits whatever scales a row by one factor:
+ * alone it confirms nothing, and it and several causes yield to a hypothesis that alone gives the
+ * bits. */
 static void norm_take(const op_pair *p, op_line *line)
 {
     for (size_t i = 0; i < p->n_norm && line->is_accused; i++) {
         const norm_line *norm = &p->norm[i];
-        bool is_named =
-            norm->found.state == VERDICT_CONFIRMED || norm->found.state == VERDICT_SUSPECTED;
-        if (norm->name == line->name && norm->layer == line->layer && is_named) {
-            line->found = norm->found;
+        const finding *f = &norm->found;
+        bool is_named = f->state == VERDICT_CONFIRMED || f->state == VERDICT_SUSPECTED;
+        bool is_solved = f->n_fit > 0 && f->fit[0]->is_solved;
+        bool is_better = line->found.state == VERDICT_CONFIRMED && line->found.n_fit > 0 &&
+                         !line->found.fit[0]->is_solved;
+        bool is_weak = is_solved || f->state == VERDICT_SUSPECTED;
+        if (norm->name != line->name || norm->layer != line->layer || !is_named ||
+            (is_weak && is_better)) {
+            continue;
+        }
+        line->found = *f;
+        if (is_solved) {
+            line->found.state = VERDICT_SUSPECTED;
         }
     }
 }
