@@ -252,7 +252,7 @@ static void test_mutations(void **state)
                                         "\xff"};
     size_t n_open = 0, n_refused = 0;
     put_weights();
-    for (uint64_t first = 1; first <= 3000; first++) {
+    for (uint64_t first = 1; first <= 1000; first++) {
         char text[2048];
         size_t n = sizeof sample - 1;
         memcpy(text, sample, n);
@@ -273,7 +273,7 @@ static void test_mutations(void **state)
         n_open += status == GRETA_OK;
         n_refused += status != GRETA_OK;
     }
-    assert_true(n_open > 10 && n_refused > 1000);
+    assert_true(n_open > 5 && n_refused > 300);
 }
 
 static int folder_begin(void **state)
