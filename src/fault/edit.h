@@ -51,6 +51,8 @@ greta_status fault_refuse(const fault_site *site, const op *target, const char *
                           greta_error *err);
 /* A copy of a tensor under its own name, with `bytes` of its own; NULL: no memory. */
 weight *planted_weight(fault_planted *out, const weight *healthy, size_t bytes);
+/* Entries of `wrong` that are not NULL, in place of those of the table. */
+void kernels_replace(kernel_table *table, const kernel_table *wrong);
 void *planted_memory(fault_planted *out, size_t bytes);
 
 #endif

@@ -31,8 +31,7 @@ greta_status plant_change(const fault_site *site, fault_planted *out, op *target
                : fault_refuse(site, target, "number to change", err);
 }
 
-/* Entries of `wrong` in place of those of the table. */
-static void kernels_replace(kernel_table *table, const kernel_table *wrong)
+void kernels_replace(kernel_table *table, const kernel_table *wrong)
 {
 #define REPLACE(entry) table->entry = wrong->entry ? wrong->entry : table->entry
     REPLACE(embed);

@@ -24,7 +24,9 @@ typedef struct attention_rule {
     int32_t (*kv_head)(int32_t head, int32_t n_head_kv);
     float (*dot)(float dot);
     float (*value)(float chain); /* after a step of a value's chain */
-    bool is_not_divided, adds_one, keeps_scale;
+    float (*exp)(float x);       /* NULL: elementary_exp */
+    int64_t tile;                /* positions of a tile, at most ATTENTION_TILE; 0: that */
+    bool is_not_divided, adds_one, keeps_scale, is_not_fused, is_plain;
 } attention_rule;
 
 static float cached(const attention_args *a, const void *cache, int64_t at)
@@ -67,11 +69,17 @@ static float score_at(const query *u, int64_t p)
     int64_t at = kv_at(&a->kv, KV_KEYS, row, u->kv_head);
     float dot = 0;
     for (int32_t d = 0; d < a->kv.head_dim; d++, at += kv_step(KV_KEYS)) {
-        dot = fmaf(u->q[d], cached(a, a->k, at), dot);
+        float key = cached(a, a->k, at), product = u->q[d] * key;
+        dot = u->rule->is_not_fused ? dot + product : fmaf(u->q[d], key, dot);
     }
     dot = u->rule->dot ? u->rule->dot(dot) : dot;
     float score = dot * a->scale;
     return a->softcap > 0 ? elementary_softcap(a->softcap, score) : score;
+}
+
+static float exp_by(const attention_rule *rule, float x)
+{
+    return rule->exp ? rule->exp(x) : elementary_exp(x);
 }
 
 typedef struct attended {
@@ -85,19 +93,21 @@ static void tile_attend(const query *u, visible v, attended *tile)
     const attention_args *a = u->a;
     const attention_rule *rule = u->rule;
     float term[ATTENTION_TILE] = {0};
-    int64_t start = v.first / ATTENTION_TILE * ATTENTION_TILE;
+    int64_t size = rule->tile ? rule->tile : ATTENTION_TILE, start = v.first / size * size;
     for (int64_t p = v.first; p < v.end; p++) {
         term[p - start] = score_at(u, p);
         tile->max = p == v.first ? term[p - start] : maximum(tile->max, term[p - start]);
     }
     memset(tile->out, 0, sizeof tile->out);
     for (int64_t p = v.first; p < v.end; p++) {
-        float e = elementary_exp(term[p - start] - tile->max);
+        float e = exp_by(rule, term[p - start] - tile->max);
         term[p - start] = e;
         int64_t row = rule->value_row ? rule->value_row(p, u->own) : p;
         int64_t at = kv_at(&a->kv, KV_VALUES, row, u->kv_head);
         for (int32_t d = 0; d < a->kv.head_dim; d++) {
-            float chain = fmaf(e, cached(a, a->v, at + d), tile->out[d]);
+            float value = cached(a, a->v, at + d), product = e * value;
+            float chain =
+                rule->is_not_fused ? tile->out[d] + product : fmaf(e, value, tile->out[d]);
             tile->out[d] = rule->value ? rule->value(chain) : chain;
         }
     }
@@ -107,7 +117,7 @@ static void tile_attend(const query *u, visible v, attended *tile)
 static void tile_merge(const query *u, attended *total, const attended *tile)
 {
     float most = maximum(total->max, tile->max);
-    float old = elementary_exp(total->max - most), new = elementary_exp(tile->max - most);
+    float old = exp_by(u->rule, total->max - most), new = exp_by(u->rule, tile->max - most);
     old = u->rule->keeps_scale ? 1.0f : old;
     total->sum = fmaf(total->sum, old, tile->sum * new);
     for (int32_t d = 0; d < u->a->kv.head_dim; d++) {
@@ -120,10 +130,11 @@ static void tile_merge(const query *u, attended *total, const attended *tile)
 static void query_attend(const query *u, float *y)
 {
     visible v = {attention_first(u->a, u->own), u->own + 1};
+    int64_t size = u->rule->tile ? u->rule->tile : ATTENTION_TILE;
     attended total = {.max = 0}, tile;
     v = u->rule->see ? u->rule->see(v) : v;
     for (int64_t p = v.first, end; p < v.end; p = end) {
-        end = (p / ATTENTION_TILE + 1) * ATTENTION_TILE;
+        end = (p / size + 1) * size;
         end = end < v.end ? end : v.end;
         tile_attend(u, (visible){p, end}, &tile);
         if (p == v.first) {
@@ -139,6 +150,8 @@ static void query_attend(const query *u, float *y)
     }
 }
 
+static void query_plain(const query *u, float *y);
+
 static void attend(const attention_args *a, int32_t first, int32_t last, const attention_rule *rule)
 {
     int32_t n_group = a->n_head / a->kv.n_head_kv;
@@ -147,7 +160,7 @@ static void attend(const attention_args *a, int32_t first, int32_t last, const a
             int64_t at = (int64_t)h * a->kv.head_dim;
             query u = {a, rule, a->q + t * a->q_stride + at, a->n_position - 1 + t,
                        rule->kv_head ? rule->kv_head(h, a->kv.n_head_kv) : h / n_group};
-            query_attend(&u, a->y + t * a->y_stride + at);
+            (rule->is_plain ? query_plain : query_attend)(&u, a->y + t * a->y_stride + at);
         }
     }
 }
@@ -223,6 +236,39 @@ ATTENTION(attention_f16_values, .value = rounded_f16)
 ATTENTION(attention_not_divided, .is_not_divided = true)
 ATTENTION(attention_one_more_key, .adds_one = true)
 ATTENTION(attention_tiles_not_rescaled, .keeps_scale = true)
+
+static float exp_libm(float x)
+{
+    return expf(x);
+}
+
+ATTENTION(attention_not_fused, .is_not_fused = true)
+ATTENTION(attention_libm_exp, .exp = exp_libm)
+ATTENTION(attention_tiles_16, .tile = 16)
+
+/* All positions at once: the largest score first, then one chain for the sum and each value. */
+static void query_plain(const query *u, float *y)
+{
+    int64_t first = attention_first(u->a, u->own);
+    float max = score_at(u, first), sum = 0;
+    for (int64_t p = first; p <= u->own; p++) {
+        max = maximum(max, score_at(u, p));
+    }
+    memset(y, 0, (size_t)u->a->kv.head_dim * sizeof *y);
+    for (int64_t p = first; p <= u->own; p++) {
+        float e = elementary_exp(score_at(u, p) - max);
+        int64_t at = kv_at(&u->a->kv, KV_VALUES, p, u->kv_head);
+        sum += e;
+        for (int32_t d = 0; d < u->a->kv.head_dim; d++) {
+            y[d] = fmaf(e, cached(u->a, u->a->v, at + d), y[d]);
+        }
+    }
+    for (int32_t d = 0; d < u->a->kv.head_dim; d++) {
+        y[d] /= sum;
+    }
+}
+
+ATTENTION(attention_plain, .is_plain = true)
 
 void attention_scale_1_over_d(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last)
 {

@@ -49,6 +49,16 @@ static float chain_float(const matmul_args *a, const uint8_t *row, const float *
     return acc;
 }
 
+/* Sums of codes of each half, times the half's minimum. */
+static int32_t halves_sum(const block_values *v, const int8_t *code)
+{
+    int32_t half[2] = {0, 0};
+    for (int i = 0; i < ACT_BLOCK; i++) {
+        half[i / (ACT_BLOCK / 2)] += code[i];
+    }
+    return v->m[0] * half[0] + v->m[1] * half[1];
+}
+
 static float chain_q8(const matmul_args *a, const uint8_t *row, const int8_t *code, int64_t from,
                       int64_t end, const matmul_rule *rule)
 {
@@ -63,9 +73,12 @@ static float chain_q8(const matmul_args *a, const uint8_t *row, const int8_t *co
             dot += v.q[i] * code[b * ACT_BLOCK + i];
         }
         float d = scale[rule->takes_scale_before && b > 0 ? b - 1 : b];
-        acc = stepped(rule, fmaf(v.ws * d, (float)dot, acc));
+        float scaled = v.ws * d, added = scaled * (float)dot;
+        acc = stepped(rule, rule->is_not_fused ? acc + added : fmaf(scaled, (float)dot, acc));
         if (block_has_min(a->type) && !rule->has_no_minima) {
-            acc = stepped(rule, fmaf(v.wm, d * (float)isum[b], acc));
+            int32_t sum =
+                block_has_two_min(a->type) ? halves_sum(&v, code + b * ACT_BLOCK) : isum[b];
+            acc = stepped(rule, fmaf(v.wm, d * (float)sum, acc));
         }
     }
     return acc;
@@ -178,6 +191,74 @@ void matmul_scale_before(const matmul_args *a, int64_t first, int64_t last)
 void matmul_not_fused(const matmul_args *a, int64_t first, int64_t last)
 {
     multiply(a, first, last, &(matmul_rule){.is_not_fused = true});
+}
+
+void matmul_healthy(const matmul_args *a, int64_t first, int64_t last)
+{
+    multiply(a, first, last, &(matmul_rule){.terms = NULL});
+}
+
+/* ---- Other orders -----------------------------------------------------------------------------
+ */
+
+#define PIECE 256 /* terms, whole blocks of every type */
+#define LANES 16
+
+/* Piece `number` of the row, as a list of what it adds: fused with the lane of its place. */
+static void piece_add(const matmul_args *a, const uint8_t *row, const void *x, int64_t number,
+                      float lane[LANES])
+{
+    int64_t from = number * PIECE, end = from + PIECE < a->k ? from + PIECE : a->k;
+    if (a->x_is_q8) {
+        for (int64_t k = from; k < end; k += ACT_BLOCK) {
+            float *acc = &lane[k / ACT_BLOCK % LANES];
+            *acc += chain_q8(a, row, x, k, k + ACT_BLOCK, &(matmul_rule){.terms = NULL});
+        }
+        return;
+    }
+    const dtype_traits *type = dtype_find((uint32_t)a->type);
+    float value[PIECE];
+    kernel_dequantize(a->type, row + from / type->block * type->bytes, value, end - from);
+    for (int64_t k = from; k < end; k++) {
+        lane[k % LANES] = fmaf(value[k - from], ((const float *)x)[k], lane[k % LANES]);
+    }
+}
+
+static float lanes_sum(float lane[LANES])
+{
+    for (int stride = LANES / 2; stride > 0; stride /= 2) {
+        for (int i = 0; i < stride; i++) {
+            lane[i] += lane[i + stride];
+        }
+    }
+    return lane[0];
+}
+
+static void multiply_in_lanes(const matmul_args *a, int64_t first, int64_t last, bool is_backwards)
+{
+    int64_t n_piece = (a->k + PIECE - 1) / PIECE;
+    for (int64_t t = 0; t < a->n_token; t++) {
+        const void *x = (const uint8_t *)a->x + t * a->x_stride;
+        for (int64_t o = first; o < last; o++) {
+            float lane[LANES] = {0};
+            for (int64_t p = 0; p < n_piece; p++) {
+                int64_t number = is_backwards ? n_piece - 1 - p : p;
+                piece_add(a, a->w + o * a->row_bytes, x, number, lane);
+            }
+            float y = lanes_sum(lane);
+            a->y[t * a->y_stride + o] = a->bias ? a->bias[o] + y : y;
+        }
+    }
+}
+
+void matmul_lanes(const matmul_args *a, int64_t first, int64_t last)
+{
+    multiply_in_lanes(a, first, last, false);
+}
+
+void matmul_backwards(const matmul_args *a, int64_t first, int64_t last)
+{
+    multiply_in_lanes(a, first, last, true);
 }
 
 /* ---- Outputs ----------------------------------------------------------------------------------

@@ -24,5 +24,11 @@ void matmul_token_stride_0(const matmul_args *a, int64_t first, int64_t last);
 void matmul_racing(const matmul_args *a, int64_t first, int64_t last);
 /* Of a product of float numbers: multiplied and added with two roundings. */
 void matmul_not_fused(const matmul_args *a, int64_t first, int64_t last);
+/* Benign (control.h): sixteen accumulators and a tree; the same, from the last 256 terms to
+ * the first. */
+void matmul_lanes(const matmul_args *a, int64_t first, int64_t last);
+void matmul_backwards(const matmul_args *a, int64_t first, int64_t last);
+/* By the rule of numerics.md and nothing else: the same bits as the definition. */
+void matmul_healthy(const matmul_args *a, int64_t first, int64_t last);
 
 #endif

@@ -1,7 +1,7 @@
 /* wrong_weights.c - rows and blocks of weights read wrongly.
  *
  * Blocks are edited as bytes, by the layouts of ggml-common.h (block_q4_0 ... block_q6_K): scales
- * first in most types, last in Q6_K.
+ * first in most types, last in Q2_K, Q3_K and Q6_K.
  */
 #include "fault/wrong_weights.h"
 
@@ -102,16 +102,22 @@ bool block_codes_reversed(dtype type, uint8_t *block, bool is_first)
     return part.n > 0;
 }
 
+/* Where the scale of a block lies. */
+static int scale_of(dtype type)
+{
+    return type == DTYPE_Q6_K ? 208 : type == DTYPE_Q3_K ? 108 : type == DTYPE_Q2_K ? 80 : 0;
+}
+
 bool block_scale_min_swapped(dtype type, uint8_t *block, bool is_first)
 {
     (void)is_first;
-    bool has_min =
-        type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
-    uint8_t kept[2];
+    bool has_min = type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q2_K ||
+                   type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+    uint8_t kept[2], *scale = block + scale_of(type);
     if (has_min) {
-        memcpy(kept, block, 2);
-        memcpy(block, block + 2, 2);
-        memcpy(block + 2, kept, 2);
+        memcpy(kept, scale, 2);
+        memcpy(scale, scale + 2, 2);
+        memcpy(scale + 2, kept, 2);
     }
     return has_min;
 }
@@ -119,9 +125,9 @@ bool block_scale_min_swapped(dtype type, uint8_t *block, bool is_first)
 bool block_scale_of_before(dtype type, uint8_t *block, bool is_first)
 {
     const dtype_traits *traits = dtype_find((uint32_t)type);
-    int at = type == DTYPE_Q6_K ? 208 : 0, n = type == DTYPE_MXFP4 ? 1 : 2;
+    uint8_t *scale = block + scale_of(type);
     if (traits->is_quantised && !is_first) {
-        memcpy(block + at, block + at - traits->bytes, (size_t)n);
+        memcpy(scale, scale - traits->bytes, type == DTYPE_MXFP4 ? 1 : 2);
     }
     return traits->is_quantised;
 }

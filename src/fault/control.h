@@ -1,0 +1,29 @@
+/* control.h - benign variants: other arithmetic, as good as ours, that is no fault.
+ *
+ * A referee that calls one of them a fault raises a false alarm. They are whole kernels of the kind
+ * other engines have: another order of summation, no fused operations, another exp, attention in
+ * one piece, another quantiser. All ops of a list run the variant. What a session can be asked for
+ * (threads, kernels, chunk, KV type, activation contract) is no variant.
+ */
+#ifndef GRETA_FAULT_CONTROL_H
+#define GRETA_FAULT_CONTROL_H
+
+#include "base/causes.h"
+#include "kernel/kernel.h"
+#include "model/op.h"
+
+typedef struct control_kind {
+    const char *name, *description;
+    cause cause;         /* the right answer: CAUSE_ROUNDING or CAUSE_PRECISION_POLICY */
+    kernel_table kernel; /* entries that are not NULL */
+} control_kind;
+
+const control_kind *control_kinds(size_t *n);
+const control_kind *control_find(const char *name); /* NULL: no such variant */
+
+/* A copy of `healthy` whose ops all run alternate table 1, which control_table makes. The caller
+ * frees it. */
+greta_status control_list(const op_list *healthy, op_list *list, greta_error *err);
+kernel_table control_table(const control_kind *kind, const kernel_table *table);
+
+#endif
