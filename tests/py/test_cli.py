@@ -93,7 +93,8 @@ REFUSED = [
     (["isolate", "-m", "MODEL", "--prompts", "."], 3, ". has no *.txt"),
     (["isolate", "-m", "MODEL", "--prompts", "absent"], 4, "cannot read the prompts of absent"),
     (["isolate", "-m", "MODEL"], 2, "no prompt is given"),
-    (["compare", "a"], 2, "compare needs A.jsonl B.jsonl"),
+    (["compare", "a"], 2, "compare needs [-m MODEL] A.jsonl B.jsonl"),
+    (["audit"], 2, "audit needs"),
     (["compare", "absent-a", "absent-b"], 4, "absent-a"),
     (["inspect"], 2, "inspect needs NAME|FILE"),
     (["inspect", "./absent.gguf"], 4, "absent.gguf"),
@@ -190,8 +191,8 @@ def test_help(cli):
     overview = answer(cli("--help")).decode()
     commands = [line.split()[0] for line in overview.splitlines()
                 if line.startswith("  ") and not line.startswith("  greta")]
-    assert {"run", "trace", "isolate", "compare", "faults", "inspect", "tokenize", "eval", "bench",
-            "pull"} == set(commands)
+    assert {"run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize", "eval",
+            "bench", "pull"} == set(commands)
     for command in commands:
         text = answer(cli(command, "--help")).decode()
         assert text.startswith(f"usage: greta {command} ") and "--json" in text
@@ -202,8 +203,8 @@ def test_help(cli):
 def test_documented(cli):
     """docs/commands.md has a section for each command and names each of its flags."""
     text = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text()
-    for command in ("run", "trace", "isolate", "compare", "faults", "inspect", "tokenize", "eval",
-                    "bench", "pull"):
+    for command in ("run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize",
+                    "eval", "bench", "pull"):
         assert f"## greta {command}" in text
         flags = re.findall(r"^  (-\w, )?(--[\w-]+)", answer(cli(command, "--help")).decode(), re.M)
         assert len(flags) > 1
