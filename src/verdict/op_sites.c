@@ -42,7 +42,9 @@ static void findings_order(op_findings *f)
 {
     bool is_told[STAGE_COUNT] = {false};
     size_t n = 0;
-    qsort(f->op, f->n_op, sizeof *f->op, by_execution);
+    if (f->n_op > 0) {
+        qsort(f->op, f->n_op, sizeof *f->op, by_execution);
+    }
     for (size_t i = 0; i < f->n_op; i++) {
         bool is_fault = f->op[i].is_accused || f->op[i].found.state == VERDICT_INSTRUMENT_SUSPECT;
         if (!is_fault && is_told[f->op[i].name]) {
