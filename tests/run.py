@@ -36,6 +36,7 @@ SECONDS_BUILD, SECONDS_C, SECONDS_PY, SECONDS_LONG = 600, 240, 480, 7200
 SEED = "1"  # of the covering arrays of tests/matrix_tool.c
 WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP4 F32 F16 "
            "BF16").split()  # slowest first
+SAN_LONG = ("test_fault_bits", "test_op_replay")  # under sanitizers: in `make check-long` only
 # What takes longest starts first, so that nothing long is left for the end.
 SLOW = ["san", "matrix", "golden", "py/test_oracle", "py/test_isolate", "san/test_engine",
         "py/test_pull", "py/test_commands", "py/test_chat", "c/test_engine"]
@@ -407,7 +408,8 @@ def jobs_of(run):
                  Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san))]
         jobs += [Job(f"san/{test}", ["san"],
                      tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
-                 for test in tests if test != "test_memory"]  # sanitizers own malloc
+                 for test in tests
+                 if test not in ("test_memory", *SAN_LONG)]  # sanitizers own malloc
     return sorted(jobs, key=lambda job: SLOW.index(job.name) if job.name in SLOW else len(SLOW))
 
 
@@ -437,6 +439,11 @@ def jobs_long(run):
                                          GRETA_WHOLE_CORPUS="1")))
     jobs += [Job(f"golden/{cc}-{level}", [], golden_job(run, f"golden/{cc}-{level}", cc, level))
              for cc in ("gcc", "clang") for level in ("O0", "O1", "O2", "O3")]
+    san = run.build / "san"
+    jobs.append(Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)))
+    jobs += [Job(f"san/{test}", ["san"],
+                 tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG))
+             for test in SAN_LONG]
     return jobs
 
 
