@@ -22,15 +22,17 @@ typedef struct rope_config {
     /* It depends on the order of the rows of q and k in the file: Llama's GGUF converter reorders
      * them to neighbours, Hugging Face checkpoints have halves for every architecture here. */
     rope_pairing pairing;
-    int32_t dim;          /* values of a head that turn: even, <= head_dim. rope.dimension_count;
-                             HF: head_dim * partial_rotary_factor (1). Default head_dim */
-    float freq_base;      /* rope.freq_base; HF: rope_theta. Default 10000 */
+    int32_t dim;     /* values of a head that turn: even, <= head_dim. rope.dimension_count;
+                        HF: head_dim * partial_rotary_factor (1). Default head_dim */
+    float freq_base; /* rope.freq_base; HF: rope_theta. Default 10000 */
     /* Layers with a window turn by this base, without scaling; 0: as all the others.
      * rope.freq_base_swa; HF: rope_local_base_freq. gemma3: 10000 */
     float freq_base_local;
-    rope_scaling scaling; /* rope.scaling.type; HF: rope_type or type in rope_scaling, or in
-                             rope_parameters, where the others stand too */
-    float factor;         /* LINEAR, YARN, LLAMA3: rope.scaling.factor; HF: factor. Default 1 */
+    rope_scaling scaling;   /* rope.scaling.type; HF: rope_type or type in rope_scaling, or in
+                               rope_parameters, where the others stand too */
+    float factor;           /* LINEAR, YARN, LLAMA3: rope.scaling.factor; HF: factor. Default 1.
+                               LONGROPE, HF alone: above 1, what stands for n_ctx_train /
+                               n_ctx_original in attn_factor; the angles do not know it */
     int32_t n_ctx_original; /* YARN, LLAMA3, LONGROPE: positions trained before the stretch.
                                rope.scaling.original_context_length; HF:
                                original_max_position_embeddings. Default n_ctx_train */

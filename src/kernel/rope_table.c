@@ -86,14 +86,13 @@ static float yarn_attn_factor(float factor)
     return factor > 1.0f ? (float)(0.1 * log_natural((double)factor) + 1.0) : 1.0f;
 }
 
-/* sqrt(1 + ln(n_ctx / n_ctx_original) / ln(n_ctx_original)), as Phi-3's configuration has it. */
-static float longrope_attn_factor(int32_t n_ctx, int32_t n_ctx_original)
+/* sqrt(1 + ln(stretch) / ln(n_ctx_original)), as Phi-3's configuration has it. */
+static float longrope_attn_factor(double stretch, int32_t n_ctx_original)
 {
-    if (n_ctx <= n_ctx_original || n_ctx_original <= 1) {
+    if (stretch <= 1.0 || n_ctx_original <= 1) {
         return 1.0f;
     }
-    double stretch = log_natural((double)n_ctx / n_ctx_original);
-    double square = 1.0 + stretch / log_natural((double)n_ctx_original);
+    double square = 1.0 + log_natural(stretch) / log_natural((double)n_ctx_original);
     return (float)power_of_e(0.5 * log_natural(square));
 }
 
@@ -135,9 +134,10 @@ rope_table_args kernel_rope_args(const rope_source *s, int is_local)
         a.attn_factor = r->attn_factor > 0 ? r->attn_factor : yarn_attn_factor(r->factor);
     } else if (r->scaling == ROPE_SCALING_LONGROPE) {
         a.factors = kernel_rope_is_long(s) ? s->factors_long : s->factors_short;
-        a.attn_factor = r->attn_factor > 0
-                            ? r->attn_factor
-                            : longrope_attn_factor(s->n_ctx_train, r->n_ctx_original);
+        double stretch =
+            r->factor > 1.0f ? (double)r->factor : (double)s->n_ctx_train / r->n_ctx_original;
+        a.attn_factor =
+            r->attn_factor > 0 ? r->attn_factor : longrope_attn_factor(stretch, r->n_ctx_original);
     }
     return a;
 }

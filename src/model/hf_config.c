@@ -198,7 +198,8 @@ static greta_status refuse_others(const keys *k)
     return truncate ? GRETA_OK : fail_key(k, "truncate", "false is not supported");
 }
 
-/* `k` is the object that scales; the original context may stand beside it. */
+/* `k` is the object that scales; the original context may stand beside it, and counts before one
+ * inside. Phi-3's class has a default of its own for the one beside, which a folder must say. */
 static greta_status read_rope_scaling(const keys *k, const keys *beside, config *c)
 {
     rope_config *r = &c->rope;
@@ -210,14 +211,18 @@ static greta_status read_rope_scaling(const keys *k, const keys *beside, config 
     const char *original = "original_max_position_embeddings";
     int is_long = r->scaling == ROPE_SCALING_LONGROPE;
     int_key context = {original, &r->n_ctx_original, 0, 1, LIMIT_CONTEXT};
-    GRETA_TRY(key_int(beside, &context));
     GRETA_TRY(key_int(k, &context));
+    GRETA_TRY(key_int(beside, &context));
+    int is_inside = key_get(k, original) != NULL && strcmp(c->arch, "phi3") != 0;
     if ((is_long || r->scaling == ROPE_SCALING_LLAMA3) && key_get(beside, original) == NULL &&
-        key_get(k, original) == NULL) {
+        !is_inside) {
         return fail_key(k, original, "is missing");
     }
     GRETA_TRY(key_positive(k, "factor", !is_long, &r->factor));
     GRETA_TRY(key_positive(k, "attention_factor", 0, &r->attn_factor));
+    if (is_long && key_get(k, "factor") != NULL && r->factor <= 1.0f && !(r->attn_factor > 0)) {
+        r->attn_factor = 1.0f; /* said to be no stretch, whatever the lengths are */
+    }
     GRETA_TRY(key_positive(k, "beta_fast", 0, &r->beta_fast));
     GRETA_TRY(key_positive(k, "beta_slow", 0, &r->beta_slow));
     int is_llama3 = r->scaling == ROPE_SCALING_LLAMA3;
@@ -361,6 +366,10 @@ static greta_status read_caps(const keys *k, const hf_class *class, config *c)
     c->attn_scale = 1.0f / sqrtf(q); /* the formula of config.c: the same bits for q = head_dim */
     c->attn_softcap = c->logit_softcap = 0;
     GRETA_TRY(key_positive(k, "attn_logit_softcapping", 0, &c->attn_softcap));
+    if (c->attn_softcap > 0 && strcmp(class->model_type, "gemma2") != 0) {
+        return fail_key(k, "attn_logit_softcapping",
+                        "is not supported here (null: the reference reads and ignores it)");
+    }
     GRETA_TRY(key_positive(k, "final_logit_softcapping", 0, &c->logit_softcap));
     return bidirectional ? fail_key(k, "use_bidirectional_attention", "true is not supported")
                          : GRETA_OK;
@@ -374,8 +383,10 @@ static greta_status read_experts(const keys *k, const hf_class *class, config *c
     if (!is_mixtral && !is_qwen) {
         return GRETA_OK;
     }
+    /* Qwen's older folders say num_experts; transformers 5 writes the name of Mixtral. */
+    const char *count = is_qwen && key_get(k, "num_experts") ? "num_experts" : "num_local_experts";
     const int_key sizes[] = {
-        {is_qwen ? "num_experts" : "num_local_experts", &c->n_expert, 1, 1, LIMIT_EXPERTS},
+        {count, &c->n_expert, 1, 1, LIMIT_EXPERTS},
         {"num_experts_per_tok", &c->n_expert_used, 1, 1, LIMIT_EXPERTS_USED},
         {is_qwen ? "moe_intermediate_size" : "intermediate_size", &c->n_ff_expert, 1, 1, LIMIT_FF},
         {"decoder_sparse_step", &step, 0, 1, 1},
@@ -386,7 +397,7 @@ static greta_status read_experts(const keys *k, const hf_class *class, config *c
     if (json_array_size(key_get(k, "mlp_only_layers")) > 0) {
         return fail_key(k, "mlp_only_layers", "is not supported (all layers have experts)");
     }
-    c->expert_weights_norm = 1;
+    c->expert_weights_norm = is_mixtral;
     return is_qwen ? key_bool(k, "norm_topk_prob", &c->expert_weights_norm) : GRETA_OK;
 }
 
