@@ -17,7 +17,7 @@ import tracefile  # noqa: E402
 LIMIT = 1e-5
 PLAIN = ["--kv", "f32", "--act", "f32"]
 STORED = {"k_cache": "k_rope", "v_cache": "v"}   # what the cache must hold, bit for bit
-KINDS = ["gguf"]                                 # of files that GRETA reads a model from
+KINDS = ["gguf", "folder"]                       # of files that GRETA reads a model from
 figures = []                                     # lines for the end of the session (conftest.py)
 TURNED = ("q", "k", "q_rope", "k_rope")          # stages in the order of the rows of q and k
 
