@@ -144,6 +144,15 @@ def ratio(kl, peer):
     return [float(x) for x in (kl.mean() / peer.mean(), *np.quantile(a / b, [0.025, 0.975]))]
 
 
+def shift(nll, exact):
+    """Mean of nll - exact, and the standard error of it over runs of neighbours."""
+    at = np.arange(0, nll.shape[1], RUN)
+    size = np.add.reduceat(np.ones(nll.shape), at, axis=1).ravel()
+    mean = (nll - exact).mean()
+    off = np.add.reduceat(nll - exact - mean, at, axis=1).ravel()
+    return float(mean), float(np.sqrt((off ** 2).sum()) / size.sum())
+
+
 def check(args, ids, yardstick):
     """The yardstick beside the NumPy pass in f64."""
     sys.path.insert(0, str(ROOT / "tests/oracle"))
@@ -178,7 +187,8 @@ def run(args):
     for i, (name, side) in enumerate([("yardstick", YARDSTICK), *args.sides.items()]):
         rows[name] = {"kl_mean": kl[i].mean(), "kl_99": np.quantile(kl[i], 0.99),
                       "kl_max": kl[i].max(), "top1": same[i].mean(),
-                      "perplexity": np.exp(nll[i].mean())}
+                      "perplexity": np.exp(nll[i].mean()),
+                      "nll_shift": shift(nll[i], nll[0])}
         if side[2]:
             rows[name]["ratio"] = ratio(kl[1 + list(args.sides).index(side[2])], kl[i])
     return {"model": Path(args.model).name, "windows": len(windows), "window": args.window,

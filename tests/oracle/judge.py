@@ -23,43 +23,91 @@ def same_bits(recorded, exact):
     return np.where(recorded.view(np.uint32) == exact.view(np.uint32), 0, np.inf)
 
 
-# stage: what it reads, its weight. x is what the layer before wrote; a matmul may read the int8
+# stage: what it reads, its weight (a part of a fused one, where the file has that). `x` is what the
+# layer before wrote, `a|b` is a where the model has that stage, else b; a matmul may read the int8
 # form of its input.
 WIRING = {
-    "embed": ("tokens", "token_embd"),
+    "embed": ("tokens", "token_embd"), "embed_scaled": ("embed", None),
     "attn_norm": ("x", "attn_norm"),
-    "q": ("attn_norm", "attn_q"), "k": ("attn_norm", "attn_k"), "v": ("attn_norm", "attn_v"),
-    "q_rope": ("q", None), "k_rope": ("k", None),
+    "q": ("attn_norm", "attn_q|attn_qkv"), "k": ("attn_norm", "attn_k|attn_qkv"),
+    "v": ("attn_norm", "attn_v|attn_qkv"),
+    "q_norm": ("q", "attn_q_norm"), "k_norm": ("k", "attn_k_norm"),
+    "q_rope": ("q_norm|q", None), "k_rope": ("k_norm|k", None),
     "k_cache": ("k_rope", None), "v_cache": ("v", None),
     "attn_out": ("q_rope k_cache v_cache", None), "wo_out": ("attn_out", "attn_output"),
-    "x_after_attn": ("x wo_out", None), "ffn_norm": ("x_after_attn", "ffn_norm"),
-    "gate": ("ffn_norm", "ffn_gate"), "up": ("ffn_norm", "ffn_up"), "act": ("gate up", None),
-    "mlp_out": ("act", "ffn_down"), "x_after_mlp": ("x_after_attn mlp_out", None),
-    "final_norm": ("x", "output_norm"), "logits": ("final_norm", "output"),
+    "attn_post_norm": ("wo_out", "post_attention_norm"),
+    "x_after_attn": ("x attn_post_norm|wo_out", None), "ffn_norm": ("x_after_attn", "ffn_norm"),
+    "gate": ("ffn_norm", "ffn_gate|ffn_up"), "up": ("ffn_norm", "ffn_up"),
+    "act": ("gate up", None), "mlp_out": ("act", "ffn_down"),
+    "ffn_post_norm": ("mlp_out", "post_ffw_norm"),
+    "x_after_mlp": ("x_after_attn ffn_post_norm|mlp_out", None),
+    "final_norm": ("x", "output_norm"),
+    "logits_raw": ("final_norm", "output|token_embd"),
+    "logits": ("final_norm", "output|token_embd"),
 }
+EXPERTS = {
+    "router": ("ffn_norm", "ffn_gate_inp"), "expert_ids": ("router", None),
+    "expert_weights": ("router expert_ids", None),
+    "gate": ("ffn_norm expert_ids", "ffn_gate_exps"), "up": ("ffn_norm expert_ids", "ffn_up_exps"),
+    "expert_out": ("act expert_ids", "ffn_down_exps"),
+    "mlp_out": ("expert_out expert_weights", None),
+}
+
+
+class Rows:
+    """Rows of a matrix, as blocks.dot wants a tensor: of one expert, or a part of a fused one."""
+
+    def __init__(self, tensor, part):
+        self.tensor_type, self.data = tensor.tensor_type, tensor.data[part]
 
 
 class Judge:
     def __init__(self, trace, path):
-        self.trace, self.model = trace, llama.Model(path)
+        self.trace, self.model = trace, llama.Model(path, trace.header["n_ctx"])
+
+    def wiring(self, stage):
+        if self.model.n_expert_used and stage in EXPERTS:
+            return EXPERTS[stage]
+        if stage == "logits" and self.model.logit_cap:
+            return "logits_raw", None
+        return WIRING[stage]
 
     def sources(self, stage, layer):
         """The edges, as (stage, layer), that an op must read."""
         if stage.endswith("_q8"):
             return [(stage[:-3], layer)]
-        before = layer - 1 if layer >= 0 else self.model.n_layer - 1
-        x = ("embed", -1) if layer == 0 else ("x_after_mlp", before)
-        return [x if name == "x" else (name, layer) for name in WIRING[stage][0].split()]
+        found = []
+        for names in self.wiring(stage)[0].split():
+            if names == "x":
+                before = layer - 1 if layer >= 0 else self.model.n_layer - 1
+                first = "embed_scaled|embed"
+                names, at = (first, -1) if layer == 0 else ("x_after_mlp", before)
+            else:
+                at = layer
+            name, _, other = names.partition("|")
+            found.append((name if (name, at) in self.trace.rows or not other else other, at))
+        return found
 
     def check_wiring(self, stage, layer, record):
-        read = [(t["stage"].removesuffix("_q8") if record["op"] == "matmul" else t["stage"],
+        is_product = record["op"] in ("matmul", "expert_matmul")
+        read = [(t["stage"].removesuffix("_q8") if is_product else t["stage"],
                  t.get("layer", -1)) for t in record["in"]]
         assert read == self.sources(stage, layer), (stage, layer, read)
-        weight = None if stage.endswith("_q8") else WIRING[stage][1]
-        if weight == "output" and self.model.tied:
-            weight = "token_embd"
+        weight = None if stage.endswith("_q8") else self.wiring(stage)[1]
         prefix = f"blk.{layer}." if layer >= 0 else ""
-        assert self.name({0: record}) == (weight and f"{prefix}{weight}.weight"), (stage, layer)
+        names = [f"{prefix}{name}.weight" for name in weight.split("|")] if weight else [None]
+        expected = names[0] if names[0] in self.model.tensors else names[-1]
+        assert self.name({0: record}) == expected, (stage, layer)
+        if stage in ("q", "k", "v", "gate", "up") and record["op"] == "matmul":
+            assert record["weight"][0].get("first_row", 0) == self.first_row(stage, expected)
+
+    def first_row(self, stage, name):
+        """Of a part of a fused matrix: q, k and v, or gate and up, one after the other."""
+        m = self.model
+        if "attn_qkv" in name:
+            return m.head_dim * {"q": 0, "k": m.n_head, "v": m.n_head + m.n_head_kv}[stage]
+        is_fused = name.replace("ffn_up", "ffn_gate") not in m.tensors
+        return len(m.tensors[name].data) // 2 if stage == "up" and is_fused else 0
 
     @staticmethod
     def name(op, index=0):
@@ -80,21 +128,33 @@ class Judge:
         ids = [op[p]["token"] for p in sorted(op)]
         return same_bits(self.trace.outputs(op), self.model.weight(self.name(op))[ids])
 
+    def scale(self, op):
+        return same_bits(self.trace.outputs(op),
+                         self.trace.inputs(op, 0) * np.float32(self.model.embd_scale))
+
     def rms_norm(self, op):
         """The sum of n squares: one rounding a term, 6 in a group of 64, one a group; half of its
         relative error passes the root; mean, eps, root, quotient and two products add 6."""
         x = self.trace.inputs(op, 0).astype(F64)
-        weight = self.model.weight(self.name(op))
-        eps = self.model.rms_eps
         relative = ((7 + x.shape[1] / 64) / 2 + 6) * U
-        exact = llama.rms_norm(x, weight, eps)
-        inverse = 1 / np.sqrt(np.mean(x * x, axis=1) + eps)
+        inverse = 1 / np.sqrt(np.mean(x * x, axis=1) + self.model.rms_eps)
         records = [op[p] for p in sorted(op)]
         given = np.array([r["inv_rms"][1] for r in records])
-        assert all(np.float32(r["eps"][1]) == np.float32(eps) for r in records)
+        assert all(np.float32(r["eps"][1]) == np.float32(self.model.rms_eps) for r in records)
         assert all(r["count"] == x.shape[1] for r in records)
         assert (np.abs(given - inverse) <= relative * inverse).all()
-        return share(self.trace.outputs(op), exact, relative * np.abs(exact))
+        return self.normed(op, x, relative)
+
+    def head_norm(self, op):
+        """The same of each head by itself; a record holds no numbers of a single head."""
+        x = self.trace.inputs(op, 0).astype(F64)
+        width = self.model.head_dim
+        return self.normed(op, x.reshape(len(x), -1, width), ((7 + width / 64) / 2 + 6) * U)
+
+    def normed(self, op, x, relative):
+        exact = llama.rms_norm(x, self.model.weight(self.name(op)), self.model.rms_eps)
+        seen = self.trace.outputs(op).reshape(x.shape)
+        return share(seen, exact, relative * np.abs(exact))
 
     def quantize(self, op):
         """Scales within two roundings. A code is off by at most one step, where the rounding of
@@ -105,24 +165,85 @@ class Judge:
         assert step.max() <= 1 and (step > 0).mean() < 1e-3
         return share(seen_d, d, 2 * U * d)
 
-    def matmul(self, op):
-        """1e-6 of the sum of magnitudes: of |x_i| (|scale * code| + |minimum|), or |x_i w_i|."""
-        x, weight = self.trace.inputs(op, 0), self.model.tensors[self.name(op)]
+    def read_by_matmul(self, op, weight):
+        """Input 0 as a matmul reads it: the values, and what stands for them in a quantised dot."""
+        x = self.trace.inputs(op, 0)
         is_int8 = isinstance(x, tuple)
         assert is_int8 == (self.trace.header["act"] == "q8" and blocks.has_codes(weight))
-        exact, magnitude = blocks.dot(blocks.activations(*x) if is_int8 else x.astype(F64), weight)
+        return blocks.activations(*x) if is_int8 else x.astype(F64)
+
+    def matmul(self, op):
+        """1e-6 of the sum of magnitudes: of |x_i| (|scale * code| + |minimum|), or |x_i w_i|."""
+        seen, weight = self.trace.outputs(op), self.model.tensors[self.name(op)]
+        first = next(iter(op.values()))["weight"][0].get("first_row", 0)
+        part = Rows(weight, slice(first, first + seen.shape[1]))
+        exact, magnitude = blocks.dot(self.read_by_matmul(op, weight), part)
         if self.name(op, 1):
             bias = self.model.weight(self.name(op, 1)).astype(F64)
             exact, magnitude = exact + bias, magnitude + np.abs(bias)
-        return share(self.trace.outputs(op), exact, 1e-6 * magnitude)
+        return share(seen, exact, 1e-6 * magnitude)
+
+    def expert_matmul(self, op):
+        """The matrix of each chosen expert, in order of rank: all of them on one row of x, or each
+        on its part."""
+        weight, ids = self.model.tensors[self.name(op)], self.trace.inputs(op, 1)
+        x = self.read_by_matmul(op, weight)
+        x = x.reshape(len(x), -1, int(weight.shape[0]))
+        x = np.broadcast_to(x, (len(x), ids.shape[1], x.shape[2]))
+        seen = self.trace.outputs(op).reshape(*ids.shape, -1)
+        used = np.empty(seen.shape)
+        for expert in np.unique(ids):
+            at = ids == expert
+            exact, magnitude = blocks.dot(x[at], Rows(weight, expert))
+            used[at] = share(seen[at], exact, 1e-6 * magnitude)
+        return used
+
+    def top_k(self, op):
+        """The largest first, the lower id first among equals."""
+        x, seen = self.trace.inputs(op, 0), self.trace.outputs(op)
+        expected = np.argsort(-x, axis=1, kind="stable")[:, :self.model.n_expert_used]
+        return np.where(seen == expected, 0, np.inf)
+
+    def expert_weights(self, op):
+        """Softmax over the chosen, or over all: a difference, exp, a sum of positive terms and a
+        quotient."""
+        x, ids = self.trace.inputs(op, 0).astype(F64), self.trace.inputs(op, 1)
+        behind = x - x.max(axis=1, keepdims=True)
+        e = np.exp(np.take_along_axis(behind, ids, axis=1))
+        whole = e if self.model.expert_norm else np.exp(behind)
+        exact = e / whole.sum(axis=1, keepdims=True)
+        relative = (np.abs(behind).max(axis=1, keepdims=True) + 16 + x.shape[1]) * U
+        return share(self.trace.outputs(op), exact, relative * exact)
+
+    def expert_sum(self, op):
+        """One chain of fused products."""
+        x, w = self.trace.inputs(op, 0).astype(F64), self.trace.inputs(op, 1).astype(F64)
+        terms = x.reshape(*w.shape, -1) * w[:, :, None]
+        return share(self.trace.outputs(op), terms.sum(axis=1),
+                     w.shape[1] * U * np.abs(terms).sum(axis=1))
+
+    def softcap(self, op):
+        """A quotient, tanh within 2 ULP, a product."""
+        exact = llama.softcap(self.trace.inputs(op, 0).astype(F64), self.model.logit_cap)
+        return share(self.trace.outputs(op), exact, 8 * U * np.abs(exact))
+
+    def is_local(self, op):
+        return self.model.is_local[next(iter(op.values()))["layer"]]
 
     def rope(self, op):
         """y = a cos - b sin: cos and sin are rounded once, then two roundings."""
         x = self.trace.inputs(op, 0).astype(F64)
         heads = x.reshape(len(x), -1, self.model.head_dim)
-        exact = llama.rope(heads, sorted(op), self.model).reshape(x.shape)
-        pairs = np.abs(x).reshape(len(x), -1, 2).sum(axis=2)
-        return share(self.trace.outputs(op), exact, 3 * U * np.repeat(pairs, 2, axis=1))
+        exact = llama.rope(heads, sorted(op), self.model, self.is_local(op))
+        half, size = self.model.rope_dim // 2, max(1, self.model.rope_size)
+        sum_of = np.abs(heads)
+        if self.model.halves:
+            pairs = sum_of[..., :half] + sum_of[..., half:2 * half]
+            sum_of[..., :2 * half] = np.concatenate([pairs, pairs], axis=-1)
+        else:
+            pairs = sum_of[..., 0:2 * half:2] + sum_of[..., 1:2 * half:2]
+            sum_of[..., :2 * half] = np.repeat(pairs, 2, axis=-1)
+        return share(self.trace.outputs(op).reshape(heads.shape), exact, 3 * U * size * sum_of)
 
     def kv_store(self, op):
         x, y = self.trace.inputs(op, 0), self.trace.outputs(op)
@@ -141,13 +262,15 @@ class Judge:
         k, v = (self.trace.outputs(self.trace.rows[f"{x}_cache", layer]).astype(F64)
                 .reshape(n, m.n_head_kv, m.head_dim) for x in "kv")
         q = self.trace.inputs(op, 0).astype(F64).reshape(n, m.n_head, m.head_dim)
-        exact = llama.attention(q, k, v, m)
+        local = self.is_local(op)
+        exact = llama.attention(q, k, v, m, local)
         by_query_head = lambda x: np.repeat(x, m.n_head // m.n_head_kv, axis=1)
         score = np.einsum("qhd,khd->qhk", np.abs(q), by_query_head(np.abs(k)))
         visible = np.tril(np.ones((n, n)))[:, None]
         worst = (score * visible).max(axis=2) * m.attention_scale * np.sqrt(m.head_dim) * U
-        magnitude = llama.attention(q, k, np.abs(v), m)
-        relative = np.repeat(2 * worst + 16 * U, m.head_dim, axis=1)
+        magnitude = llama.attention(q, k, np.abs(v), m, local)
+        capped = 8 * U * m.score_cap  # tanh and its quotient and product, of at most the cap
+        relative = np.repeat(2 * (worst + capped) + 16 * U, m.head_dim, axis=1)
         return share(self.trace.outputs(op), exact, relative * magnitude)
 
     def add(self, op):
@@ -157,5 +280,11 @@ class Judge:
     def glu(self, op):
         """exp within 2 ULP, 1 + e, quotient, product."""
         gate, up = (self.trace.inputs(op, i).astype(F64) for i in (0, 1))
-        exact = llama.silu(gate) * up
+        is_gelu = self.model.gate is llama.gelu_tanh
+        exact = (gelu if is_gelu else llama.silu)(gate) * up
         return share(self.trace.outputs(op), exact, 8 * U * np.abs(exact))
+
+
+def gelu(x):
+    """llama.gelu_tanh without its cancellation for negative x."""
+    return x / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))

@@ -17,7 +17,8 @@ import pytest
 
 N_TOKEN = 50
 CONTEXTS = {"as it comes": [], "without flash attention": ["no-flash"]}
-figures, lines = {}, []  # {op: (nodes, largest share, where)}, and text, for the end of the session
+# For the end of the session: {op: (how many, largest share, where)} of llama.cpp and GRETA; text.
+figures, ours, lines = {}, {}, []
 
 
 def place(variable):
@@ -27,23 +28,46 @@ def place(variable):
     return Path(value)
 
 
-def written_types():
-    """Weight types as mkmodel's help lists them."""
+# What llama.cpp asks of a model of an architecture beyond mkmodel's defaults: it takes the heads of
+# these to share the width of the model, and reads no window of phi3. Gemma's logits are capped
+# because they would be one-hot, and any two distributions the same.
+SHARED = ["--embd", 256, "--heads", 4, "--head-dim", 64]
+FITTING = {"qwen2": SHARED, "phi3": [*SHARED, "--window", 100_000], "gemma3": ["--logit-cap", 8]}
+
+
+def listed(after, before, needed):
+    """The words between two marks of mkmodel's help."""
     text = subprocess.run([place("GRETA_TOOLS") / "mkmodel", "--help"], capture_output=True,
                           text=True, check=True).stdout
-    listed = text.split("of matmul weights:", 1)[1].split("(default", 1)[0]
-    found = [word for word in re.findall(r"[A-Z0-9_]+", listed) if hasattr(
-        gguf.GGMLQuantizationType, word)]
-    if not {"F32", "Q8_0", "Q6_K"} <= set(found):
-        raise ValueError(f"the help of mkmodel lists {found}")
-    return found
+    words = re.findall(r"[A-Za-z0-9_]+", text.split(after, 1)[1].split(before, 1)[0])
+    if not needed <= set(words):
+        raise ValueError(f"the help of mkmodel lists {words} after {after}")
+    return words
+
+
+def written_types():
+    words = listed("of matmul weights:", "(default", {"F32", "Q8_0", "Q6_K"})
+    return [word for word in words if hasattr(gguf.GGMLQuantizationType, word)]
+
+
+def written_models():
+    """Options of mkmodel: every architecture with every type."""
+    arches = listed("--arch NAME", ", with", {"llama", "phi3"})
+    return [["--arch", arch, "--type", kind, *FITTING.get(arch, [])]
+            for arch in arches if arch != "or" for kind in written_types()]
+
+
+def label(options):
+    """llama-Q8_0"""
+    return f"{options[1]}-{options[3]}"
 
 
 def pytest_terminal_summary(terminalreporter):
-    if figures:
-        terminalreporter.write_line("llama.cpp's ops: nodes, largest share of the bound, where")
-    for op, (n, share, where) in sorted(figures.items()):
-        terminalreporter.write_line(f"  {op:15}{n:6} {share:7.3f}  {where}")
+    for who, found in (("llama.cpp", figures), ("greta", ours)):
+        if found:
+            terminalreporter.write_line(f"ops of {who}: number, largest share of the bound, where")
+        for op, (n, share, where) in sorted(found.items()):
+            terminalreporter.write_line(f"  {op:15}{n:6} {share:7.3f}  {where}")
     if lines:
         terminalreporter.write_line("end to end:")
     for line in lines:
@@ -84,7 +108,7 @@ def record(scratch):
     return run
 
 
-def note(where, found):
+def note(where, found, figures=figures):
     """Keeps the largest share of each op for the summary."""
     for op, (n, share, name) in found.items():
         before = figures.get(op, (0, -1.0, ""))

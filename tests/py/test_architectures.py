@@ -3,6 +3,7 @@
 Tiny models with windows smaller than the prompt; prompts end at, before and behind the places where
 something begins: the window, a tile of 64 positions, longrope's original context.
 """
+import judge
 import llama
 import numpy as np
 import pytest
@@ -125,6 +126,20 @@ def test_stages(greta, mkmodel, scratch, name):
         assert values.shape == reference.shape
         overall, worst = error_of(values, reference)
         assert overall <= 1e-5 and worst <= 1e-4, (at, overall, worst)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"mixtral"}))
+def test_ops(greta, mkmodel, scratch, name):
+    """Each op by itself, from its recorded operands, in prefill and decode across the window."""
+    path, ids, out = mkmodel(*MODELS[name]), random_ids(45, 300), scratch / f"ops-{name}.jsonl"
+    greta("trace", "-m", path, "--tokens", ",".join(map(str, ids)), "-o", out, "--force", "-n", 2,
+          "--sample", "all")
+    one, n_local = judge.Judge(tracefile.Trace(out), path), 0
+    for stage, layer in one.trace.rows:
+        kind, shares = one.judge(stage, layer)
+        assert shares.max() <= 1, (stage, layer, kind, shares.max())
+        n_local += kind == "attention" and one.model.is_local[layer]
+    assert n_local == sum(one.model.is_local)
 
 
 def test_experts_are_those_of_the_reference(greta, mkmodel, scratch):
