@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -123,6 +124,9 @@ flag_group prompt_group(prompt_args *args)
          .help = "the prompt is a user's message in the model's chat template"},
         {.name = "--system", .kind = FLAG_TEXT, .value = "TEXT",
          .offset = offsetof(prompt_args, system), .help = "system message before it (--chat)"},
+        {.name = "--date", .kind = FLAG_TEXT, .value = "YYYY-MM-DD",
+         .offset = offsetof(prompt_args, date),
+         .help = "today, for a template that asks (--chat)"},
         {.name = "--no-special", .kind = FLAG_SWITCH, .offset = offsetof(prompt_args, no_special),
          .help = "text like <|im_start|> is text, not a control token"},
         {.name = "--no-bos", .kind = FLAG_SWITCH, .offset = offsetof(prompt_args, no_bos),
@@ -139,12 +143,39 @@ bool prompt_is_absent(const prompt_args *args)
     return !args->text && !args->file && !args->tokens;
 }
 
+/* "2024-07-26" as seconds since 1970; -1: no such day. */
+static int64_t date_seconds(const char *date)
+{
+    struct tm day = {0};
+    int part[3] = {0, 0, 0};
+    for (size_t i = 0; i < 10; i++) {
+        bool is_digit = date[i] >= '0' && date[i] <= '9';
+        if ((i == 4 || i == 7) ? date[i] != '-' : !is_digit) {
+            return -1;
+        }
+        int *number = &part[i < 4 ? 0 : i < 7 ? 1 : 2];
+        *number = is_digit ? *number * 10 + (date[i] - '0') : *number;
+    }
+    day.tm_year = part[0] - 1900;
+    day.tm_mon = part[1] - 1;
+    day.tm_mday = part[2];
+    int64_t seconds = (int64_t)timegm(&day); /* makes another day of one that is none */
+    bool is_day = day.tm_mon == part[1] - 1 && day.tm_mday == part[2] && date[10] == '\0';
+    return is_day && part[0] >= 1970 ? seconds : -1;
+}
+
 static greta_status prompt_check(const prompt_args *args, greta_error *err)
 {
     int n = (args->text != NULL) + (args->file != NULL) + (args->tokens != NULL);
     if (n != 1) {
         return fail(err, GRETA_USAGE, n ? "only one of -p, -f and --tokens can be the prompt"
                                         : "no prompt is given (one of -p, -f and --tokens)");
+    }
+    if (args->date && (!args->chat || date_seconds(args->date) < 0)) {
+        char q[QUOTED_MAX];
+        return args->chat ? fail(err, GRETA_USAGE, "--date \"%s\" is not a day (YYYY-MM-DD)",
+                                 quoted(args->date, strlen(args->date), q))
+                          : fail(err, GRETA_USAGE, "--date needs --chat");
     }
     if (args->chat && args->tokens) {
         return fail(err, GRETA_USAGE, "--chat needs text (-p or -f), not --tokens");
@@ -238,7 +269,12 @@ static greta_status chat_wrap(const greta_model *model, const prompt_args *args,
         message[n++] = (greta_message){"system", args->system};
     }
     message[n++] = (greta_message){"user", text->data};
-    greta_status status = greta_chat(model, message, n, 1, &rendered, err);
+    greta_chat_options options = {.size = sizeof options, .add_generation_prompt = 1};
+    if (args->date) {
+        options.has_now = 1;
+        options.now = date_seconds(args->date);
+    }
+    greta_status status = greta_chat(model, message, n, &options, &rendered, err);
     if (!status) {
         free(text->data);
         text->n = strlen(rendered);

@@ -31,7 +31,7 @@ char *text_new(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* ---- Prompt ---------------------------------------------------------------------------------- */
 
 typedef struct prompt_args {
-    const char *text, *file, *tokens, *system;
+    const char *text, *file, *tokens, *system, *date;
     bool chat, no_special, no_bos;
     int unknown_bytes; /* 0 refuse, 1 drop */
     bool may_be_empty; /* not a flag: a prompt without tokens is no error */

@@ -142,10 +142,18 @@ typedef struct greta_message {
     const char *role, *content; /* "system" | "user" | "assistant"; UTF-8 */
 } greta_message;
 
-/* Renders the model's chat template. *text is malloc'd, NUL-terminated. A template that is neither
- * ChatML-like nor Llama-3-like is refused. */
+typedef struct greta_chat_options {
+    size_t size;               /* sizeof(greta_chat_options) */
+    int add_generation_prompt; /* end on the opening of the assistant's turn */
+    int has_now;
+    int64_t now; /* seconds since 1970 on the wall clock, for templates that ask for the date */
+} greta_chat_options;
+
+/* Renders the model's chat template as jinja2 does. options may be NULL. *text is malloc'd,
+ * NUL-terminated. What is not supported in a template is refused by name and line. */
 GRETA_API greta_status greta_chat(const greta_model *model, const greta_message *messages, size_t n,
-                                  int add_generation_prompt, char **text, greta_error *err);
+                                  const greta_chat_options *options, char **text,
+                                  greta_error *err);
 
 /* ---- Session: one caller at a time; owns its KV cache and its threads ----------------------- */
 

@@ -24,6 +24,8 @@ static const char template[] =
 static const greta_message messages[] = {
     {"system", " Be \xe3\x80\x80"}, {"user", "one"}, {"assistant", "\xff two"}, {"user", ""}};
 
+static const greta_chat_options options = {.size = sizeof options, .add_generation_prompt = 1};
+
 /* A vocabulary of two tokens with this template. */
 static void build(builder *b, const char *text, size_t bytes)
 {
@@ -52,7 +54,7 @@ static char *render(const char *text, size_t bytes, greta_error *err)
     build(&b, text, bytes);
     assert_int_equal(gguf_parse(b.data, b.size, &g, err), GRETA_OK);
     assert_int_equal(tokenizer_new(g, 2, &t, err), GRETA_OK);
-    greta_status status = chat_render(t, messages, 4, 1, &out, err);
+    greta_status status = chat_render(t, messages, 4, &options, &out, err);
     assert_true(status == GRETA_OK ? out != NULL : status == GRETA_BAD_INPUT && out == NULL);
     tokenizer_free(t);
     gguf_close(g);
@@ -123,12 +125,14 @@ static void test_usage(void **state)
     build(&b, template, sizeof template - 1);
     assert_int_equal(gguf_parse(b.data, b.size, &g, &err), GRETA_OK);
     assert_int_equal(tokenizer_new(g, 2, &t, &err), GRETA_OK);
-    assert_int_equal(chat_render(t, half, 2, 0, &out, &err), GRETA_USAGE);
+    assert_int_equal(chat_render(t, half, 2, &options, &out, &err), GRETA_USAGE);
     assert_string_equal(err.message, "message 1 has no content");
     err = (greta_error){0};
-    assert_int_equal(chat_render(t, NULL, 0, 0, &out, &err), GRETA_BAD_INPUT);
-    assert_string_equal(err.message, "the chat template uses an undefined value's attribute "
-                                     "\"role\", which is not supported");
+    assert_int_equal(chat_render(t, NULL, 0, &options, &out, &err), GRETA_BAD_INPUT);
+    assert_string_equal(err.message,
+                        "the chat template asks for an item of an undefined value");
+    assert_int_equal(err.place, GRETA_PLACE_LINE);
+    assert_int_equal(err.position, 3); /* the line */
     assert_null(out);
     tokenizer_free(t);
     gguf_close(g);

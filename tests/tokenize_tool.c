@@ -5,7 +5,8 @@
  * Only the directory and the tokenizer are opened, so a file without weights serves. A request is
  *     'E' flags length bytes              encode; flags: 1 special, 2 drop unknown bytes, 4 BOS/EOS
  *     'D' flags count {id}                decode; flags: 1 continuation, 2 skip control tokens
- *     'C' prompt count {length bytes} x 2 render messages {role, content}; prompt: 0 or 1
+ *     'C' prompt count {length bytes} x 2 render messages {role, content}; prompt: 0 or 1, and
+ *                                         2 for a date, 2024-07-26 13:05:09
  * with flags and prompt of one byte and lengths and counts of four (little-endian). An answer is a
  * line: "ok <bytes dropped> <bytes decoded, hex> <id> ..." or "ok <text, hex>", else
  * "error <message>".
@@ -126,6 +127,10 @@ static void answer_chat(const tokenizer *t)
     size_t bytes;
     char *rendered = NULL;
     read_exactly(&prompt, 1);
+    greta_chat_options options = {.size = sizeof options,
+                                  .add_generation_prompt = prompt & 1,
+                                  .has_now = prompt & 2,
+                                  .now = 1721999109};
     uint32_t n = read_u32();
     if (n > MESSAGES_MAX) {
         exit(2);
@@ -134,7 +139,7 @@ static void answer_chat(const tokenizer *t)
         message[i].role = read_bytes(&bytes, 1);
         message[i].content = read_bytes(&bytes, 1);
     }
-    if (chat_render(t, message, n, prompt, &rendered, &err) != GRETA_OK) {
+    if (chat_render(t, message, n, &options, &rendered, &err) != GRETA_OK) {
         print_error(&err);
     } else {
         printf("ok x");

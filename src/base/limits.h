@@ -47,9 +47,11 @@
 #define LIMIT_PROMPT_BYTES (256u << 20)
 #define LIMIT_CHAT_TEMPLATE_BYTES (1u << 20)
 #define LIMIT_CHAT_BYTES (1u << 30)    /* of all strings made while a template is rendered */
-#define LIMIT_CHAT_STEPS 10000000u     /* tags executed */
-#define LIMIT_CHAT_DEPTH 32u           /* nested blocks, or operators that wait in one expression */
-#define LIMIT_CHAT_VARIABLES 256u
+#define LIMIT_CHAT_STEPS 10000000u     /* tags executed, and what they make and look through */
+#define LIMIT_CHAT_DEPTH 32u           /* nested blocks, brackets in one expression, or values */
+#define LIMIT_CHAT_TREE 128u           /* operators that wait for each other in one expression */
+#define LIMIT_CHAT_CALLS 16u           /* macros that call each other */
+#define LIMIT_CHAT_VARIABLES 1024u
 
 /* Session */
 #define LIMIT_THREADS 512

@@ -1,503 +1,580 @@
-/* chat_expression.c - the expressions of a chat template, evaluated as Jinja evaluates them.
+/* chat_expression.c - the lexemes of an expression as a tree.
  *
- * What is implemented is exact; what is not becomes VALUE_REFUSED (chat_value.c). Evaluation has no
- * side effects, so both sides of and, or and the conditional are evaluated and one is thrown away:
- * `tools and tools | tojson` is false without tools, whatever tojson is, and `tools | tojson` by
- * itself is refused. What cannot even be stepped over (list and dict literals, powers) is refused
- * at once.
+ * The grammar is that of jinja2's parser.py, function for function, so that what binds how is not a
+ * matter of taste: from loose to tight conditional, or, and, not, comparisons (chained), + and -,
+ * ~, * / // %, **, signs, then attributes, subscripts and calls, then filters and tests. A test
+ * takes an operand that follows as its argument, even an `if`; a dot after a filter's name is part
+ * of it.
  *
- * Operators wait on a stack until one that binds less comes (operator precedence parsing), because
- * a template is input and must not drive recursion. From loose to tight, as in jinja2's parser.py:
- * conditional, or, and, not, comparisons, + and -, ~, %, then filters and tests, which belong to a
- * single operand: in 'a' + b | trim only b is trimmed.
+ * The parser recurses, but not as deep as the input likes: brackets and blocks are counted
+ * (LIMIT_CHAT_DEPTH), and so are operators that wait for each other (LIMIT_CHAT_TREE), on which the
+ * evaluation recurses. Names of filters, tests and functions are not looked at: what is not
+ * supported is refused where it is reached, for branches that a plain chat does not take hold many
+ * of them.
  */
-#include "model/chat_internal.h"
+#include "model/chat_parse.h"
 
 #include <string.h>
 
-typedef struct expression {
-    chat_operation item[LIMIT_CHAT_DEPTH];
-    size_t n;
-} expression;
+static greta_status parse_unary(chat *c, bool with_filters, node **n);
 
-enum { BIND_PAREN, BIND_TERNARY, BIND_OR, BIND_AND, BIND_NOT, BIND_COMPARE, BIND_ADD, BIND_CONCAT,
-       BIND_MULTIPLY };
+/* ---- Lexemes --------------------------------------------------------------------------------- */
 
-static const uint8_t binding[] = {
-    [EXPR_PAREN] = BIND_PAREN,         [EXPR_IF] = BIND_TERNARY,
-    [EXPR_ELSE] = BIND_TERNARY,        [EXPR_OR] = BIND_OR,
-    [EXPR_AND] = BIND_AND,             [EXPR_NOT] = BIND_NOT,
-    [EXPR_EQUAL] = BIND_COMPARE,       [EXPR_UNEQUAL] = BIND_COMPARE,
-    [EXPR_LESS] = BIND_COMPARE,        [EXPR_GREATER] = BIND_COMPARE,
-    [EXPR_LESS_EQUAL] = BIND_COMPARE,  [EXPR_GREATER_EQUAL] = BIND_COMPARE,
-    [EXPR_IN] = BIND_COMPARE,          [EXPR_NOT_IN] = BIND_COMPARE,
-    [EXPR_ADD] = BIND_ADD,             [EXPR_SUBTRACT] = BIND_ADD,
-    [EXPR_CONCAT] = BIND_CONCAT,       [EXPR_MODULO] = BIND_MULTIPLY,
-};
-
-static const value undefined = {.kind = VALUE_UNDEFINED};
-
-/* ---- Operands -------------------------------------------------------------------------------- */
-
-static const lexeme *here(const chat *c)
+const lexeme *parse_here(const chat *c)
 {
     return &c->template.item[c->at];
 }
 
-static bool take(chat *c, lexeme_kind kind, const char *word)
+bool parse_is_operator(const chat *c, const char *word)
 {
-    bool is_it = lexeme_is(here(c), kind, word);
+    return lexeme_is(parse_here(c), LEXEME_OPERATOR, word);
+}
+
+bool parse_is_name(const chat *c, const char *word)
+{
+    return lexeme_is(parse_here(c), LEXEME_NAME, word);
+}
+
+bool parse_take_operator(chat *c, const char *word)
+{
+    bool is_it = parse_is_operator(c, word);
     c->at += is_it;
     return is_it;
 }
 
-/* The refusal of something by its name, the lexeme just read. */
-static value refused_name(const chat *c, const char *why)
+bool parse_take_name(chat *c, const char *word)
 {
-    value v = chat_refused(why);
-    v.number = (int64_t)c->at - 1;
-    return v;
+    bool is_it = parse_is_name(c, word);
+    c->at += is_it;
+    return is_it;
 }
 
-static bool take_operator(chat *c, const char *word)
+greta_status parse_unexpected(chat *c, const char *where)
 {
-    return take(c, LEXEME_OPERATOR, word);
+    char shown[ESCAPED_MAX];
+    const lexeme *l = parse_here(c);
+    const char *what = l->kind == LEXEME_PRINT_END ? "}}"
+                       : l->kind == LEXEME_TAG_END ? "%}"
+                       : l->kind == LEXEME_END     ? "its end"
+                                                   : escape(l->text, l->length, shown);
+    return chat_fail(c, l->line, "has %s where it does not belong, in %s", what, where);
 }
 
-/* Steps over arguments or a subscript that we do not read; c->at is behind its first bracket. */
-static void brackets_skip(chat *c)
+greta_status parse_expect(chat *c, const char *word, const char *where)
 {
-    for (size_t depth = 1; depth > 0; c->at++) { /* The lexer has seen that they are balanced. */
-        const lexeme *l = here(c);
-        if (l->kind == LEXEME_OPERATOR && l->length == 1) {
-            depth += strchr("([{", *l->text) != NULL;
-            depth -= strchr(")]}", *l->text) != NULL;
+    return parse_take_operator(c, word) ? GRETA_OK : parse_unexpected(c, where);
+}
+
+greta_status parse_new(chat *c, node_kind kind, node **n)
+{
+    *n = chat_alloc(c, sizeof **n);
+    if (*n == NULL) {
+        return GRETA_BAD_INPUT;
+    }
+    memset(*n, 0, sizeof **n);
+    (*n)->kind = kind;
+    (*n)->line = parse_here(c)->line;
+    return GRETA_OK;
+}
+
+static uint16_t deeper(uint16_t depth, const node *child)
+{
+    return child != NULL && child->depth >= depth ? (uint16_t)(child->depth + 1) : depth;
+}
+
+/* The expression is complete: counts how deep its evaluation goes. */
+greta_status parse_finish(chat *c, node *n)
+{
+    n->depth = deeper(deeper(deeper(deeper(1, n->a), n->b), n->c), n->d);
+    for (const node *item = n->a; item != NULL; item = item->next) {
+        n->depth = deeper(n->depth, item);
+    }
+    for (const node *item = n->b; item != NULL; item = item->next) {
+        n->depth = deeper(n->depth, item);
+    }
+    return n->depth <= LIMIT_CHAT_TREE
+               ? GRETA_OK
+               : chat_fail(c, n->line, "has an expression nested that deep");
+}
+
+greta_status parse_two(chat *c, node_kind kind, node *a, node *b, node **n)
+{
+    GRETA_TRY(parse_new(c, kind, n));
+    (*n)->a = a;
+    (*n)->b = b;
+    return parse_finish(c, *n);
+}
+
+greta_status parse_enter(chat *c)
+{
+    return c->depth++ < LIMIT_CHAT_DEPTH ? GRETA_OK
+                                         : chat_fail(c, parse_here(c)->line, "is nested too deep");
+}
+
+void parse_text(node *n, const lexeme *l)
+{
+    n->text = l->text;
+    n->length = l->length;
+}
+
+/* ---- Operands -------------------------------------------------------------------------------- */
+
+static greta_status constant(chat *c, value v, node **n)
+{
+    GRETA_TRY(parse_new(c, NODE_CONSTANT, n));
+    (*n)->value = chat_alloc(c, sizeof v);
+    if ((*n)->value == NULL) {
+        return GRETA_BAD_INPUT;
+    }
+    *(*n)->value = v;
+    return parse_finish(c, *n);
+}
+
+static greta_status parse_number(chat *c, node **n)
+{
+    const lexeme *l = parse_here(c);
+    int64_t number = 0;
+    for (size_t i = 0; i < l->length; i++) {
+        if (l->text[i] < '0' || l->text[i] > '9' || l->length > 15) {
+            return parse_unexpected(c, "a number (whole, of at most 15 digits)");
         }
+        number = number * 10 + (l->text[i] - '0');
     }
+    GRETA_TRY(constant(c, value_int(number), n));
+    c->at++;
+    return GRETA_OK;
 }
 
-/* A value of the rendering itself, as transformers passes it to a template. */
-static value name_of_context(const chat *c, const lexeme *name)
+/* Strings side by side are one. */
+static greta_status parse_string(chat *c, node **n)
 {
-    static const char *const globals[] = {
-        "range", "dict", "lipsum", "cycler", "joiner", "namespace", "strftime_now", "self", "super",
-        "caller", "varargs", "kwargs", "if", "else", "in", "is", "and", "or", "not"};
-    const struct {
-        const char *name;
-        int32_t id;
-    } tokens[] = {{"bos_token", c->tok->bos},
-                  {"eos_token", c->tok->eos},
-                  {"unk_token", c->tok->unknown},
-                  {"pad_token", c->tok->pad}};
-    if (lexeme_is(name, LEXEME_NAME, "messages")) {
-        return (value){.kind = VALUE_MESSAGES, .length = c->n_messages};
+    size_t first = c->at, total = 0;
+    while (parse_here(c)->kind == LEXEME_STRING) {
+        total += parse_here(c)->length;
+        c->at++;
     }
-    if (lexeme_is(name, LEXEME_NAME, "add_generation_prompt")) {
-        return chat_bool(c->add_generation_prompt);
+    const lexeme *l = &c->template.item[first];
+    if (c->at == first + 1) {
+        return constant(c, value_string(l->text, l->length), n);
     }
-    if (lexeme_is(name, LEXEME_NAME, "tools") || lexeme_is(name, LEXEME_NAME, "documents")) {
-        return (value){.kind = VALUE_NONE};
+    char *joined = chat_alloc(c, total);
+    if (joined == NULL) {
+        return GRETA_BAD_INPUT;
     }
-    for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
-        size_t length = 0;
-        const char *bytes = tokenizer_bytes(c->tok, tokens[i].id, &length);
-        if (bytes != NULL && lexeme_is(name, LEXEME_NAME, tokens[i].name)) {
-            return chat_string_of(bytes, length);
-        }
+    size_t n_joined = 0;
+    for (size_t i = first; i < c->at; i++) {
+        memcpy(joined + n_joined, c->template.item[i].text, c->template.item[i].length);
+        n_joined += c->template.item[i].length;
     }
-    for (size_t i = 0; i < sizeof globals / sizeof globals[0]; i++) {
-        if (lexeme_is(name, LEXEME_NAME, globals[i])) {
-            return refused_name(c, "the name");
-        }
-    }
-    return undefined;
+    return constant(c, value_string(joined, total), n);
 }
 
-/* The name just read: a constant, a variable (innermost first), or part of the context. */
-static value name_value(chat *c, const lexeme *name)
+greta_status parse_name(chat *c, node **n)
 {
     static const struct {
         const char *name;
         value value;
-    } constants[] = {
-        {"true", {.kind = VALUE_BOOL, .number = 1}},  {"True", {.kind = VALUE_BOOL, .number = 1}},
-        {"false", {.kind = VALUE_BOOL, .number = 0}}, {"False", {.kind = VALUE_BOOL, .number = 0}},
-        {"none", {.kind = VALUE_NONE}},               {"None", {.kind = VALUE_NONE}},
+    } known[] = {
+        {"true", {.kind = VALUE_BOOL, .number = 1}},
+        {"True", {.kind = VALUE_BOOL, .number = 1}},
+        {"false", {.kind = VALUE_BOOL, .number = 0}},
+        {"False", {.kind = VALUE_BOOL, .number = 0}},
+        {"none", {.kind = VALUE_NONE}},
+        {"None", {.kind = VALUE_NONE}},
     };
-    for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++) {
-        if (lexeme_is(name, LEXEME_NAME, constants[i].name)) {
-            return constants[i].value;
-        }
-    }
-    for (size_t i = c->n_variable; i > 0; i--) {
-        const variable *known = &c->variable[i - 1];
-        bool is_it = known->name == NULL ? lexeme_is(name, LEXEME_NAME, "loop")
-                                         : known->name->length == name->length &&
-                                               memcmp(known->name->text, name->text,
-                                                      name->length) == 0;
-        if (is_it) {
-            return known->value;
-        }
-    }
-    if (lexeme_is(name, LEXEME_NAME, "raise_exception") && take_operator(c, "(")) {
-        bool is_plain = here(c)->kind == LEXEME_STRING &&
-                        lexeme_is(here(c) + 1, LEXEME_OPERATOR, ")");
-        value raised = chat_refused(NULL);
-        raised.number = is_plain ? (int64_t)c->at : -1;
-        brackets_skip(c);
-        return raised;
-    }
-    return name_of_context(c, name);
-}
-
-/* A whole number; false: another kind of number, or too large for a subscript. */
-static bool number_read(const lexeme *l, int64_t *number)
-{
-    *number = 0;
-    if (l->kind != LEXEME_NUMBER || l->length > 9) {
-        return false;
-    }
-    for (size_t i = 0; i < l->length; i++) {
-        if (l->text[i] < '0' || l->text[i] > '9') {
-            return false;
-        }
-        *number = *number * 10 + (l->text[i] - '0');
-    }
-    return true;
-}
-
-static greta_status operand_read(chat *c, value *v)
-{
-    const lexeme *l = here(c);
-    int64_t number = 0;
-    c->at++;
-    switch (l->kind) {
-    case LEXEME_STRING:
-        *v = chat_string_of(l->text, l->length);
-        while (here(c)->kind == LEXEME_STRING && v->kind == VALUE_STRING) {
-            *v = chat_join(c, *v, chat_string_of(here(c)->text, here(c)->length));
+    static const char *const reserved[] = {"if", "else", "in", "is", "and", "or", "not"};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (parse_is_name(c, known[i].name)) {
+            GRETA_TRY(constant(c, known[i].value, n));
             c->at++;
-        }
-        return GRETA_OK;
-    case LEXEME_NUMBER:
-        *v = number_read(l, &number) ? chat_int((uint64_t)number)
-                                     : refused_name(c, "the number");
-        return GRETA_OK;
-    case LEXEME_NAME:
-        *v = name_value(c, l);
-        return GRETA_OK;
-    default:
-        return chat_refuse(c, "an expression with", l);
-    }
-}
-
-/* ---- Attributes, subscripts, filters, tests -------------------------------------------------- */
-
-static value loop_attribute(const chat *c, value v, value name)
-{
-    const chat_loop *loop = &c->loop[v.number];
-    return value_is(name, "index0")   ? chat_int(loop->i)
-           : value_is(name, "index")  ? chat_int(loop->i + 1)
-           : value_is(name, "length") ? chat_int(loop->n)
-           : value_is(name, "first")  ? chat_bool(loop->i == 0)
-           : value_is(name, "last")   ? chat_bool(loop->i + 1 == loop->n)
-                                     : refused_name(c, "the loop's attribute");
-}
-
-/* v.name and v['name']: the name is the lexeme just read. */
-static value attribute(const chat *c, value v, value name)
-{
-    static const char *const methods[] = {"clear", "copy",    "fromkeys",   "get",    "items",
-                                          "keys",  "pop",     "popitem",    "update", "values",
-                                          "setdefault"};
-    if (v.kind == VALUE_REFUSED) {
-        return v;
-    }
-    if (v.kind == VALUE_LOOP) {
-        return loop_attribute(c, v, name);
-    }
-    if (v.kind != VALUE_MESSAGE) {
-        return refused_name(c, v.kind == VALUE_UNDEFINED ? "an undefined value's attribute"
-                                                         : "the attribute");
-    }
-    const greta_message *message = &c->messages[v.number];
-    if (value_is(name, "role") || value_is(name, "content")) {
-        const char *bytes = name.text[0] == 'r' ? message->role : message->content;
-        return chat_string_of(bytes, strlen(bytes));
-    }
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
-        if (value_is(name, methods[i])) {
-            return refused_name(c, "the method");
-        }
-    }
-    bool is_dunder = name.length > 0 && name.text[0] == '_';
-    return is_dunder ? refused_name(c, "the attribute") : undefined;
-}
-
-/* Python's index or slice bound: negative numbers count from the end. False: not a plain number. */
-static bool bound_read(chat *c, size_t n, int64_t *bound)
-{
-    bool is_negative = take_operator(c, "-");
-    if (!number_read(here(c), bound)) {
-        return false;
-    }
-    c->at++;
-    *bound = is_negative ? (int64_t)n - *bound : *bound;
-    return true;
-}
-
-static int64_t bound_clamp(int64_t bound, size_t n)
-{
-    return bound < 0 ? 0 : bound > (int64_t)n ? (int64_t)n : bound;
-}
-
-static value element(value v, int64_t i)
-{
-    bool is_in = i >= 0 && i < (int64_t)v.length;
-    return is_in ? (value){.kind = VALUE_MESSAGE, .number = v.number + i} : undefined;
-}
-
-/* v[...]; c->at is behind the bracket. */
-static value subscript(chat *c, value v)
-{
-    const lexeme *l = here(c);
-    size_t start = c->at;
-    int64_t low = 0, high = (int64_t)v.length;
-    if (l->kind == LEXEME_STRING && lexeme_is(l + 1, LEXEME_OPERATOR, "]")) {
-        c->at++;
-        value found = v.kind == VALUE_LOOP ? chat_refused("a subscript of loop")
-                                           : attribute(c, v, chat_string_of(l->text, l->length));
-        c->at++;
-        return found;
-    }
-    if (v.kind == VALUE_MESSAGES) {
-        bool has_low = bound_read(c, v.length, &low);
-        if (has_low && take_operator(c, "]")) {
-            return element(v, low);
-        }
-        if (take_operator(c, ":")) {
-            bool has_high = bound_read(c, v.length, &high);
-            if (take_operator(c, "]")) {
-                low = has_low ? bound_clamp(low, v.length) : 0;
-                high = has_high ? bound_clamp(high, v.length) : (int64_t)v.length;
-                v.number += low;
-                v.length = high > low ? (size_t)(high - low) : 0;
-                return v;
-            }
-        }
-    }
-    c->at = start;
-    brackets_skip(c);
-    return v.kind == VALUE_REFUSED ? v : chat_refused("such a subscript");
-}
-
-/* v | name; the name is the lexeme just read. */
-static value filter(chat *c, value v, const lexeme *name)
-{
-    bool is_length = lexeme_is(name, LEXEME_NAME, "length") ||
-                     lexeme_is(name, LEXEME_NAME, "count");
-    value refused = refused_name(c, "the filter");
-    if (take_operator(c, "(")) {
-        brackets_skip(c);
-        return v.kind == VALUE_REFUSED ? v : refused;
-    }
-    if (v.kind == VALUE_REFUSED) {
-        return v;
-    }
-    if (lexeme_is(name, LEXEME_NAME, "trim")) {
-        return chat_trim(chat_to_string(c, v));
-    }
-    if (lexeme_is(name, LEXEME_NAME, "string")) {
-        return chat_to_string(c, v);
-    }
-    if (v.kind != VALUE_MESSAGES) {
-        return refused;
-    }
-    return is_length                                ? chat_int(v.length)
-           : lexeme_is(name, LEXEME_NAME, "first") ? element(v, 0)
-           : lexeme_is(name, LEXEME_NAME, "last")  ? element(v, (int64_t)v.length - 1)
-                                                    : refused;
-}
-
-/* v is name */
-static greta_status test(chat *c, value *v)
-{
-    bool is_not = take(c, LEXEME_NAME, "not");
-    const lexeme *name = here(c);
-    value_kind kind = v->kind;
-    bool holds;
-    if (lexeme_is(name, LEXEME_NAME, "defined")) {
-        holds = kind != VALUE_UNDEFINED;
-    } else if (lexeme_is(name, LEXEME_NAME, "undefined")) {
-        holds = kind == VALUE_UNDEFINED;
-    } else if (lexeme_is(name, LEXEME_NAME, "none")) {
-        holds = kind == VALUE_NONE;
-    } else if (lexeme_is(name, LEXEME_NAME, "string")) {
-        holds = kind == VALUE_STRING;
-    } else if (lexeme_is(name, LEXEME_NAME, "mapping")) {
-        holds = kind == VALUE_MESSAGE;
-    } else if (lexeme_is(name, LEXEME_NAME, "true")) {
-        holds = kind == VALUE_BOOL && v->number;
-    } else if (lexeme_is(name, LEXEME_NAME, "false")) {
-        holds = kind == VALUE_BOOL && !v->number;
-    } else if (lexeme_is(name, LEXEME_NAME, "iterable")) {
-        holds = kind != VALUE_NONE && kind != VALUE_BOOL && kind != VALUE_INT;
-    } else {
-        return chat_refuse(c, "the test", name);
-    }
-    c->at++;
-    *v = kind == VALUE_REFUSED ? *v : chat_bool(holds != is_not);
-    /* Jinja takes an operand that follows for the test's argument, even an `if`. */
-    const lexeme *next = here(c);
-    bool is_word = next->kind == LEXEME_NAME && !lexeme_is(next, LEXEME_NAME, "else") &&
-                   !lexeme_is(next, LEXEME_NAME, "and") && !lexeme_is(next, LEXEME_NAME, "or");
-    bool is_bracket = next->kind == LEXEME_OPERATOR && strchr("([{", next->text[0]) != NULL;
-    bool is_constant = next->kind == LEXEME_STRING || next->kind == LEXEME_NUMBER;
-    return is_word || is_bracket || is_constant ? chat_refuse(c, "a test with", next) : GRETA_OK;
-}
-
-/* Everything that belongs to the operand before it. */
-static greta_status postfix_read(chat *c, value *v)
-{
-    bool is_filtered = false; /* Jinja reads a dot behind a filter as part of the filter's name. */
-    for (;;) {
-        const lexeme *l = here(c);
-        if (!is_filtered && take_operator(c, ".")) {
-            const lexeme *name = here(c);
-            if (name->kind != LEXEME_NAME) {
-                return chat_refuse(c, "the attribute", name);
-            }
-            c->at++;
-            if (v->kind == VALUE_STRING && lexeme_is(name, LEXEME_NAME, "strip") &&
-                lexeme_is(name + 1, LEXEME_OPERATOR, "(") &&
-                lexeme_is(name + 2, LEXEME_OPERATOR, ")")) {
-                c->at += 2;
-                *v = chat_trim(*v);
-            } else {
-                *v = attribute(c, *v, chat_string_of(name->text, name->length));
-            }
-        } else if (!is_filtered && take_operator(c, "[")) {
-            *v = subscript(c, *v);
-        } else if (take_operator(c, "(")) {
-            brackets_skip(c);
-            *v = v->kind == VALUE_REFUSED ? *v : chat_refused("a call");
-        } else if (take_operator(c, "|")) {
-            if (here(c)->kind != LEXEME_NAME) {
-                return chat_refuse(c, "the filter", here(c));
-            }
-            is_filtered = true;
-            c->at++;
-            *v = filter(c, *v, l + 1);
-        } else if (take(c, LEXEME_NAME, "is")) {
-            is_filtered = true;
-            GRETA_TRY(test(c, v));
-        } else {
             return GRETA_OK;
         }
     }
+    for (size_t i = 0; i < sizeof reserved / sizeof reserved[0]; i++) {
+        if (parse_is_name(c, reserved[i])) {
+            return parse_unexpected(c, "an expression");
+        }
+    }
+    GRETA_TRY(parse_new(c, NODE_NAME, n));
+    parse_text(*n, parse_here(c));
+    c->at++;
+    return parse_finish(c, *n);
 }
 
-/* ---- Expressions ----------------------------------------------------------------------------- */
-
-static greta_status push(chat *c, expression *s, operator_kind op, value left)
+/* Items up to the bracket that closes; a comma may stand at the end. */
+static greta_status parse_items(chat *c, node_kind kind, const char *close, node **n)
 {
-    if (s->n == LIMIT_CHAT_DEPTH) {
-        return chat_refuse(c, "an expression nested that deep", NULL);
+    node **last;
+    GRETA_TRY(parse_new(c, kind, n));
+    last = &(*n)->a;
+    c->at++;
+    GRETA_TRY(parse_enter(c));
+    while (!parse_take_operator(c, close)) {
+        node *item = NULL, *found = NULL;
+        GRETA_TRY(parse_expression(c, &found));
+        if (kind == NODE_DICT) {
+            node *second = NULL;
+            GRETA_TRY(parse_expect(c, ":", "a dict"));
+            GRETA_TRY(parse_expression(c, &second));
+            GRETA_TRY(parse_two(c, NODE_PAIR, found, second, &item));
+        } else {
+            GRETA_TRY(parse_two(c, NODE_ARGUMENT, found, NULL, &item));
+        }
+        *last = item;
+        last = &item->next;
+        if (!parse_is_operator(c, close)) {
+            GRETA_TRY(parse_expect(c, ",", "a list"));
+        }
     }
-    s->item[s->n++] = (chat_operation){.op = op, .left = left};
+    c->depth--;
+    return parse_finish(c, *n);
+}
+
+/* Brackets: an expression, or with a comma a tuple. */
+static greta_status parse_brackets(chat *c, node **n)
+{
+    size_t start = c->at++;
+    if (parse_is_operator(c, ")")) {
+        c->at = start;
+        return parse_items(c, NODE_TUPLE, ")", n);
+    }
+    GRETA_TRY(parse_enter(c));
+    GRETA_TRY(parse_expression(c, n));
+    c->depth--;
+    if (parse_take_operator(c, ")")) {
+        return GRETA_OK;
+    }
+    if (!parse_is_operator(c, ",")) {
+        return parse_unexpected(c, "brackets");
+    }
+    c->at = start;
+    return parse_items(c, NODE_TUPLE, ")", n);
+}
+
+static greta_status parse_primary(chat *c, node **n)
+{
+    const lexeme *l = parse_here(c);
+    switch (l->kind) {
+    case LEXEME_NAME:
+        return parse_name(c, n);
+    case LEXEME_STRING:
+        return parse_string(c, n);
+    case LEXEME_NUMBER:
+        return parse_number(c, n);
+    default:
+        return parse_is_operator(c, "(")   ? parse_brackets(c, n)
+               : parse_is_operator(c, "[") ? parse_items(c, NODE_LIST, "]", n)
+               : parse_is_operator(c, "{") ? parse_items(c, NODE_DICT, "}", n)
+                                           : parse_unexpected(c, "an expression");
+    }
+}
+
+/* ---- What follows an operand ----------------------------------------------------------------- */
+
+/* Arguments behind the bracket, up to its end: by place, then by name. */
+static greta_status parse_arguments(chat *c, node **first)
+{
+    node **last = first;
+    bool has_names = false;
+    c->at++;
+    GRETA_TRY(parse_enter(c));
+    while (!parse_take_operator(c, ")")) {
+        node *item = NULL;
+        GRETA_TRY(parse_new(c, NODE_ARGUMENT, &item));
+        if (parse_here(c)->kind == LEXEME_NAME &&
+            lexeme_is(parse_here(c) + 1, LEXEME_OPERATOR, "=")) {
+            parse_text(item, parse_here(c));
+            c->at += 2;
+            has_names = true;
+        } else if (has_names || parse_is_operator(c, "*") || parse_is_operator(c, "**")) {
+            return parse_unexpected(c, "arguments");
+        }
+        GRETA_TRY(parse_expression(c, &item->a));
+        GRETA_TRY(parse_finish(c, item));
+        *last = item;
+        last = &item->next;
+        if (!parse_is_operator(c, ")")) {
+            GRETA_TRY(parse_expect(c, ",", "arguments"));
+        }
+    }
+    c->depth--;
     return GRETA_OK;
 }
 
-/* Applies what binds tighter than `bind`; says whether a comparison was among it. */
-static bool reduce(chat *c, expression *s, int bind, value *v)
+/* [i], [low:high:step] */
+static greta_status parse_subscript(chat *c, node *of, node **n)
 {
-    bool compared = false;
-    while (s->n > 0 && binding[s->item[s->n - 1].op] > bind) {
-        const chat_operation *top = &s->item[--s->n];
-        compared = compared || binding[top->op] == BIND_COMPARE;
-        *v = chat_apply(c, top, *v);
-    }
-    return compared;
-}
-
-/* The operator that stands here, read; EXPR_END: the expression ends here. */
-static operator_kind operator_read(chat *c)
-{
-    static const struct {
-        const char *text;
-        operator_kind op;
-    } known[] = {
-        {"==", EXPR_EQUAL},      {"!=", EXPR_UNEQUAL},       {"<", EXPR_LESS},
-        {">", EXPR_GREATER},     {"<=", EXPR_LESS_EQUAL},    {">=", EXPR_GREATER_EQUAL},
-        {"+", EXPR_ADD},         {"-", EXPR_SUBTRACT},       {"~", EXPR_CONCAT},
-        {"%", EXPR_MODULO},      {"or", EXPR_OR},            {"and", EXPR_AND},
-        {"in", EXPR_IN},         {"if", EXPR_IF},            {"else", EXPR_ELSE},
-    };
-    const lexeme *l = here(c);
-    if (lexeme_is(l, LEXEME_NAME, "not") && lexeme_is(l + 1, LEXEME_NAME, "in")) {
-        c->at += 2;
-        return EXPR_NOT_IN;
-    }
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (take(c, l->kind == LEXEME_NAME ? LEXEME_NAME : LEXEME_OPERATOR, known[i].text)) {
-            return known[i].op;
+    node *part[3] = {NULL, NULL, NULL};
+    int n_colon = 0;
+    c->at++;
+    GRETA_TRY(parse_enter(c));
+    while (!parse_take_operator(c, "]")) {
+        if (parse_take_operator(c, ":")) {
+            if (++n_colon > 2) {
+                return parse_unexpected(c, "a subscript");
+            }
+        } else if (part[n_colon] != NULL) {
+            return parse_unexpected(c, "a subscript");
+        } else {
+            GRETA_TRY(parse_expression(c, &part[n_colon]));
         }
     }
-    return EXPR_END;
+    c->depth--;
+    if (n_colon == 0 && part[0] == NULL) {
+        return parse_unexpected(c, "a subscript");
+    }
+    GRETA_TRY(parse_new(c, n_colon == 0 ? NODE_ITEM : NODE_SLICE, n));
+    (*n)->a = of;
+    (*n)->b = part[0];
+    (*n)->c = part[1];
+    (*n)->d = part[2];
+    return parse_finish(c, *n);
 }
 
-/* Puts the operator just read on the stack; *v is its left side. */
-static greta_status operator_push(chat *c, expression *s, operator_kind op, value *v)
+static greta_status parse_call(chat *c, node *of, node **n)
 {
-    bool is_ternary = op == EXPR_IF || op == EXPR_ELSE;
-    bool compared = reduce(c, s, is_ternary ? BIND_TERNARY : binding[op] - 1, v);
-    chat_operation *top = s->n > 0 ? &s->item[s->n - 1] : NULL;
-    bool is_in_if = top != NULL && top->op == EXPR_IF;
-    bool is_chain = compared && binding[op] == BIND_COMPARE;
-    if (is_chain || (is_ternary && is_in_if != (op == EXPR_ELSE))) {
-        return chat_refuse(c, "a chain with", here(c) - 1);
-    }
-    if (op == EXPR_ELSE) {
-        top->op = EXPR_ELSE;
-        top->condition = *v;
-        return GRETA_OK;
-    }
-    return push(c, s, op, *v);
+    GRETA_TRY(parse_new(c, NODE_CALL, n));
+    (*n)->a = of;
+    GRETA_TRY(parse_arguments(c, &(*n)->b));
+    return parse_finish(c, *n);
 }
 
-greta_status chat_evaluate(chat *c, bool is_iterable, value *v)
+static greta_status parse_postfix(chat *c, node **n)
 {
-    expression s = {.n = 0};
     for (;;) {
-        for (bool more = true; more;) {
-            operator_kind op = take(c, LEXEME_NAME, "not") ? EXPR_NOT
-                               : take_operator(c, "(")     ? EXPR_PAREN
-                                                           : EXPR_END;
-            more = op != EXPR_END;
-            if (more) {
-                GRETA_TRY(push(c, &s, op, undefined));
+        node *made = NULL;
+        if (parse_is_operator(c, "(")) {
+            GRETA_TRY(parse_call(c, *n, &made));
+        } else if (parse_is_operator(c, "[")) {
+            GRETA_TRY(parse_subscript(c, *n, &made));
+        } else if (parse_take_operator(c, ".")) {
+            bool is_index = parse_here(c)->kind == LEXEME_NUMBER;
+            GRETA_TRY(parse_new(c, is_index ? NODE_ITEM : NODE_ATTRIBUTE, &made));
+            made->a = *n;
+            if (is_index) {
+                GRETA_TRY(parse_number(c, &made->b));
+            } else if (parse_here(c)->kind == LEXEME_NAME) {
+                parse_text(made, parse_here(c));
+                c->at++;
+            } else {
+                return parse_unexpected(c, "an attribute");
             }
+            GRETA_TRY(parse_finish(c, made));
+        } else {
+            return GRETA_OK;
         }
-        GRETA_TRY(operand_read(c, v));
-        GRETA_TRY(postfix_read(c, v));
-        while (s.n > 0 && lexeme_is(here(c), LEXEME_OPERATOR, ")")) {
-            reduce(c, &s, BIND_PAREN, v);
-            if (s.n == 0) {
-                break;
-            }
-            s.n--;
-            c->at++;
-            GRETA_TRY(postfix_read(c, v));
-        }
-        if (is_iterable && lexeme_is(here(c), LEXEME_NAME, "if")) {
-            break;
-        }
-        operator_kind op = operator_read(c);
-        if (op == EXPR_END) {
-            break;
-        }
-        GRETA_TRY(operator_push(c, &s, op, v));
+        *n = made;
     }
-    reduce(c, &s, BIND_PAREN, v);
-    return s.n == 0 ? GRETA_OK : chat_refuse(c, "an expression with", here(c));
+}
+
+/* The name of a filter or test, and what is given to it. */
+static greta_status parse_named(chat *c, node_kind kind, node *of, node **n)
+{
+    GRETA_TRY(parse_new(c, kind, n));
+    (*n)->a = of;
+    if (kind == NODE_TEST) {
+        (*n)->is_not = parse_take_name(c, "not");
+    }
+    if (parse_here(c)->kind != LEXEME_NAME) {
+        return parse_unexpected(c, kind == NODE_TEST ? "a test" : "a filter");
+    }
+    parse_text(*n, parse_here(c));
+    c->at++;
+    if (parse_is_operator(c, ".")) {
+        return parse_unexpected(c, "the name of a filter or test");
+    }
+    if (parse_is_operator(c, "(")) {
+        GRETA_TRY(parse_arguments(c, &(*n)->b));
+    } else if (kind == NODE_TEST) {
+        const lexeme *l = parse_here(c);
+        bool is_word = l->kind == LEXEME_NAME && !parse_is_name(c, "else") &&
+                       !parse_is_name(c, "or") && !parse_is_name(c, "and");
+        if (parse_is_name(c, "is")) {
+            return parse_unexpected(c, "a test");
+        }
+        if (is_word || l->kind == LEXEME_STRING || l->kind == LEXEME_NUMBER ||
+            parse_is_operator(c, "[") || parse_is_operator(c, "{")) {
+            GRETA_TRY(parse_new(c, NODE_ARGUMENT, &(*n)->b));
+            GRETA_TRY(parse_primary(c, &(*n)->b->a));
+            GRETA_TRY(parse_postfix(c, &(*n)->b->a));
+            GRETA_TRY(parse_finish(c, (*n)->b));
+        }
+    }
+    return parse_finish(c, *n);
+}
+
+greta_status parse_filters(chat *c, node **n)
+{
+    for (;;) {
+        node *made = NULL;
+        if (parse_take_operator(c, "|")) {
+            GRETA_TRY(parse_named(c, NODE_FILTER, *n, &made));
+        } else if (parse_take_name(c, "is")) {
+            GRETA_TRY(parse_named(c, NODE_TEST, *n, &made));
+        } else if (parse_is_operator(c, "(")) {
+            GRETA_TRY(parse_call(c, *n, &made));
+        } else {
+            return GRETA_OK;
+        }
+        *n = made;
+    }
+}
+
+/* ---- Operators ------------------------------------------------------------------------------- */
+
+static greta_status parse_unary(chat *c, bool with_filters, node **n)
+{
+    bool is_negative = parse_is_operator(c, "-");
+    if (is_negative || parse_is_operator(c, "+")) {
+        node *inner = NULL;
+        c->at++;
+        GRETA_TRY(parse_enter(c));
+        GRETA_TRY(parse_unary(c, false, &inner));
+        c->depth--;
+        GRETA_TRY(parse_two(c, is_negative ? NODE_NEGATE : NODE_POSITIVE, inner, NULL, n));
+    } else {
+        GRETA_TRY(parse_primary(c, n));
+    }
+    GRETA_TRY(parse_postfix(c, n));
+    return with_filters ? parse_filters(c, n) : GRETA_OK;
+}
+
+typedef struct operator_kind {
+    const char *text;
+    node_kind kind;
+} operator_kind;
+
+typedef greta_status parse_level(chat *c, node **n);
+
+/* a op b op c, from the left. */
+static greta_status parse_left(chat *c, const operator_kind *known, size_t n_known,
+                               parse_level *below, node **n)
+{
+    GRETA_TRY(below(c, n));
+    for (;;) {
+        size_t i = 0;
+        while (i < n_known && !parse_is_operator(c, known[i].text)) {
+            i++;
+        }
+        if (i == n_known) {
+            return GRETA_OK;
+        }
+        node *right = NULL, *left = *n;
+        c->at++;
+        GRETA_TRY(below(c, &right));
+        GRETA_TRY(parse_two(c, known[i].kind, left, right, n));
+    }
+}
+
+static greta_status parse_signed(chat *c, node **n)
+{
+    return parse_unary(c, true, n);
+}
+
+static greta_status parse_power(chat *c, node **n)
+{
+    static const operator_kind known[] = {{"**", NODE_POWER}};
+    return parse_left(c, known, 1, parse_signed, n);
+}
+
+static greta_status parse_product(chat *c, node **n)
+{
+    static const operator_kind known[] = {
+        {"*", NODE_MULTIPLY}, {"/", NODE_DIVIDE}, {"//", NODE_FLOOR_DIVIDE}, {"%", NODE_MODULO}};
+    return parse_left(c, known, 4, parse_power, n);
+}
+
+static greta_status parse_concat(chat *c, node **n)
+{
+    static const operator_kind known[] = {{"~", NODE_CONCAT}};
+    return parse_left(c, known, 1, parse_product, n);
+}
+
+static greta_status parse_sum(chat *c, node **n)
+{
+    static const operator_kind known[] = {{"+", NODE_ADD}, {"-", NODE_SUBTRACT}};
+    return parse_left(c, known, 2, parse_concat, n);
+}
+
+/* The comparison that stands here, read; NULL: none. */
+static const char *comparison(chat *c)
+{
+    static const char *const known[] = {"==", "!=", "<=", ">=", "<", ">"};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (parse_take_operator(c, known[i])) {
+            return known[i];
+        }
+    }
+    if (parse_take_name(c, "in")) {
+        return "in";
+    }
+    if (parse_is_name(c, "not") && lexeme_is(parse_here(c) + 1, LEXEME_NAME, "in")) {
+        c->at += 2;
+        return "not in";
+    }
+    return NULL;
+}
+
+static greta_status parse_compare(chat *c, node **n)
+{
+    node **last = NULL;
+    const char *op;
+    GRETA_TRY(parse_sum(c, n));
+    while ((op = comparison(c)) != NULL) {
+        node *operand = NULL, *right = NULL;
+        GRETA_TRY(parse_sum(c, &right));
+        GRETA_TRY(parse_two(c, NODE_OPERAND, right, NULL, &operand));
+        operand->text = op;
+        operand->length = strlen(op);
+        if (last == NULL) {
+            node *left = *n;
+            GRETA_TRY(parse_two(c, NODE_COMPARE, left, operand, n));
+        } else {
+            *last = operand;
+        }
+        last = &operand->next;
+    }
+    return last == NULL ? GRETA_OK : parse_finish(c, *n);
+}
+
+static greta_status parse_not(chat *c, node **n)
+{
+    if (!parse_take_name(c, "not")) {
+        return parse_compare(c, n);
+    }
+    node *inner = NULL;
+    GRETA_TRY(parse_enter(c));
+    GRETA_TRY(parse_not(c, &inner));
+    c->depth--;
+    return parse_two(c, NODE_NOT, inner, NULL, n);
+}
+
+greta_status parse_logic(chat *c, bool is_or, node **n)
+{
+    GRETA_TRY(is_or ? parse_logic(c, false, n) : parse_not(c, n));
+    while (parse_take_name(c, is_or ? "or" : "and")) {
+        node *left = *n, *right = NULL;
+        GRETA_TRY(is_or ? parse_logic(c, false, &right) : parse_not(c, &right));
+        GRETA_TRY(parse_two(c, is_or ? NODE_OR : NODE_AND, left, right, n));
+    }
+    return GRETA_OK;
+}
+
+greta_status parse_expression(chat *c, node **n)
+{
+    GRETA_TRY(parse_logic(c, true, n));
+    while (parse_take_name(c, "if")) {
+        node *made = NULL;
+        GRETA_TRY(parse_new(c, NODE_IF_ELSE, &made));
+        made->a = *n;
+        GRETA_TRY(parse_logic(c, true, &made->b));
+        if (parse_take_name(c, "else")) {
+            GRETA_TRY(parse_enter(c));
+            GRETA_TRY(parse_expression(c, &made->c));
+            c->depth--;
+        }
+        GRETA_TRY(parse_finish(c, made));
+        *n = made;
+    }
+    return GRETA_OK;
 }

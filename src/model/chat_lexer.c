@@ -1,13 +1,10 @@
-/* chat_lexer.c - a Jinja template as a list of lexemes, with the blocks linked.
+/* chat_lexer.c - a Jinja template as a list of lexemes.
  *
  * The settings are those with which chat templates are rendered everywhere: trim_blocks (the
  * newline after a tag goes), lstrip_blocks (blanks before a tag that begins its line go), newlines
  * become \n and one newline at the very end goes. `-` inside a delimiter takes all white space on
  * its side, `+` keeps it. The rules follow jinja2's lexer.py, whose order of decisions is repeated
  * here: whitespace belongs to the data before a tag, or to the end of the tag before it.
- *
- * A second pass links if/elif/else/endif and for/endfor, so that running a template never searches,
- * and a template whose blocks do not match is refused before anything is rendered.
  */
 #include "model/chat_internal.h"
 
@@ -16,15 +13,18 @@
 
 typedef struct lexer {
     lexemes *list;
-    char *text;         /* the source, normalised */
+    char *text; /* the source, normalised */
     size_t n, at;
-    bool is_line_start; /* whether the last match ended on a newline */
+    bool is_line_start;  /* whether the last match ended on a newline */
+    const char *counted; /* newlines before it are counted */
+    uint32_t line;
     greta_error *err;
 } lexer;
 
 static greta_status lexer_refuse(const lexer *l, const char *what)
 {
-    return error_set(l->err, GRETA_BAD_INPUT, "the chat template has %s at byte %zu", what, l->at);
+    return error_at(l->err, GRETA_BAD_INPUT, GRETA_PLACE_LINE, l->line,
+                    "the chat template has %s at byte %zu", what, l->at);
 }
 
 bool lexeme_is(const lexeme *l, lexeme_kind kind, const char *word)
@@ -79,6 +79,13 @@ static size_t space_run(const char *s, size_t bytes)
 
 /* ---- Output ---------------------------------------------------------------------------------- */
 
+static void lines_count(lexer *l, const char *end)
+{
+    while (l->counted < end) {
+        l->line += *l->counted++ == '\n';
+    }
+}
+
 static greta_status lexeme_add(lexer *l, lexeme_kind kind, const char *s, size_t length)
 {
     lexemes *list = l->list;
@@ -91,7 +98,8 @@ static greta_status lexeme_add(lexer *l, lexeme_kind kind, const char *s, size_t
         list->item = grown;
         list->capacity = capacity;
     }
-    list->item[list->n++] = (lexeme){.kind = kind, .text = s, .length = length};
+    lines_count(l, s);
+    list->item[list->n++] = (lexeme){.kind = kind, .line = l->line, .text = s, .length = length};
     return GRETA_OK;
 }
 
@@ -184,7 +192,10 @@ static greta_status lex_string(lexer *l)
     char quote = l->text[l->at];
     char *out = l->text + l->at, *start = out;
     const char *s = start + 1, *end = l->text + l->n;
+    uint32_t newlines = 0; /* counted before escapes are resolved in their place */
+    lines_count(l, start);
     while (s < end && *s != quote) {
+        newlines += *s == '\n';
         if (*s != '\\') {
             *out++ = *s++;
             continue;
@@ -193,13 +204,17 @@ static greta_status lex_string(lexer *l)
         if (n == 0) {
             return lexer_refuse(l, "an escape that is not supported");
         }
+        newlines += s[1] == '\n';
         s += 1 + n;
     }
     if (s == end) {
         return lexer_refuse(l, "a string without an end");
     }
     l->at = (size_t)(s + 1 - l->text);
-    return lexeme_add(l, LEXEME_STRING, start, (size_t)(out - start));
+    GRETA_TRY(lexeme_add(l, LEXEME_STRING, start, (size_t)(out - start)));
+    l->counted = s;
+    l->line += newlines;
+    return GRETA_OK;
 }
 
 /* ---- Tags ------------------------------------------------------------------------------------ */
@@ -340,45 +355,6 @@ static greta_status lex_all(lexer *l)
     return lexeme_add(l, LEXEME_END, l->text + l->n, 0);
 }
 
-/* ---- Blocks ---------------------------------------------------------------------------------- */
-
-static greta_status blocks_link(lexer *l)
-{
-    uint32_t open[LIMIT_CHAT_DEPTH]; /* the last clause of each open block */
-    bool is_loop[LIMIT_CHAT_DEPTH];
-    size_t depth = 0;
-    lexeme *item = l->list->item;
-    for (uint32_t i = 0; i < l->list->n; i++) {
-        const lexeme *name = &item[i + 1];
-        if (item[i].kind != LEXEME_TAG) {
-            continue;
-        }
-        l->at = (size_t)(item[i].text - l->text);
-        if (lexeme_is(name, LEXEME_NAME, "if") || lexeme_is(name, LEXEME_NAME, "for")) {
-            if (depth == LIMIT_CHAT_DEPTH) {
-                return lexer_refuse(l, "blocks nested too deep");
-            }
-            is_loop[depth] = name->text[0] == 'f';
-            open[depth++] = i;
-            continue;
-        }
-        bool ends_if = lexeme_is(name, LEXEME_NAME, "endif");
-        bool ends_loop = lexeme_is(name, LEXEME_NAME, "endfor");
-        bool is_elif = lexeme_is(name, LEXEME_NAME, "elif");
-        if (!ends_if && !ends_loop && !is_elif && !lexeme_is(name, LEXEME_NAME, "else")) {
-            continue;
-        }
-        if (depth == 0 || (is_loop[depth - 1] ? ends_if || is_elif : ends_loop)) {
-            return lexer_refuse(l, "a clause without its block");
-        }
-        item[open[depth - 1]].jump = i;
-        open[depth - 1] = i;
-        depth -= ends_if || ends_loop;
-    }
-    l->at = l->n;
-    return depth == 0 ? GRETA_OK : lexer_refuse(l, "a block without an end");
-}
-
 /* ---- Entry ----------------------------------------------------------------------------------- */
 
 /* Copies the source with every newline as \n, without a last one. */
@@ -401,8 +377,8 @@ greta_status chat_lex(const char *source, size_t bytes, lexemes *list, greta_err
     if (list->source == NULL) {
         return error_memory(err, "the chat template", bytes);
     }
-    lexer l = {.list = list, .text = list->source, .is_line_start = true, .err = err};
+    lexer l = {.list = list, .text = list->source, .is_line_start = true, .line = 1, .err = err};
+    l.counted = l.text;
     source_normalise(&l, source, bytes);
-    GRETA_TRY(lex_all(&l));
-    return blocks_link(&l);
+    return lex_all(&l);
 }

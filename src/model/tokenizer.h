@@ -59,6 +59,6 @@ greta_status tokenizer_decode(const tokenizer *t, const int32_t *id, size_t n,
 
 /* See greta_chat. */
 greta_status chat_render(const tokenizer *t, const greta_message *messages, size_t n,
-                         int add_generation_prompt, char **text, greta_error *err);
+                         const greta_chat_options *options, char **text, greta_error *err);
 
 #endif

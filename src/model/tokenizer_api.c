@@ -60,7 +60,14 @@ int greta_token_is_control(const greta_model *model, int32_t id)
 }
 
 greta_status greta_chat(const greta_model *model, const greta_message *messages, size_t n,
-                        int add_generation_prompt, char **text, greta_error *err)
+                        const greta_chat_options *options, char **text, greta_error *err)
 {
-    return chat_render(model->tok, messages, n, add_generation_prompt, text, err);
+    greta_chat_options known = {.size = sizeof known};
+    *text = NULL;
+    if (options != NULL && (options->size < sizeof options->size || options->size > known.size)) {
+        return error_set(err, GRETA_USAGE, "chat options of %zu bytes (%zu)", options->size,
+                         known.size);
+    }
+    memcpy(&known, options == NULL ? &known : options, options == NULL ? 0 : options->size);
+    return chat_render(model->tok, messages, n, &known, text, err);
 }

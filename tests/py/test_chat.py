@@ -1,15 +1,16 @@
-"""--chat: chat_render against jinja2 rendering the same template, with the settings that
-transformers uses. Templates of three families, conversations of all shapes, then random templates
-in the part of Jinja that is claimed: whatever we render must be what jinja2 renders, and what it
-fails on we must refuse."""
+"""--chat: chat_render against jinja2 rendering the same template, in the environment that
+transformers uses. Templates of the families, conversations of all shapes, then random templates in
+the part of Jinja that is claimed: whatever we render must be what jinja2 renders, and what it fails
+on we must refuse."""
 import random
 
 import gguf
 import pytest
 from jinja2 import TemplateError, TemplateSyntaxError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from templates import FAMILIES, environment
 from vocabulary import ALPHABET, CONTROL, NORMAL, Vocabulary, ask, chat
 
+DATE = 2  # a date is given: templates.NOW
 SPECIALS = ["<|begin_of_text|>", "<|im_end|>", "<|eot_id|>", "<unk>", "<pad>"]
 VOCABULARY = Vocabulary(
     [*ALPHABET.values(), "ab", *SPECIALS],
@@ -132,6 +133,7 @@ PLAIN = """{% if messages[0].role == "system" %}
 {% endif %}
 """
 TEMPLATES = {
+    **FAMILIES,
     "smollm2": SMOLLM2,
     "llama3": LLAMA3,
     "llama3.1": LLAMA31,
@@ -169,19 +171,16 @@ CONVERSATIONS = [
     conversation((U, "a"), (S, "A system message in the middle"), (A, "c")),
     conversation((S, "s"), (S, "two of them"), (U, "u")),
     conversation(*[(U if i % 2 == 0 else A, f"turn {i}") for i in range(60)]),
+    conversation((U, "q"), (A, "<think>\nhm\n</think>\n\nyes"), (U, "r"), (A, "no"), ("tool", "t")),
+    conversation((U, "<tool_response>x</tool_response>"), (A, "a</think>b"), ("tool", "1"),
+                 ("tool", "2"), (A, "\n\n")),
+    conversation((U, 'it\'s "quoted" \u2028\u00ad \u0661'), (A, "a\n\nb\n")),
     conversation((U, "code:\n```c\nint main(void)\n{\n    return 0;\n}\n```\n")),
 ]
 
 
 def jinja_render(template, messages, add_generation_prompt):
-    def raise_exception(message):
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    return environment.from_string(template).render(
+    return environment().from_string(template).render(
         messages=messages,
         tools=None,
         documents=None,
@@ -194,7 +193,7 @@ def jinja_render(template, messages, add_generation_prompt):
 def compare(path, template, conversations):
     """Renders everything both ways; returns how many texts were made."""
     cases = [(c, prompt) for c in conversations for prompt in (False, True)]
-    answers = ask(path, [chat(messages, prompt) for messages, prompt in cases])
+    answers = ask(path, [chat(messages, prompt + DATE) for messages, prompt in cases])
     for (messages, prompt), answer in zip(cases, answers):
         try:
             expected = jinja_render(template, messages, prompt)
@@ -220,7 +219,7 @@ def test_conversations(scratch, name):
     rendered = compare(path, template, CONVERSATIONS)
     refused = 2 * sum(raises(template, messages) for messages in CONVERSATIONS)
     assert rendered == 2 * len(CONVERSATIONS) - refused
-    assert rendered >= 20
+    assert rendered >= (8 if "raise_exception" in template else 20)
 
 
 def raises(template, messages):
@@ -233,7 +232,8 @@ def raises(template, messages):
 
 def test_windows_newlines(scratch):
     template = TEMPLATES["qwen2.5"].replace("\n", "\r\n")
-    assert compare(write(scratch, "crlf", template), template, CONVERSATIONS) == 48
+    path = write(scratch, "crlf", template)
+    assert compare(path, template, CONVERSATIONS) == 2 * len(CONVERSATIONS)
 
 
 def test_real_template(smollm2):
@@ -243,30 +243,44 @@ def test_real_template(smollm2):
 
 
 REFUSED = {
-    "neither ChatML-like": "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}",
-    '"tojson"': "{{ '<|im_start|><|im_end|>' }}{{ messages | tojson }}",
-    '"macro"': "<|im_start|><|im_end|>{% macro f(x) %}{{ x }}{% endmacro %}",
-    '"strftime_now"': "<|im_start|><|im_end|>{{ strftime_now('%d') }}",
-    '"namespace"': "<|im_start|><|im_end|>{% set ns = namespace(a=1) %}{{ ns.a }}",
-    '"items"': "<|im_start|><|im_end|>{{ messages[0].items() }}",
-    "conversation: no": "<|im_start|><|im_end|>{{ raise_exception('no') }}",
-    '"break"': "<|im_start|><|im_end|>{% for m in messages %}{% break %}{% endfor %}",
-    'for with "else"': "<|im_start|><|im_end|>{% for m in messages %}a{% else %}b{% endfor %}",
-    "clause without": "<|im_start|><|im_end|>{% endif %}",
-    "block without": "<|im_start|><|im_end|>{% if messages %}",
-    "tag without": "<|im_start|><|im_end|>{{ messages",
-    "string without": "<|im_start|><|im_end|>{{ 'a }}",
-    "escape": r"<|im_start|><|im_end|>{{ '\N{BULLET}' }}",
-    "raw block": "<|im_start|><|im_end|>{% raw %}{{ x }}{% endraw %}",
-    "undefined value": "<|im_start|><|im_end|>{{ nothing.role }}",
-    "a chain": "<|im_start|><|im_end|>{{ 1 < 2 < 3 }}",
-    "nested too deep": "<|im_start|><|im_end|>" + "{% if 1 %}" * 40 + "{% endif %}" * 40,
-    "nested that deep": "<|im_start|><|im_end|>{{ " + "(" * 40 + "1" + ")" * 40 + " }}",
-    "10000000 steps": "<|im_start|><|im_end|>"
-    + "{% for a in messages %}" * 6
-    + "{% endfor %}" * 6,
-    "bytes of strings": "<|im_start|><|im_end|>{% set s = 'aaaaaaaaaaaaaaaa' %}"
-    + "{% set s = s ~ s %}" * 28,
+    'the filter "groupby"': "{{ messages | groupby('role') }}",
+    'the test "filter"': "{{ 'x' is filter }}",
+    'the statement "include"': "{% include 'x' %}",
+    'the statement "call"': "{% call f() %}a{% endcall %}",
+    'the function "lipsum"': "{{ lipsum() }}",
+    'the attribute "append"': "{{ messages.append(1) }}",
+    'the attribute "__class__"': "{{ messages.__class__ }}",
+    'the attribute "format"': "{{ '%s'.format(1) }}",
+    'the name "caller"': "{{ caller() }}",
+    "conversation: no": "{{ raise_exception('no') }}",
+    "goes through none": "{% for m in tools %}{% endfor %}",
+    "clause without": "{% endif %}",
+    "block without": "{% if messages %}",
+    "has 2 where it does not belong": "{{ 1 2 }}",
+    "tag without": "{{ messages",
+    "string without": "{{ 'a }}",
+    "escape": r"{{ '\N{BULLET}' }}",
+    "raw block": "{% raw %}{{ x }}{% endraw %}",
+    'an undefined value for "role"': "{{ nothing.role }}",
+    "item of an undefined value": "{{ nothing['role'] }}",
+    "computes with": "{{ nothing + 'a' }}",
+    "divides by zero": "{{ 1 % 0 }}",
+    "a number that large": "{{ 999999999999999 * 999999999999999 }}",
+    "calls a number": "{% set f = 1 %}{{ f() }}",
+    "does not take": "{% macro f(x) %}{{ x }}{% endmacro %}{{ f(1, 2) }}",
+    "call each other that deep": "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+    "nested too deep": "{% if 1 %}" * 40 + "{% endif %}" * 40,
+    "is nested too": "{{ " + "(" * 40 + "1" + ")" * 40 + " }}",
+    "nested that deep": "{{ 1 " + "+ 1" * 200 + " }}",
+    "10000000 steps": "{% for a in messages %}" * 6 + "{% endfor %}" * 6,
+    "bytes of strings": "{% set s = 'aaaaaaaaaaaaaaaa' %}" + "{% set s = s ~ s %}" * 28,
+    "bytes of": "{{ 'aaaaaaaaaaaaaaaa' * 999999999 }}",
+    "steps": "{% set ns = namespace(s='a') %}{% for i in range(99999) %}"
+             "{% set ns.s = ns.s ~ 'aaaaaaaaaaaaaaaaaaaaaaaaaa' %}{% endfor %}",
+    "more than 100000 numbers": "{{ range(100001) | list }}",
+    "that is too large": "{% set ns = namespace(l=[]) %}{% for i in range(50) %}"
+                         "{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
+    "more than 1024 variables": "".join("{% set v" + str(i) + " = 1 %}" for i in range(1100)),
 }
 
 
@@ -274,7 +288,18 @@ REFUSED = {
 def test_refused(scratch, message):
     path = write(scratch, f"refused-{list(REFUSED).index(message)}", REFUSED[message])
     messages = conversation(*[(U, "Hello")] * 20)
-    assert message in (ask(path, [chat(messages, True)])[0].error or "")
+    assert message in (ask(path, [chat(messages, True + DATE)])[0].error or "")
+
+
+def test_no_date(scratch):
+    """Without a date a template that asks for one is refused, and one that might is not."""
+    path = write(scratch, "date", "{{ strftime_now is defined }}{{ strftime_now('%d') }}")
+    assert "no date was given" in ask(path, [chat(CONVERSATIONS[0], True)])[0].error
+    assert ask(path, [chat(CONVERSATIONS[0], DATE)])[0].data == b"True26"
+
+
+HEAD = """{% macro f(a, b='z') %}{{ a }}-{{ b }}{% if x is defined %}!{{ x }}{% endif %}
+{% endmacro %}{% set ns = namespace(x=1) %}"""
 
 
 # ---- Random templates ----------------------------------------------------------------------------
@@ -286,13 +311,22 @@ class Generator:
         true false none None messages messages[0] messages[-1] messages[1] messages[99]
         messages[1:] messages[:-1] messages[1:2] messages[0].role messages[0]['role']
         messages[-1].content messages[0].nothing message message.role message['content']
-        message.content.strip() loop.index loop.index0 loop.first loop.last loop.length x y
+        message.content.strip() messages|length [1,'a'] (1,2) {'a':1} messages[::-1] ns.x ns
+        message.content.split('e') message.content[1:3] 'ab'.upper() range(3) f(1) f('a',b=2)
+        message.items() messages|map(attribute='role')|list '-'.join(['a','b']) 3//2 "é"[0]
+        message.get('role') message.content.startswith('H') messages|selectattr('role')|list
+        loop.index loop.index0 loop.first loop.last loop.length x y
         nothing tools bos_token eos_token add_generation_prompt loop""".split()
     BINARY = "+ + ~ ~ == != == != < > <= >= - % and or in and or not_in".split()
     SUFFIX = ["| trim", "| length", "| first", "| last", "| string", "is defined",
               "is not defined", "is none", "is string", "is not string", "is undefined",
               "is mapping", "is true", "is false", "is iterable", ".role", "['content']", "[0]",
-              ".strip()", "| trim | length"]
+              ".strip()", "| trim | length", "| list", "| join(',')", "| tojson", "| default('d')",
+              "is number", "is sequence", "is in [1,'a']", "is equalto 1", "is odd", "[-1]",
+              "[0:1]",
+              "| replace('e', 'E')", "| upper", "| map('trim') | list", "| reverse | list",
+              ".replace('l','L')", ".split()", ".get('content', 1)", "| string | length",
+              "| reject('none') | list", "| items | list", "| abs", ".endswith('o')"]
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -339,13 +373,25 @@ class Generator:
         if shape < 0.35:
             open_, close = r.choice(["{{", "{{", "{{-"]), r.choice(["}}", "}}", "-}}"])
             return f"{open_} {self.expression(2)} {close}{self.blank()}"
+        if shape < 0.47:
+            name = r.choice(["x", "y", "x", "y", "ns.x"])
+            return self.tag(f"set {name} = {self.expression(2)}") + self.blank()
         if shape < 0.5:
-            return self.tag(f"set {r.choice('xy')} = {self.expression(2)}") + self.blank()
+            name = r.choice(["x", "y", "x | trim", "y | upper | trim"])
+            return self.tag(f"set {name}") + self.body(depth - 1) + self.tag("endset")
         if shape < 0.6:
             return r.choice(["{#", "{#-"]) + " note " + r.choice(["#}", "-#}"]) + self.blank()
         if shape < 0.75:
-            items = r.choice(["messages", "messages[1:]", "messages", "nothing"])
-            return self.tag(f"for message in {items}") + self.body(depth - 1) + self.tag("endfor")
+            items = r.choice(["messages", "messages[1:]", "messages", "nothing",
+                              "messages if loop is not defined", "messages[::-1]", "[]",
+                              "messages if message.role != 'user'"])
+            body = self.body(depth - 1)
+            if r.random() < 0.2:
+                body += self.tag(f"if {self.operand(1)}") + self.tag(r.choice(
+                    ["break", "continue"])) + self.tag("endif") + self.body(depth - 1)
+            if r.random() < 0.2:
+                body += self.tag("else") + self.body(depth - 1)
+            return self.tag(f"for message in {items}") + body + self.tag("endfor")
         text = self.tag(f"if {self.operand(2)}") + self.body(depth - 1)
         for _ in range(r.choice([0, 0, 1, 2])):
             text += self.tag(f"elif {self.operand(1)}") + self.body(depth - 1)
@@ -361,7 +407,7 @@ def test_random_templates(scratch, seed):
     conversations = [CONVERSATIONS[i] for i in (0, 4, 11)]
     rendered = 0
     for i in range(100):
-        template = "<|im_start|><|im_end|>" + generator.body(3)
+        template = HEAD + generator.body(3)
         path = write(scratch, f"random-{seed}", template)
         rendered += compare(path, template, conversations)
     assert rendered >= 60  # of 600; most wrong ones are type errors, which jinja2 has too
