@@ -66,15 +66,15 @@ static inline greta_status bench_judge(plant_bench *b, analysis_prompt *out, gre
 {
     isolate_terms terms = isolate_terms_of(b->run.model, &b->options);
     isolate_side sides[SIDE_COUNT];
-    trace *pair[2] = {b->prefill, NULL};
-    trace_set set = {pair, 2};
-    GRETA_TRY(trace_open(b->path[1], &pair[1], err));
+    trace *both[2] = {b->prefill, NULL};
+    trace_set set = {both, 2};
+    GRETA_TRY(trace_open(b->path[1], &both[1], err));
     greta_status status = isolate_sides_choose(&set, sides, err);
     if (status == GRETA_OK) {
         status = isolate_judge(sides, &terms, out, err);
         isolate_sides_free(sides);
     }
-    trace_close(pair[1]);
+    trace_close(both[1]);
     return status;
 }
 

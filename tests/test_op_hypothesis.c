@@ -283,7 +283,7 @@ static void sums_are_told_apart(void **state)
         }
         ((float *)s.wrong.values)[r] = acc + bias[r];
     }
-    expect(&s, CAUSE_ROUNDING, "one chain, not fused");
+    expect(&s, CAUSE_KERNEL_MATH, "products rounded before they are added, one chain");
     begin(&s, STAGE_Q, 1, 9);
     for (int64_t r = 0; r < n; r++) {
         float acc = 0;

@@ -189,8 +189,12 @@ static void test_variants(void **state)
                                                                : 1 / sqrt(mean + eps);
         norm_args a = {.x = x, .weight = w, .y = y, .n = RIG_N, .count = RIG_N, .eps = RIG_EPS};
         norm_variant_apply(&v[k], &a, terms);
+        bool is_narrow = v[k].order == SUM_F16 || v[k].order == SUM_BF16;
+        double u = v[k].order == SUM_F16 ? 0x1p-11 : v[k].order == SUM_BF16 ? 0x1p-8 : 0;
+        double slack = 4e-6 + RIG_N * u; /* of one rounding a square, halved by the root */
+        assert_int_equal(v[k].cause == CAUSE_PRECISION_POLICY, is_narrow);
         assert_int_equal(v[k].cause == CAUSE_ROUNDING,
-                         v[k].order != SUM_CANONICAL || v[k].gain > GAIN_SQUARED);
+                         !is_narrow && (v[k].order != SUM_CANONICAL || v[k].gain > GAIN_SQUARED));
         for (int i = 0; i < RIG_N; i++) {
             double centred = (double)x[i] - (v[k].centre == CENTRE_NONE ? 0 : average);
             double gain = v[k].gain == GAIN_WEIGHT_PLUS_1 ? (double)w[i] + 1
@@ -198,7 +202,7 @@ static void test_variants(void **state)
                           : v[k].gain == GAIN_SQUARED     ? (double)w[i] * (double)w[i]
                                                           : (double)w[i];
             double expected = centred * inverse * gain;
-            assert_true(fabs((double)y[i] - expected) <= 4e-6 * fabs(expected) + 1e-7);
+            assert_true(fabs((double)y[i] - expected) <= slack * fabs(expected) + 1e-7);
         }
     }
 }

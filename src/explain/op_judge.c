@@ -138,8 +138,8 @@ static void describe_weight(const op_trial *t, side s, int32_t i, finding *f)
 
 /* The cause that a broken row stands for. Of the cache: its state. What the producer has read, for
  * this token: the producer might as well not be there, which is structure, and for keys and values
- * the state that is stored. Another row of this token in a residual: structure. Any other row is a
- * wrong selection. */
+ * the state that is stored. A row of another stage and this token in a residual: structure. Any
+ * other row, the same stage's of another layer too, is a wrong selection. */
 static cause cause_of_row(const op_trial *t, side s, int32_t i, const finding_source *source)
 {
     const op_expected *e = t->expected[s];
@@ -150,7 +150,16 @@ static cause cause_of_row(const op_trial *t, side s, int32_t i, const finding_so
     if (e->in[i].is_cache || (e->is_store && is_bypass)) {
         return CAUSE_KV_STATE;
     }
-    return is_bypass || (e->is_sum && is_own_token) ? CAUSE_STRUCTURE : CAUSE_INPUT_SELECTION;
+    bool is_other_stage = is_own_token && source->name != e->in[i].name;
+    return is_bypass || (e->is_sum && is_other_stage) ? CAUSE_STRUCTURE : CAUSE_INPUT_SELECTION;
+}
+
+/* The cause that broken weights stand for. A bias with other values than any of the file's is one
+ * that was left out, or added more than once: structure. */
+static cause cause_of_weight(int32_t i, const finding_weight *w)
+{
+    bool is_elsewhere = w->is_other_tensor || w->is_permutation;
+    return i > 0 && !is_elsewhere ? CAUSE_STRUCTURE : CAUSE_WEIGHT_LAYOUT;
 }
 
 /* Describes every broken operand; returns the causes they stand for. */
@@ -167,8 +176,9 @@ static unsigned describe_breaks(const op_trial *t, side s, finding *f)
     for (int32_t i = 0; i < t->check[s].n_weight; i++) {
         if (t->check[s].weight[i].state == READ_BROKEN) {
             describe_weight(t, s, i, f);
-            f->cause = causes ? f->cause : CAUSE_WEIGHT_LAYOUT;
-            causes |= BIT(CAUSE_WEIGHT_LAYOUT);
+            cause of = cause_of_weight(i, &f->weight);
+            f->cause = causes ? f->cause : of;
+            causes |= BIT(of);
         }
     }
     return causes;
@@ -176,26 +186,43 @@ static unsigned describe_breaks(const op_trial *t, side s, finding *f)
 
 /* ---- What replay says ------------------------------------------------------------------------ */
 
-static void fits_collect(const op_evidence *e, finding *f)
+/* The cause a hypothesis stands for at this op. Where the record shows that every row it was given
+ * is the proper one, an output that another row gives was computed so by the kernel: a stride of
+ * its own, not a selection. */
+static cause cause_of_fit(const op_trial *t, side s, const evidence *item)
 {
-    unsigned exact = 0, solved = 0;
-    for (int32_t i = 0; i < e->n && f->n_fit < EVIDENCE_MAX; i++) {
-        bool is_hypothesis =
-            e->item[i].role == EVIDENCE_CHANGE || e->item[i].role == EVIDENCE_ORDER;
-        if (e->item[i].fits && is_hypothesis) {
-            f->fit[f->n_fit++] = &e->item[i];
-            *(e->item[i].is_solved ? &solved : &exact) |= BIT(e->item[i].cause);
+    bool is_intact = item->cause == CAUSE_INPUT_SELECTION;
+    for (int32_t i = 0; i < t->check[s].n_in; i++) {
+        is_intact = is_intact && t->check[s].in[i].state == READ_INTACT;
+    }
+    return is_intact ? CAUSE_KERNEL_MATH : item->cause;
+}
+
+/* A number that was solved from the record fits whatever changes a row by one factor: such
+ * hypotheses stand behind those without a free number, and count where none of these is a fault. */
+static void fits_collect(const op_trial *t, side s, finding *f)
+{
+    const op_evidence *e = t->evidence[s];
+    unsigned causes[2] = {0, 0};
+    for (int solved = 0; solved < 2; solved++) {
+        for (int32_t i = 0; i < e->n && f->n_fit < EVIDENCE_MAX; i++) {
+            const evidence *item = &e->item[i];
+            bool is_hypothesis = item->role == EVIDENCE_CHANGE || item->role == EVIDENCE_ORDER;
+            if (item->fits && is_hypothesis && item->is_solved == (solved > 0)) {
+                f->fit[f->n_fit++] = item;
+                causes[solved] |= BIT(cause_of_fit(t, s, item));
+            }
         }
     }
-    f->fit_causes = exact & ~BIT(CAUSE_ROUNDING) ? exact : exact | solved;
+    f->fit_causes = causes[0] & ~BIT(CAUSE_ROUNDING) ? causes[0] : causes[0] | causes[1];
 }
 
 /* The first hypothesis of this cause, moved to the front; NULL: none. */
-static const evidence *fit_lead(finding *f, cause wanted)
+static const evidence *fit_lead(const op_trial *t, side s, finding *f, cause wanted)
 {
     for (int32_t i = 0; i < f->n_fit; i++) {
         const evidence *lead = f->fit[i];
-        if (lead->cause == wanted) {
+        if (cause_of_fit(t, s, lead) == wanted) {
             memmove(&f->fit[1], &f->fit[0], (size_t)i * sizeof f->fit[0]);
             f->fit[0] = lead;
             return lead;
@@ -223,13 +250,14 @@ static void judge_hidden(const op_trial *t, side s, finding *f)
         phrase_add(f, "recorded sums and hashes that are not those of the recorded values");
         return;
     }
-    fits_collect(t->evidence[s], f);
+    fits_collect(t, s, f);
     f->is_hidden = true;
     if (f->n_fit > 0) {
         bool is_rounding = f->fit_causes & BIT(CAUSE_ROUNDING);
-        const evidence *lead = fit_lead(f, is_rounding ? CAUSE_ROUNDING : f->fit[0]->cause);
-        f->cause = lead->cause;
-        f->state = is_single(f->fit_causes) ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
+        f->cause = is_rounding ? CAUSE_ROUNDING : cause_of_fit(t, s, f->fit[0]);
+        const evidence *lead = fit_lead(t, s, f, f->cause);
+        f->state =
+            is_single(f->fit_causes) && !lead->is_solved ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
         phrase_add(f, "%s", lead->phrase);
         return;
     }
@@ -237,25 +265,29 @@ static void judge_hidden(const op_trial *t, side s, finding *f)
     for (int32_t i = 0; i < r->n_in; i++) {
         n_in += r->in[i].n_nonfinite;
     }
-    bool is_origin = r->out[0].n_nonfinite > 0 && n_in == 0;
-    f->state = is_origin ? VERDICT_SUSPECTED : VERDICT_INCONCLUSIVE;
-    f->cause = is_origin ? CAUSE_NONFINITE_ORIGIN : CAUSE_NONE;
-    f->fit_causes = is_origin ? BIT(f->cause) : 0;
-    if (is_origin) {
+    f->state = VERDICT_SUSPECTED;
+    if (r->out[0].n_nonfinite > 0 && n_in == 0) {
+        f->cause = CAUSE_NONFINITE_ORIGIN;
         phrase_add(f, "finite operands give %llu values that are not",
                    (unsigned long long)r->out[0].n_nonfinite);
+    } else if (t->expected[s]->is_store) { /* what was to be stored is not what lies there */
+        f->cause = CAUSE_KV_STATE;
+        phrase_add(f, "the cache holds a row that nothing tried makes of the one to store");
     } else {
+        f->state = VERDICT_INCONCLUSIVE;
+        f->cause = CAUSE_NONE;
         phrase_add(f, "an output that no hypothesis tried gives from its operands");
     }
+    f->fit_causes = f->cause == CAUSE_NONE ? 0 : BIT(f->cause);
 }
 
 static void judge_admitted(const op_trial *t, side s, finding *f)
 {
     const op_evidence *e = t->evidence[s];
     unsigned causes = describe_breaks(t, s, f);
-    fits_collect(e, f);
+    fits_collect(t, s, f);
     f->state = VERDICT_SUSPECTED;
-    const evidence *lead = fit_lead(f, f->cause);
+    const evidence *lead = fit_lead(t, s, f, f->cause);
     bool has_fit = lead != NULL;
     f->fit_causes |= causes;
     if (lead && !e->has_as_read) { /* how the operand came to be what it was */

@@ -2,8 +2,10 @@
  *
  * Causes follow docs and the fault table that the catalogue implements: another row than the
  * producer wrote is A, the right formula with a wrong number B (norms) or H (attention), other
- * weights than the file's C, another formula D, rotation E, cache F, mask and head map G, a missing
- * or doubled part I; a number format that is narrower than the contract is P, whatever comes of it.
+ * weights than the file's C, another formula D, rotation E, cache F, mask G, a missing or doubled
+ * part or another head I; a number format that is narrower than the contract is P, whatever comes
+ * of it, but for angles and positions, whose error grows with the position: E. Contraction, or its
+ * lack where the contract fuses, is D; the same factors in another order are R.
  */
 #include "fault/edit.h"
 #include "fault/wrong_angles.h"
@@ -59,7 +61,7 @@ static const fault_kind catalogue[] = {
      "adds what the block made of the row before in the pass", STAGE_X_AFTER_MLP, WHERE_ADD,
      PLANT(plant_shift, .input = 1, .shift = -1)},
     {"v_cache-stores-k", CAUSE_INPUT_SELECTION, "stores the keys, not yet turned, as values",
-     STAGE_V_CACHE, WHERE_STORE, PLANT(plant_stage, .other = STAGE_K)},
+     STAGE_V_CACHE, WHERE_V_STORE, PLANT(plant_stage, .other = STAGE_K)},
 
     {"ffn_norm-eps-times-10", CAUSE_NORM_STATS, "is given ten times its eps", STAGE_FFN_NORM,
      WHERE_NORM, NUMBER(wrong_eps_times_10)},
@@ -168,8 +170,6 @@ static const fault_kind catalogue[] = {
      STAGE_ATTN_NORM, WHERE_NORM, KERNEL(rms_norm, norm_eps_outside)},
     {"norm-weight-missing", CAUSE_KERNEL_MATH, "leaves its weights out", STAGE_ATTN_NORM,
      WHERE_NORM, KERNEL(rms_norm, norm_weight_missing)},
-    {"norm-weight-first", CAUSE_KERNEL_MATH, "multiplies weight and factor first: another rounding",
-     STAGE_ATTN_NORM, WHERE_NORM, KERNEL(rms_norm, norm_weight_first)},
     {"matmul-rows-tail-skipped", CAUSE_KERNEL_MATH,
      "leaves zeros in the last outputs, those that do not fill 32", STAGE_LOGITS, WHERE_MATMUL,
      KERNEL(matmul, matmul_rows_tail_skipped)},
@@ -269,6 +269,9 @@ static const fault_kind catalogue[] = {
      WHERE_ROPE, ANGLES(angle, angle_swapped_sign)},
     {"rope-magnitude", CAUSE_POSITION, "makes pairs longer by a tenth", STAGE_Q_ROPE, WHERE_ROPE,
      ANGLES(angle, angle_larger)},
+    {"rope-magnitude-of-yarn", CAUSE_POSITION,
+     "makes pairs longer by YaRN's attention factor of 16", STAGE_Q_ROPE, WHERE_ROPE,
+     ANGLES(angle, angle_yarn_16)},
     {"rope-other-pairing", CAUSE_POSITION,
      "turns the other pairs: neighbours for halves, or halves for neighbours", STAGE_Q_ROPE,
      WHERE_ROPE, CHANGE(pairing_other)},
@@ -327,10 +330,6 @@ static const fault_kind catalogue[] = {
      CHANGE(window_missing)},
     {"window-of-other-layers", CAUSE_MASK, "is given the window of layers of the other kind",
      STAGE_ATTN_OUT, WHERE_ATTENTION, CHANGE(window_of_other_layer)},
-    {"heads-tiled", CAUSE_MASK, "reads kv head h mod n_head_kv for head h", STAGE_ATTN_OUT,
-     WHERE_ATTENTION, KERNEL(attention, attention_heads_tiled)},
-    {"heads-all-read-kv-head-0", CAUSE_MASK, "reads kv head 0 for every head", STAGE_ATTN_OUT,
-     WHERE_ATTENTION, KERNEL(attention, attention_head_0)},
 
     {"attention-scale-1-over-d", CAUSE_SCALE, "is given 1/d as its scale", STAGE_ATTN_OUT,
      WHERE_ATTENTION, CHANGE(scale_1_over_d)},
@@ -358,6 +357,10 @@ static const fault_kind catalogue[] = {
      PLANT(plant_bias_missing)},
     {"bias-doubled", CAUSE_STRUCTURE, "adds its bias twice", STAGE_K, WHERE_BIAS,
      PLANT(plant_bias_doubled)},
+    {"heads-tiled", CAUSE_STRUCTURE, "reads kv head h mod n_head_kv for head h", STAGE_ATTN_OUT,
+     WHERE_ATTENTION, KERNEL(attention, attention_heads_tiled)},
+    {"heads-all-read-kv-head-0", CAUSE_STRUCTURE, "reads kv head 0 for every head", STAGE_ATTN_OUT,
+     WHERE_ATTENTION, KERNEL(attention, attention_head_0)},
     {"residual-missing", CAUSE_STRUCTURE, "leaves the residual out", STAGE_X_AFTER_ATTN, WHERE_ADD,
      KERNEL(add, add_residual_missing)},
     {"residual-twice", CAUSE_STRUCTURE, "adds the residual twice", STAGE_X_AFTER_ATTN, WHERE_ADD,
@@ -421,6 +424,9 @@ static const fault_kind catalogue[] = {
      WHERE_QUANTIZE, KERNEL(quantize, quantize_per_256)},
     {"quantize-per-row", CAUSE_PRECISION_POLICY, "uses one scale for the whole row",
      STAGE_ATTN_NORM_Q8, WHERE_QUANTIZE, KERNEL(quantize, quantize_per_row)},
+
+    {"norm-weight-first", CAUSE_ROUNDING, "multiplies weight and factor first: another rounding",
+     STAGE_ATTN_NORM, WHERE_NORM, KERNEL(rms_norm, norm_weight_first)},
 
     {"tokens-first-twice", CAUSE_TOKENS, "is fed the first token twice", STAGE_TOKENS, WHERE_TOKENS,
      TOKENS(tokens_first_twice)},

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/fpenv.h"
 #include "fault/edit.h"
+#include "kernel/rope_table.h"
 
 #include <math.h>
 #include <string.h>
@@ -63,17 +64,18 @@ greta_status plant_kernel(const fault_site *site, fault_planted *out, op *target
     return GRETA_OK;
 }
 
-/* Divisors that turn the frequencies of the formula into those of the edit; NULL: no memory. */
-static float *divisors_for(const fault_edit *edit, const rope_table_args *a, fault_planted *out)
+/* The table of other frequencies: the position times the edited one. */
+static void frequencies_edit(const fault_edit *edit, const rope_table_args *a, float *table)
 {
-    int32_t n = a->rope_dim / 2;
-    float *divisor = planted_memory(out, (size_t)n * sizeof *divisor);
-    for (int32_t i = 0; i < n && divisor; i++) {
-        double healthy = a->factors ? (double)a->factors[i] : 1.0;
-        double inv_freq = pow((double)a->freq_base, -2.0 * i / a->rope_dim) / healthy;
-        divisor[i] = (float)(healthy * inv_freq / edit->frequency(inv_freq));
+    int32_t half = a->rope_dim / 2;
+    double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
+    for (int32_t i = 0; i < half && edit->frequency; i++) {
+        double frequency = edit->frequency(kernel_rope_frequency(a, i));
+        for (int64_t p = 0; p < a->n_position; p++) {
+            double position = (double)(a->first_position + p) / scale;
+            kernel_rope_turn(a, position * frequency, table + 2 * (p * half + i));
+        }
     }
-    return divisor;
 }
 
 /* Values as `value` changes them, rows as `position` chooses them. */
@@ -99,9 +101,6 @@ greta_status plant_angles(const fault_site *site, fault_planted *out, op *target
     if (edit->formula && !edit->formula(site, &args)) {
         return fault_refuse(site, target, "number of its angles to change", err);
     }
-    if (edit->frequency && !(args.factors = divisors_for(edit, &args, out))) {
-        return error_memory(err, "rotary frequencies", (uint64_t)args.rope_dim * sizeof(float));
-    }
     uint64_t bytes = 0;
     float *table = NULL;
     if (checked_mul((uint64_t)args.n_position, (uint64_t)args.rope_dim * sizeof *table, &bytes)) {
@@ -112,6 +111,7 @@ greta_status plant_angles(const fault_site *site, fault_planted *out, op *target
     }
     uint32_t saved = fpenv_enter();
     kernel_rope_table(&args, table);
+    frequencies_edit(edit, &args, table);
     angles_edit(edit, args.n_position, args.rope_dim / 2, table);
     fpenv_leave(saved);
     target->rope_dim = args.rope_dim;

@@ -32,6 +32,7 @@ typedef enum fault_where {
     WHERE_ROPE,
     WHERE_STORE, /* of keys or values */
     WHERE_K_STORE,
+    WHERE_V_STORE,
     WHERE_ATTENTION,
     WHERE_ADD,
     WHERE_GLU,

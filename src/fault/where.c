@@ -21,6 +21,7 @@ static const char *const text[WHERE_COUNT] = {
     [WHERE_ROPE] = "a rotation",
     [WHERE_STORE] = "a store into the KV cache",
     [WHERE_K_STORE] = "a store of keys",
+    [WHERE_V_STORE] = "a store of values",
     [WHERE_ATTENTION] = "attention",
     [WHERE_ADD] = "a residual addition",
     [WHERE_GLU] = "the gated activation",
@@ -99,6 +100,8 @@ bool fault_where_is(fault_where where, const op_list *list, const op *o)
         return o->kind == OP_KV_STORE;
     case WHERE_K_STORE:
         return o->kind == OP_KV_STORE && o->name == STAGE_K_CACHE;
+    case WHERE_V_STORE:
+        return o->kind == OP_KV_STORE && o->name == STAGE_V_CACHE;
     case WHERE_ATTENTION:
         return o->kind == OP_ATTENTION;
     case WHERE_ADD:

@@ -137,6 +137,13 @@ float angle_larger(float value, int is_sine)
     return value * 1.1f;
 }
 
+/* YaRN's attention factor for a context stretched 16 times, 0.1 ln(16) + 1 (vllm 48623). */
+float angle_yarn_16(float value, int is_sine)
+{
+    (void)is_sine;
+    return value * 1.2772589f;
+}
+
 float angle_f16(float value, int is_sine)
 {
     (void)is_sine;

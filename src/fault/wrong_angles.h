@@ -26,6 +26,7 @@ int64_t position_bf16(int64_t p);
 float angle_backwards(float value, int is_sine);
 float angle_swapped_sign(float value, int is_sine);
 float angle_larger(float value, int is_sine);
+float angle_yarn_16(float value, int is_sine);
 float angle_f16(float value, int is_sine);
 float angle_bf16(float value, int is_sine);
 

@@ -78,7 +78,8 @@ static float chain_q8(const matmul_args *a, const uint8_t *row, const int8_t *co
         if (block_has_min(a->type) && !rule->has_no_minima) {
             int32_t sum =
                 block_has_two_min(a->type) ? halves_sum(&v, code + b * ACT_BLOCK) : isum[b];
-            acc = stepped(rule, fmaf(v.wm, d * (float)sum, acc));
+            float weighed = d * (float)sum, less = v.wm * weighed;
+            acc = stepped(rule, rule->is_not_fused ? acc + less : fmaf(v.wm, weighed, acc));
         }
     }
     return acc;

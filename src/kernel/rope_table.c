@@ -7,7 +7,7 @@
  * Against MPFR (test_kernel): pow within 4e-15 relative on the bases and exponents in use, sin and
  * cos within 2^-52 absolute up to |angle| = 2^23.
  */
-#include "kernel/kernel.h"
+#include "kernel/rope_table.h"
 
 #include <math.h>
 #include <string.h>
@@ -161,7 +161,7 @@ static double yarn_ramp(const rope_table_args *a, int32_t i)
     return ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
 }
 
-static double frequency_of(const rope_table_args *a, int32_t i)
+double kernel_rope_frequency(const rope_table_args *a, int32_t i)
 {
     double frequency = inverse_frequency(a->freq_base, i, a->rope_dim);
     if (a->factors) {
@@ -176,18 +176,23 @@ static double frequency_of(const rope_table_args *a, int32_t i)
     return frequency;
 }
 
+void kernel_rope_turn(const rope_table_args *a, double angle, float cos_sin[2])
+{
+    double size = a->attn_factor > 0 ? (double)a->attn_factor : 1.0, sine, cosine;
+    sine_cosine(angle, &sine, &cosine);
+    cos_sin[0] = (float)(size * cosine);
+    cos_sin[1] = (float)(size * sine);
+}
+
 void kernel_rope_table(const rope_table_args *a, float *cos_sin)
 {
     int32_t half = a->rope_dim / 2;
-    double size = a->attn_factor > 0 ? (double)a->attn_factor : 1.0;
     double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
     for (int32_t i = 0; i < half; i++) {
-        double inv_freq = frequency_of(a, i);
+        double inv_freq = kernel_rope_frequency(a, i);
         for (int64_t p = 0; p < a->n_position; p++) {
-            double position = (double)(a->first_position + p) / scale, sine, cosine;
-            sine_cosine(position * inv_freq, &sine, &cosine);
-            cos_sin[2 * (p * half + i)] = (float)(size * cosine);
-            cos_sin[2 * (p * half + i) + 1] = (float)(size * sine);
+            double position = (double)(a->first_position + p) / scale;
+            kernel_rope_turn(a, position * inv_freq, cos_sin + 2 * (p * half + i));
         }
     }
 }

@@ -241,6 +241,58 @@ static bool own_row_stale(change *e, double sides)
     return true;
 }
 
+enum { STALE_MAX = 128 };
+
+static bool gives_record(const change *e)
+{
+    op_output y = {0};
+    bool gives = op_output_new(&e->c, &y, NULL) == GRETA_OK &&
+                 op_replay(kernel_find("ref"), &e->c, &y, NULL) == GRETA_OK;
+    for (int64_t i = 0; i < e->recorded->n && gives; i++) {
+        float wanted = op_float_at(e->recorded, i);
+        gives = memcmp((const float *)y.values + i, &wanted, sizeof wanted) == 0;
+    }
+    op_output_free(&y);
+    return gives;
+}
+
+static bool one_row_search(change *e, const char *phrase, bool is_empty)
+{
+    int64_t first = op_first_seen(e->healthy), own = e->healthy->end - 1;
+    size_t bytes = op_row_bytes(e->c.kv_type, (int64_t)e->c.op.n_head_kv * e->c.op.head_dim);
+    const void *empty = change_memory(e, bytes);
+    if (!empty || e->recorded->type != DTYPE_F32 || !own_lists(e, e->healthy->n_key)) {
+        return false;
+    }
+    first = own - first >= STALE_MAX ? own - STALE_MAX + 1 : first;
+    for (int64_t p = own; p >= first && (p > 0 || is_empty); p--) {
+        const void *key = e->healthy->key[p], *value = e->healthy->value[p];
+        e->c.key[p] = is_empty ? empty : e->healthy->key[p - 1];
+        e->c.value[p] = is_empty ? empty : e->healthy->value[p - 1];
+        if (e->c.key[p] && e->c.value[p] && gives_record(e)) {
+            change_say(e, phrase, (int)p);
+            return p < own || is_empty;
+        }
+        e->c.key[p] = key;
+        e->c.value[p] = value;
+    }
+    return false;
+}
+
+/* One position's row is the one before it, or empty: the position whose row explains the record, of
+ * the last STALE_MAX. Every other row is healthy, so that one position is all that is free. */
+static bool one_row_stale(change *e, double unused)
+{
+    (void)unused;
+    return one_row_search(e, "row of position %d is that of the position before", false);
+}
+
+static bool one_row_empty(change *e, double unused)
+{
+    (void)unused;
+    return one_row_search(e, "row of position %d is empty", true);
+}
+
 /* All positions by another list of rows; positions that were not recorded rule it out. */
 static bool rows_replaced(change *e, int sides, const op_rows *rows, int32_t layer_by)
 {
@@ -470,6 +522,8 @@ static const hypothesis rows[] = {
     SEEN(KV_STATE, own_row_stale, KEYS, NULL),
     SEEN(KV_STATE, own_row_stale, VALUES, NULL),
     SEEN(KV_STATE, own_row_stale, BOTH, NULL),
+    SEEN(KV_STATE, one_row_stale, 0, NULL),
+    SEEN(KV_STATE, one_row_empty, 0, NULL),
     SEEN(KV_STATE, rows_of_layer, KEYS, NULL),
     SEEN(KV_STATE, rows_of_layer, VALUES, NULL),
     SEEN(KV_STATE, rows_of_layer, BOTH, NULL),
@@ -490,6 +544,7 @@ static const hypothesis rows[] = {
     SEEN(PRECISION_POLICY, values_rounded, PRECISION_BF16, "sums of values in bfloat16"),
     SEEN(PRECISION_POLICY, cache_narrow, PRECISION_F16, "cache in binary16"),
     SEEN(PRECISION_POLICY, cache_narrow, PRECISION_BF16, "cache in bfloat16"),
+    SEEN(PRECISION_POLICY, cache_narrow, PRECISION_E4M3, "cache in 8 bits (e4m3)"),
     OTHER_ORDER(ATTENTION_TWO_PASS, "all scores first"),
     OTHER_ORDER(ATTENTION_NO_MAX, "no maximum taken off"),
     OTHER_ORDER(ATTENTION_F64, "in binary64"),

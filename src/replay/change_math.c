@@ -6,6 +6,8 @@
  */
 #include "replay/change.h"
 
+#include "base/text.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -18,8 +20,11 @@ static bool is_coded(const change *e)
 
 static bool order(change *e, double which)
 {
+    int64_t k = e->c.op.w[0].tensor->n_col, n_term = is_coded(e) ? k / ACT_BLOCK : k;
+    bool is_tree = n_term > 3; /* else a chain */
     e->c.variant.order = (dot_order)which;
-    return (dot_order)which != DOT_BIAS_FIRST || e->c.op.w[1].tensor;
+    return (dot_order)which == DOT_BIAS_FIRST ? e->c.op.w[1].tensor != NULL
+                                              : (dot_order)which != DOT_PAIRWISE || is_tree;
 }
 
 static bool accumulator(change *e, double p)
@@ -51,11 +56,14 @@ static bool flushed(change *e, double unused)
 
 static bool tail(change *e, tail_fault which, double size, const char *what)
 {
-    int64_t n = which == TAIL_OUT_SKIPPED || which == TAIL_OUT_TWICE ? e->c.out.n : e->c.in[0].n;
+    bool is_out = which == TAIL_OUT_SKIPPED || which == TAIL_OUT_TWICE;
+    bool can_be_all = is_out || which == TAIL_K_TWICE; /* a tail, and nothing before it */
+    int64_t n = is_out ? e->c.out.n : e->c.in[0].n;
     e->c.variant.tail = which;
     e->c.variant.tail_size = (int32_t)size;
     change_say(e, what, (int)size);
-    return n > (int64_t)size && (which == TAIL_K_LAST_SKIPPED || n % (int64_t)size != 0);
+    return (n > (int64_t)size || can_be_all) &&
+           (which == TAIL_K_LAST_SKIPPED || n % (int64_t)size != 0);
 }
 
 static bool k_skipped(change *e, double size)
@@ -310,6 +318,27 @@ static bool clipped(change *e, double unused)
     return true;
 }
 
+/* ---- Saturation ------------------------------------------------------------------------------ */
+
+/* Cut off at the largest magnitude of the record, if the row shows a ceiling: two values or more
+ * lie exactly there, and none above. The limit follows from any one of them, the others prove it.
+ */
+static bool clamped(change *e, double unused)
+{
+    double most = 0;
+    int64_t n_at = 0;
+    (void)unused;
+    for (int64_t i = 0; i < e->recorded->n && e->recorded->type == DTYPE_F32; i++) {
+        double size = fabs(op_value_at(e->recorded, i));
+        n_at = size > most ? 1 : n_at + (size == most);
+        most = size > most ? size : most;
+    }
+    char limit[NUMBER_MAX];
+    e->c.variant.clamp = (float)most;
+    change_say(e, "values cut off at %s", number_f32((float)most, limit));
+    return isfinite(most) && most > 0 && n_at > 1;
+}
+
 /* ---- The cache ------------------------------------------------------------------------------- */
 
 static bool heads_reversed(change *e, double unused)
@@ -342,6 +371,26 @@ static bool stored_cut(change *e, double unused)
     }
     e->c.in[0].values = row;
     return row != NULL;
+}
+
+/* Subnormal numbers of binary16 are zero. */
+static bool stored_flushed(change *e, double unused)
+{
+    (void)unused;
+    float *row = change_memory(e, op_row_bytes(DTYPE_F32, e->c.out.n));
+    for (int64_t i = 0; i < e->c.out.n && row; i++) {
+        float x = op_float_at(&e->healthy->in[0], i);
+        row[i] = fabsf(x) < 0x1p-14f ? copysignf(0.0f, x) : x;
+    }
+    e->c.in[0].values = row;
+    return row != NULL;
+}
+
+/* A row that was never written: zeros, as a fresh cache has them. */
+static bool stored_nothing(change *e, double unused)
+{
+    (void)unused;
+    return input_filled(e, 0, 0.0f);
 }
 
 /* ---- The list -------------------------------------------------------------------------------- */
@@ -381,8 +430,6 @@ static bool stored_cut(change *e, double unused)
 
 static const hypothesis rows[] = {
     ORDER(DOT_CHAIN, "one chain"),
-    ORDER(DOT_CHAIN_PLAIN, "one chain, not fused"),
-    ORDER(DOT_PLAIN, "products rounded before they are added"),
     ORDER(DOT_SEGMENTS, "other segments"),
     ORDER(DOT_LANES_8, "summed in 8 lanes"),
     ORDER(DOT_LANES_16, "summed in 16 lanes"),
@@ -399,7 +446,10 @@ static const hypothesis rows[] = {
     POLICY(factors, PRECISION_BF16, "factors in bfloat16"),
     POLICY(not_quantised, 0, "activations not quantised"),
     POLICY(row_quantised, -1, "activations quantised"),
+    MATH(MATMULS, order, DOT_PLAIN, "products rounded before they are added"),
+    MATH(MATMULS, order, DOT_CHAIN_PLAIN, "products rounded before they are added, one chain"),
     MATH(MATMULS | KIND(OP_GLU) | KIND(OP_ATTENTION), flushed, 0, "subnormals flushed to zero"),
+    MATH(KINDS_FLOAT, clamped, 0, NULL),
     TAIL(k_skipped, 8),
     TAIL(k_skipped, 16),
     TAIL(k_skipped, 32),
@@ -469,6 +519,9 @@ static const hypothesis rows[] = {
     MATH(KIND(OP_SOFTCAP), clipped, 0, "clipped at the cap"),
     {KIND(OP_KV_STORE), CAUSE_KV_STATE, EVIDENCE_CHANGE, heads_reversed, 0, "heads reversed"},
     MATH(KIND(OP_KV_STORE), stored_cut, 0, "cut towards zero"),
+    MATH(KIND(OP_KV_STORE), stored_flushed, 0, "subnormal numbers of binary16 taken for zero"),
+    {KIND(OP_KV_STORE), CAUSE_KV_STATE, EVIDENCE_CHANGE, stored_nothing, 0,
+     "not written: zeros are left"},
 };
 
 const hypothesis_table changes_math = {rows, sizeof rows / sizeof *rows};

@@ -4,10 +4,15 @@
  * own. The position that was used can be read off the record: the first pair turns by one radian a
  * position, so every position in reach is tried on that pair alone, and whole rows only where it
  * agrees.
+ *
+ * Cosines and sines that are kept in 16 bits are off by the same little everywhere: a policy.
+ * Frequencies or angles in 16 bits are off by more with every position, as positions in 16 bits
+ * are: E.
  */
 #include "replay/change.h"
 
 #include "base/limits.h"
+#include "kernel/rope_table.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,12 +25,6 @@
 static float rope_linear(const rope_table_args *a)
 {
     return a->scaling == ROPE_SCALING_LINEAR ? a->factor : 1.0f;
-}
-
-/* No method that changes frequencies. */
-static bool rope_is_plain(const rope_table_args *a)
-{
-    return a->factors == NULL && a->scaling == ROPE_SCALING_NONE && !(a->attn_factor > 0);
 }
 
 /* ---- Numbers --------------------------------------------------------------------------------- */
@@ -77,7 +76,8 @@ static double pair_distance(const change *e, int64_t position)
     return hypot(y0 - op_value_at(e->recorded, first), y1 - op_value_at(e->recorded, second));
 }
 
-/* The nearest position, but the usual ones, whose first pair is the record's. */
+/* The nearest position, but the usual ones, whose first pair is the record's. A whole number that
+ * one pair tells and all others confirm: nothing is left free. */
 static bool position_solved(change *e, double unused)
 {
     (void)unused;
@@ -85,7 +85,6 @@ static bool position_solved(change *e, double unused)
     op_pair(&e->healthy->op, 0, &first, &second);
     double size =
         hypot(op_value_at(&e->healthy->in[0], first), op_value_at(&e->healthy->in[0], second));
-    e->told.is_solved = true;
     for (int64_t d = 2; d < SEARCHED && size > 0; d++) {
         int64_t near = own - d;
         if (near > 0 && pair_distance(e, near) <= 1e-5 * size) {
@@ -121,7 +120,8 @@ static bool base_other(change *e, double unused)
 static bool dimensions_set(change *e, int32_t dim)
 {
     e->c.op.rope_dim = e->c.rope.rope_dim = dim;
-    return dim >= 2 && dim % 2 == 0 && dim <= e->c.op.head_dim && !e->c.rope.factors &&
+    bool has_factors = !e->c.rope.factors || dim <= e->healthy->op.rope_dim;
+    return dim >= 2 && dim % 2 == 0 && dim <= e->c.op.head_dim && has_factors &&
            change_number(e, EVIDENCE_NUMBER_DIMENSIONS, "rotary dimensions",
                          (double)e->healthy->op.rope_dim, (double)dim);
 }
@@ -171,15 +171,20 @@ static bool magnitude_missing(change *e, double unused)
     return e->healthy->rope.attn_factor > 0 && e->healthy->rope.attn_factor != 1.0f;
 }
 
+/* Positions divided by more; or, in place of another method, by this alone. */
 static bool linear_times(change *e, double factor)
 {
+    rope_scaling method = e->healthy->rope.scaling;
+    bool is_alone = method == ROPE_SCALING_NONE || method == ROPE_SCALING_LINEAR;
     double healthy = (double)rope_linear(&e->healthy->rope);
-    bool is_plain = e->healthy->rope.scaling == ROPE_SCALING_NONE ||
-                    e->healthy->rope.scaling == ROPE_SCALING_LINEAR;
     e->c.rope.scaling = ROPE_SCALING_LINEAR;
     e->c.rope.factor = (float)(healthy * factor);
-    return is_plain && change_number(e, EVIDENCE_NUMBER_SCALE, "positions divided by", healthy,
-                                     healthy * factor);
+    bool is_other =
+        change_number(e, EVIDENCE_NUMBER_SCALE, "positions divided by", healthy, healthy * factor);
+    if (!is_alone) {
+        change_say(e, "positions divided by %d in place of the model's scaling", (int)factor);
+    }
+    return is_other && (is_alone || factor >= 1);
 }
 
 /* The angles of the model's layers of the other kind. */
@@ -241,6 +246,21 @@ static bool magnitude_solved(change *e, double unused)
            change_number(e, EVIDENCE_NUMBER_SCALE, "pairs lengthened by", 1, (double)(float)shown);
 }
 
+/* Pairs longer by the attention factor of a context stretched this often, where the model has none:
+ * 0.1 ln(factor) + 1 (Peng et al. 2023, section 3.4). Below 0: cosines and sines are rounded first.
+ */
+static bool magnitude_yarn(change *e, double factor)
+{
+    float longer = (float)(0.1 * log(fabs(factor)) + 1.0);
+    float *cos_sin = factor < 0 ? own_angles(e) : NULL;
+    for (int32_t i = 0; i < e->c.op.rope_dim && cos_sin; i++) {
+        cos_sin[i] *= longer;
+    }
+    e->c.rope.attn_factor = longer;
+    return !(e->healthy->rope.attn_factor > 0) &&
+           change_number(e, EVIDENCE_NUMBER_SCALE, "pairs lengthened by", 1, (double)longer);
+}
+
 /* Twice the angle is the rotation done twice, but for its roundings. */
 static bool twice(change *e, double unused)
 {
@@ -263,22 +283,21 @@ static bool angles_rounded(change *e, double p)
     return true;
 }
 
-/* Frequencies (0) or angles (1) held in 16 bits before cos and sin are taken, in steps of four:
- * 4 * precision + what. Scaled frequencies are left out: theirs are not powers. */
+/* Frequencies (0) or angles (1) held in a narrower format before cos and sin are taken, in steps of
+ * four: 4 * precision + what. Angles are products in binary32, or (2) in binary64. */
 static bool phase_rounded(change *e, double what_and_precision)
 {
     int what = (int)what_and_precision % 4;
     precision p = (precision)((int)what_and_precision / 4);
     const rope_table_args *a = &e->healthy->rope;
-    bool is_plain = rope_is_plain(a);
-    float *cos_sin = is_plain ? own_angles(e) : NULL;
+    double position = (double)e->healthy->position / (double)rope_linear(a);
+    float *cos_sin = own_angles(e);
     for (int32_t i = 0; i < a->rope_dim / 2 && cos_sin; i++) {
-        double frequency = pow((double)a->freq_base, -2.0 * i / a->rope_dim);
-        frequency = what == 0 ? (double)precision_round(p, (float)frequency) : frequency;
-        double angle = (double)(float)((double)e->healthy->position * frequency);
+        double frequency = kernel_rope_frequency(a, i), angle;
+        frequency = what == 1 ? frequency : (double)precision_round(p, (float)frequency);
+        angle = what == 2 ? position * frequency : (double)(float)(position * frequency);
         angle = what == 1 ? (double)precision_round(p, (float)angle) : angle;
-        cos_sin[2 * i] = (float)cos(angle);
-        cos_sin[2 * i + 1] = (float)sin(angle);
+        kernel_rope_turn(a, angle, cos_sin + 2 * i);
     }
     return cos_sin != NULL;
 }
@@ -302,6 +321,7 @@ static bool heads_only(change *e, double n)
     {                                                                                              \
         KIND(OP_ROPE), CAUSE_POSITION, EVIDENCE_CHANGE, edit, value, phrase                        \
     }
+#define LONGER(factor) TURN(magnitude_yarn, factor, NULL), TURN(magnitude_yarn, -(factor), NULL)
 #define NARROW(edit, value, phrase)                                                                \
     {                                                                                              \
         KIND(OP_ROPE), CAUSE_PRECISION_POLICY, EVIDENCE_CHANGE, edit, value, phrase                \
@@ -332,6 +352,13 @@ static const hypothesis rows[] = {
     TURN(dimensions_times, 0.5, NULL),
     TURN(dimensions_times, 0.25, NULL),
     TURN(dimensions_all, 0, NULL),
+    LONGER(2),
+    LONGER(4),
+    LONGER(8),
+    LONGER(16),
+    LONGER(32),
+    LONGER(40),
+    LONGER(64),
     TURN(magnitude_solved, 0, NULL),
     TURN(turned_over, 1, "turned backwards"),
     TURN(turned_over, 0, "cosines negated"),
@@ -340,11 +367,14 @@ static const hypothesis rows[] = {
     NARROW(angles_rounded, PRECISION_F16, "cos and sin in binary16"),
     NARROW(angles_rounded, PRECISION_BF16, "cos and sin in bfloat16"),
     NARROW(phase_rounded, 4 * PRECISION_F32, "frequencies in binary32"),
-    NARROW(phase_rounded, 4 * PRECISION_F16, "frequencies in binary16"),
-    NARROW(phase_rounded, 4 * PRECISION_BF16, "frequencies in bfloat16"),
-    NARROW(phase_rounded, 4 * PRECISION_F16 + 1, "angles in binary16"),
-    NARROW(phase_rounded, 4 * PRECISION_BF16 + 1, "angles in bfloat16"),
-    {KIND(OP_ROPE), CAUSE_ROUNDING, EVIDENCE_ORDER, not_fused, 0,
+    NARROW(phase_rounded, 4 * PRECISION_F32 + 2, "frequencies in binary32"),
+    TURN(phase_rounded, 4 * PRECISION_F16, "frequencies in binary16"),
+    TURN(phase_rounded, 4 * PRECISION_F16 + 2, "frequencies in binary16"),
+    TURN(phase_rounded, 4 * PRECISION_BF16, "frequencies in bfloat16"),
+    TURN(phase_rounded, 4 * PRECISION_BF16 + 2, "frequencies in bfloat16"),
+    TURN(phase_rounded, 4 * PRECISION_F16 + 1, "angles in binary16"),
+    TURN(phase_rounded, 4 * PRECISION_BF16 + 1, "angles in bfloat16"),
+    {KIND(OP_ROPE), CAUSE_KERNEL_MATH, EVIDENCE_CHANGE, not_fused, 0,
      "products rounded before they are added"},
 };
 

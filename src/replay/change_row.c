@@ -55,10 +55,19 @@ static bool input_of_position(change *e, double position)
     return e->healthy->position > 1 && at_position(e, 0, (int64_t)position);
 }
 
+/* Whether the stage was there to be read when the op ran. */
+static bool is_written(const change *e, stage name, int32_t layer)
+{
+    const op_place *at = e->around->at;
+    int32_t index = at ? op_list_op(at->list, name, layer) : -1;
+    return index < 0 || index < at->index;
+}
+
 static bool at_layer(change *e, int i, int32_t by)
 {
     const edge *own = input_edge(e, i);
     if (!own || own->layer < 0 || own->layer + by < 0 ||
+        !is_written(e, own->name, own->layer + by) ||
         !input_set(e, i, own->name, own->layer + by, e->healthy->position)) {
         return false;
     }
@@ -95,7 +104,8 @@ static bool at_stage(change *e, int i, stage name)
     bool is_other = own && (name != own->name || layer != own->layer) &&
                     (name != e->healthy->op.name || layer != e->healthy->op.layer) &&
                     !(before && i == 0 && before->name == name && before->layer == layer);
-    if (!is_other || !input_set(e, i, name, layer, e->healthy->position)) {
+    if (!is_other || !is_written(e, name, layer) ||
+        !input_set(e, i, name, layer, e->healthy->position)) {
         return false;
     }
     change_say(e, "row of %s for that of %s", stage_name(name), stage_name(own->name));
@@ -210,6 +220,8 @@ static const hypothesis rows[] = {
      "input in binary16"},
     {KINDS_ALL, CAUSE_PRECISION_POLICY, EVIDENCE_CHANGE, inputs_rounded, PRECISION_BF16,
      "input in bfloat16"},
+    {KIND(OP_KV_STORE), CAUSE_PRECISION_POLICY, EVIDENCE_CHANGE, inputs_rounded, PRECISION_E4M3,
+     "input in 8 bits (e4m3)"},
 };
 
 const hypothesis_table changes_row = {rows, sizeof rows / sizeof *rows};

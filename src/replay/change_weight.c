@@ -113,23 +113,25 @@ static bool rows_moved(change *e, double how)
     return data != NULL;
 }
 
-/* What moves without rounding is a value of a float type, or a block of a quantised one. */
+/* Stored row by row and read column by column: of a square matrix its transpose. What moves without
+ * rounding is a value of a float type, or a block of a quantised one. */
 static bool transposed(change *e, double unused)
 {
     (void)unused;
     const weight_view *own = &e->healthy->op.w[0];
     const dtype_traits *type = dtype_find((uint32_t)own->tensor->type);
     int64_t n_unit = own->tensor->n_col / type->block;
-    bool is_square = own->n == own->tensor->n_col && n_unit > 1;
+    bool has_order = own->n > 1 && n_unit > 1;
     const uint8_t *file = own->tensor->data + own->first * own->tensor->row_bytes;
-    uint8_t *data = is_square ? change_weight_copy(e, 0) : NULL;
+    uint8_t *data = has_order ? change_weight_copy(e, 0) : NULL;
     for (int64_t r = 0; r < own->n && data; r++) {
         for (int64_t c = 0; c < n_unit; c++) {
             memcpy(data + (r * n_unit + c) * type->bytes, file + (c * own->n + r) * type->bytes,
                    type->bytes);
         }
     }
-    change_say(e, type->block == 1 ? "weights transposed" : "blocks in column order");
+    bool is_transpose = type->block == 1 && own->n == own->tensor->n_col;
+    change_say(e, "%s", is_transpose ? "weights transposed" : "weights in column order");
     return data != NULL;
 }
 

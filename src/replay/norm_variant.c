@@ -7,7 +7,7 @@
  *
  * Written apart from the planted kernels of fault/ on purpose: a shared mistake would hide itself.
  */
-#include "replay/norm_variant.h"
+#include "replay/op_variant.h"
 
 #include <math.h>
 
@@ -35,6 +35,8 @@ static const norm_variant variants[] = {
     {CAUSE_ROUNDING, "squares summed in binary64", .order = SUM_F64},
     {CAUSE_ROUNDING, "squares summed in a fused chain", .order = SUM_FUSED},
     {CAUSE_ROUNDING, "squares summed in 8 fused chains", .order = SUM_FUSED_8},
+    {CAUSE_PRECISION_POLICY, "squares summed in binary16", .order = SUM_F16},
+    {CAUSE_PRECISION_POLICY, "squares summed in bfloat16", .order = SUM_BF16},
     {CAUSE_ROUNDING, "inverse rms and weight multiplied first", .gain = GAIN_FACTOR_FIRST},
     {CAUSE_ROUNDING, "row and weight multiplied first", .gain = GAIN_WEIGHT_FIRST},
     {CAUSE_ROUNDING, "row divided by its rms", .gain = GAIN_DIVIDED},
@@ -113,6 +115,16 @@ static double sum_f64(const float *x, int64_t n, int squared)
     return total;
 }
 
+/* Squares; the sum is rounded to the narrower format after every one of them. */
+static float sum_narrow(precision p, const float *x, int64_t n)
+{
+    float total = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        total = precision_round(p, total + x[i] * x[i]);
+    }
+    return total;
+}
+
 float sum_in_order(sum_order order, const float *terms, int64_t n)
 {
     switch (order) {
@@ -136,6 +148,10 @@ float sum_in_order(sum_order order, const float *terms, int64_t n)
         return sum_lanes(terms, n, 1, 1);
     case SUM_FUSED_8:
         return sum_lanes(terms, n, 8, 1);
+    case SUM_F16:
+        return sum_narrow(PRECISION_F16, terms, n);
+    case SUM_BF16:
+        return sum_narrow(PRECISION_BF16, terms, n);
     case SUM_CANONICAL:
         break;
     }
@@ -144,7 +160,7 @@ float sum_in_order(sum_order order, const float *terms, int64_t n)
 
 static float sum_of_squares(sum_order order, const float *x, int64_t n, float *terms)
 {
-    if (order == SUM_FUSED || order == SUM_FUSED_8) {
+    if (order >= SUM_FUSED) { /* these square the terms themselves */
         return sum_in_order(order, x, n);
     }
     if (order == SUM_F64) {

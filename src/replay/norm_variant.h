@@ -19,6 +19,8 @@ typedef enum sum_order {
     SUM_F64,        /* binary64, rounded once */
     SUM_FUSED,      /* one fused multiply-add chain; squares only */
     SUM_FUSED_8,    /* eight of them */
+    SUM_F16,        /* in index order, kept in binary16; squares only */
+    SUM_BF16,
 } sum_order;
 
 typedef enum norm_centre {
@@ -46,7 +48,7 @@ typedef enum norm_gain {
 } norm_gain;
 
 typedef struct norm_variant {
-    cause cause;         /* KERNEL_MATH or ROUNDING */
+    cause cause;         /* KERNEL_MATH, ROUNDING or PRECISION_POLICY */
     const char *phrase;
     sum_order order, mean_order;
     norm_centre centre;

@@ -27,6 +27,20 @@ static float fraction_round(float value, int keep)
     return u.f;
 }
 
+/* Steps of 2^-9 below 2^-6, else of an eighth of the power of two; nearest even. */
+static float e4m3_round(float value)
+{
+    float size = fabsf(value), step;
+    int exponent;
+    if (isnan(value)) {
+        return value;
+    }
+    frexpf(size, &exponent);
+    step = size < 0x1p-6f ? 0x1p-9f : ldexpf(1.0f, exponent - 4);
+    float rounded = size >= 448.0f ? 448.0f : rintf(size / step) * step;
+    return copysignf(rounded > 448.0f ? 448.0f : rounded, value);
+}
+
 float precision_round(precision p, float value)
 {
     switch (p) {
@@ -36,6 +50,8 @@ float precision_round(precision p, float value)
         return fraction_round(value, 7);
     case PRECISION_F16:
         return kernel_f32_from_f16(kernel_f16_from_f32(value));
+    case PRECISION_E4M3:
+        return e4m3_round(value);
     case PRECISION_F32:
         break;
     }

@@ -31,6 +31,7 @@ typedef enum precision {
     PRECISION_TF32, /* 10 bits behind the point, nearest even */
     PRECISION_F16,
     PRECISION_BF16,
+    PRECISION_E4M3, /* 4 bits of exponent, 3 behind the point, saturating at 448 (OCP FP8) */
 } precision;
 
 /* What becomes of the values behind the last whole group of `tail_size`, of K or of the output. */
