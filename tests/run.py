@@ -427,6 +427,13 @@ def jobs_long(run):
         faults = [run.build / "tests/test_fault_bits", run.env["GRETA_SMOLLM2"]]
         jobs.append(Job("faults/smollm2", [],
                         tap_job(run, "faults/smollm2", faults, SECONDS_LONG)))
+        named = [run.build / "tests/test_catalogue", run.env["GRETA_SMOLLM2"], "6"]
+        jobs.append(Job("catalogue/smollm2", [],
+                        tap_job(run, "catalogue/smollm2", named, SECONDS_LONG)))
+    jobs += [Job(f"catalogue/{half}", [],
+                 tap_job(run, f"catalogue/{half}",
+                         [run.build / "tests/test_catalogue", half], SECONDS_LONG))
+             for half in ("tune", "held")]
     jobs.append(Job("faults/all", [],
                     tap_job(run, "faults/all", [run.build / "tests/test_fault_bits", "all"],
                             SECONDS_LONG)))

@@ -152,6 +152,23 @@ static void tracing_that_changes_logits_is_suspect(void **state)
     bench_close(&bench);
 }
 
+/* A race is located where it happened, and never confirmed: the next run shows something else. */
+static void a_run_that_does_not_repeat_is_told(void **state)
+{
+    greta_isolate_options o = options_for("race");
+    (void)state;
+    o.fault = "matmul-racing";
+    o.fault_layer = 1;
+    json_t *root = run(&o, &prompts[1], 1, GRETA_FAULT), *p = prompt_at(root, 0);
+    json_t *line = json_array_get(json_object_get(p, "ops"), 0);
+    assert_string_equal(text_at(p, "state"), "SUSPECTED");
+    assert_string_equal(text_at(p, "bucket"), "D_kernel_math");
+    assert_string_equal(text_at(line, "stage"), "up");
+    assert_int_equal(whole_at(line, "layer"), 1);
+    assert_non_null(strstr(text_at(line, "phrase"), "does not repeat"));
+    json_decref(root);
+}
+
 /* The same through the command, in both modes of E1, with the source read from the JSON. */
 static void plants_through_the_command(void **state)
 {
@@ -474,6 +491,7 @@ int main(void)
         cmocka_unit_test(tracing_changes_no_bit),
         cmocka_unit_test(every_plant_is_named),
         cmocka_unit_test(tracing_that_changes_logits_is_suspect),
+        cmocka_unit_test(a_run_that_does_not_repeat_is_told),
         cmocka_unit_test(plants_through_the_command),
         cmocka_unit_test(the_seed_draws_the_layer),
         cmocka_unit_test(e0_is_not_comparable),

@@ -247,8 +247,8 @@ static bool magnitude_solved(change *e, double unused)
 }
 
 /* Pairs longer by the attention factor of a context stretched this often, where the model has none:
- * 0.1 ln(factor) + 1 (Peng et al. 2023, section 3.4). Below 0: cosines and sines are rounded first.
- */
+ * 0.1 ln(factor) + 1 (Peng et al. 2023, section 3.4). Below 0: by that beside what the model has,
+ * and cosines and sines are rounded first. */
 static bool magnitude_yarn(change *e, double factor)
 {
     float longer = (float)(0.1 * log(fabs(factor)) + 1.0);
@@ -257,7 +257,7 @@ static bool magnitude_yarn(change *e, double factor)
         cos_sin[i] *= longer;
     }
     e->c.rope.attn_factor = longer;
-    return !(e->healthy->rope.attn_factor > 0) &&
+    return (cos_sin || !(e->healthy->rope.attn_factor > 0)) &&
            change_number(e, EVIDENCE_NUMBER_SCALE, "pairs lengthened by", 1, (double)longer);
 }
 

@@ -143,8 +143,16 @@ typedef struct canary {
 typedef enum tracing_state {
     TRACING_UNCHECKED,
     TRACING_SAME_LOGITS,
-    TRACING_OTHER_LOGITS
+    TRACING_OTHER_LOGITS,
+    TRACING_NOT_REPEATED /* runs of it differ without a trace: nothing is known of tracing */
 } tracing_state;
+
+/* The first op of decode0 that gave another row when the same was run again. */
+typedef struct unrepeated {
+    bool is_found;
+    stage name;
+    int32_t layer;
+} unrepeated;
 
 typedef struct analysis_prompt {
     char id[ESCAPED_MAX];
@@ -164,6 +172,7 @@ typedef struct analysis_prompt {
     size_t n_norm;
     op_findings ops;       /* against the model; empty without one */
     tracing_state tracing; /* decode0's logits with tracing on against off */
+    unrepeated unrepeated;
     canary canary;
 } analysis_prompt;
 

@@ -252,7 +252,7 @@ static json_t *prompt_of(const analysis_prompt *p)
     json_t *coverage = json_pack("{s:I, s:I, s:I, s:I}", "stages", (json_int_t)p->n_stage, "equal",
                                  (json_int_t)p->n_equal, "differ", (json_int_t)p->n_differ,
                                  "unmeasured", (json_int_t)p->n_unmeasured);
-    json_t *logits = p->tracing == TRACING_UNCHECKED
+    json_t *logits = p->tracing == TRACING_UNCHECKED || p->tracing == TRACING_NOT_REPEATED
                          ? json_null()
                          : json_boolean(p->tracing == TRACING_SAME_LOGITS);
     return json_pack(

@@ -524,7 +524,12 @@ void say_coverage(text *t, lang l, const analysis_prompt *p)
 void say_instrument(text *t, lang l, const analysis_prompt *p)
 {
     char layer[LAYER_MAX];
-    if (p->tracing != TRACING_UNCHECKED) {
+    if (p->unrepeated.is_found) {
+        text_format(t,
+                    SAY("decode0 does not repeat: run again, %s (layer %s) gives another row. ",
+                        "decode0 no se repite: otra ejecución da otra fila en %s (capa %s). "),
+                    stage_name(p->unrepeated.name), layer_text(p->unrepeated.layer, layer));
+    } else if (p->tracing != TRACING_UNCHECKED) {
         text_string(t,
                     p->tracing == TRACING_SAME_LOGITS
                         ? SAY("decode0's logits with tracing on equal those with tracing off, bit "

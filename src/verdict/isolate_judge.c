@@ -503,16 +503,38 @@ static void conclude_equal(analysis_prompt *p)
     }
 }
 
+/* An op that gives another row when it is run again: a race, or memory that was not set. What one
+ * run shows of it confirms no cause: the next run shows something else. */
+static void conclude_unrepeated(analysis_prompt *p)
+{
+    for (size_t i = 0; i < p->ops.n_op; i++) {
+        op_line *line = &p->ops.op[i];
+        finding *f = &line->found;
+        if (line->is_accused && line->name == p->unrepeated.name &&
+            line->layer == p->unrepeated.layer) {
+            f->state = VERDICT_SUSPECTED;
+            f->cause = CAUSE_KERNEL_MATH;
+            f->fit_causes = 1u << CAUSE_KERNEL_MATH;
+            snprintf(f->phrase, sizeof f->phrase, "%s",
+                     "it does not repeat: a race, or memory that was not set");
+        }
+    }
+}
+
 static void conclude(analysis_prompt *p)
 {
     p->verdict = GRETA_NO_VERDICT;
     if (p->why != REASON_NONE) {
         return;
     }
-    if (p->tracing == TRACING_OTHER_LOGITS || p->canary.state == CANARY_MISSED) {
+    bool is_untold = p->unrepeated.is_found && p->first == p->n_stage;
+    if (p->tracing == TRACING_OTHER_LOGITS || is_untold || p->canary.state == CANARY_MISSED) {
         p->why = p->canary.state == CANARY_MISSED ? REASON_CANARY : REASON_TRACING;
         conclude_from(p, VERDICT_INSTRUMENT_SUSPECT, CAUSE_NONE);
     } else if (p->first < p->n_stage) {
+        if (p->unrepeated.is_found) {
+            conclude_unrepeated(p);
+        }
         conclude_measured(p);
     } else {
         conclude_equal(p);

@@ -230,8 +230,58 @@ typedef struct decoded {
     int32_t token, position;
 } decoded;
 
-/* Decodes again without a trace and compares the logits as integers. */
-static greta_status tracing_check(const decoded *d, tracing_state *out, greta_error *err)
+/* Decodes the token again without a trace. */
+static greta_status decode_again(const decoded *d, greta_error *err)
+{
+    greta_session *session = d->session;
+    size_t again =
+        rows_read_again(d->planted, d->n_prefill, (size_t)greta_session_describe(session).n_chunk);
+    if (again > 0) {
+        size_t first = d->n_prefill - again;
+        GRETA_TRY(
+            greta_session_feed(session, d->prompt->token + first, again, (int32_t)first, err));
+    }
+    GRETA_TRY(greta_session_drop(session, 0, d->position, err));
+    return decode(session, d->token, d->position, err);
+}
+
+static greta_status decode_captured(const decoded *d, greta_capture **out, greta_error *err)
+{
+    GRETA_TRY(greta_capture_begin(d->session, NULL, err));
+    greta_status status = decode_again(d, err);
+    greta_status ended = greta_capture_end(d->session, out, err);
+    return status == GRETA_OK ? ended : status;
+}
+
+/* The first row, in execution order, that two runs do not agree in. */
+static void unrepeated_find(const greta_capture *a, const greta_capture *b, unrepeated *out)
+{
+    greta_captured x, y;
+    for (size_t i = 0; greta_capture_row(a, i, &x) && greta_capture_row(b, i, &y); i++) {
+        if (x.hash != y.hash || x.bag != y.bag) {
+            *out = (unrepeated){true, stage_find(x.stage), x.layer};
+            return;
+        }
+    }
+}
+
+/* Two more runs, what every op wrote held side by side. */
+static greta_status repeat_check(const decoded *d, unrepeated *out, greta_error *err)
+{
+    greta_capture *run[2] = {NULL, NULL};
+    greta_status status = decode_captured(d, &run[0], err);
+    status = status == GRETA_OK ? decode_captured(d, &run[1], err) : status;
+    if (status == GRETA_OK) {
+        unrepeated_find(run[0], run[1], out);
+    }
+    greta_capture_free(run[0]);
+    greta_capture_free(run[1]);
+    return status;
+}
+
+/* Compares the logits as integers. Where they differ it need not be tracing's fault: a decode that
+ * does not repeat differs from itself. */
+static greta_status tracing_check(const decoded *d, analysis_prompt *out, greta_error *err)
 {
     greta_session *session = d->session;
     size_t bytes = (size_t)session_model(session)->cfg.n_vocab * sizeof(float);
@@ -240,22 +290,13 @@ static greta_status tracing_check(const decoded *d, tracing_state *out, greta_er
         return error_memory(err, "logits", bytes);
     }
     memcpy(traced, greta_session_logits(session, 0), bytes);
-    greta_status status = GRETA_OK;
-    size_t again =
-        rows_read_again(d->planted, d->n_prefill, (size_t)greta_session_describe(session).n_chunk);
-    if (again > 0) {
-        size_t first = d->n_prefill - again;
-        status = greta_session_feed(session, d->prompt->token + first, again, (int32_t)first, err);
-    }
-    if (status == GRETA_OK) {
-        status = greta_session_drop(session, 0, d->position, err);
-    }
-    if (status == GRETA_OK) {
-        status = decode(session, d->token, d->position, err);
-    }
+    greta_status status = decode_again(d, err);
     if (status == GRETA_OK) {
         bool is_same = memcmp(traced, greta_session_logits(session, 0), bytes) == 0;
-        *out = is_same ? TRACING_SAME_LOGITS : TRACING_OTHER_LOGITS;
+        status = repeat_check(d, &out->unrepeated, err);
+        out->tracing = is_same                    ? TRACING_SAME_LOGITS
+                       : out->unrepeated.is_found ? TRACING_NOT_REPEATED
+                                                  : TRACING_OTHER_LOGITS;
     }
     free(traced);
     return status;
@@ -415,7 +456,7 @@ greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
     if (status == GRETA_OK && out->why == REASON_NONE) {
         status = record_mode(run, prompt, files, &d, err);
         if (status == GRETA_OK) {
-            status = tracing_check(&d, &out->tracing, err);
+            status = tracing_check(&d, out, err);
         }
     }
     greta_session_free(d.session);
