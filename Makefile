@@ -66,7 +66,7 @@ dir  = @mkdir -p $(@D)
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: lib $(BUILD)/greta tools $(TESTS) ## build everything (the default)
+all: lib $(BUILD)/greta tools $(TESTS) $(GPU_PLUGINS) ## everything (the default); GPU=cuda, GPU=hip
 lib: $(STATIC) $(BUILD)/libgreta.so    ## build the library only
 tools: $(TOOLS)
 
@@ -123,6 +123,34 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
 	$(call program,$(TEST_LIBS))
 
 -include $(ALL_OBJ:.o=.d)
+
+# ---- GPU plugins ---------------------------------------------------------------------------------
+# One source, src/kernel/gpu/plugin.cu, opened at run time: greta needs no library of a vendor. The
+# tests run it on the CPU (tests/gpu_emu), except under sanitizers, which do not know its threads.
+
+GPU     ?=
+EMU     ?= $(if $(SAN),,emu)
+NVCC    ?= nvcc
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
+GPU_SRC := src/kernel/gpu/plugin.cu
+GPU_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU) $(EMU))
+GPU_WARN := -Wall,-Wextra,-Wno-format-truncation
+
+$(BUILD)/plugins/libgreta-cuda.so: $(GPU_SRC) $(BUILD)/flags
+	$(dir)
+	$(call say,nvcc)
+	$(Q)$(NVCC) -std=c++17 -O3 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true $(CUDA_ARCH) \
+	    -Iinclude -Isrc -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,$(GPU_WARN) \
+	    -MMD -MP -MF $@.d -shared -cudart static $< -o $@
+$(BUILD)/plugins/libgreta-emu.so: $(GPU_SRC) tests/gpu_emu/emulator.cpp $(BUILD)/flags
+	$(dir)
+	$(call say,c++ )
+	$(Q)$(CXX) -std=c++20 -O1 -g1 -mfma -mf16c -ffp-contract=off -fPIC -fvisibility=hidden \
+	    -DGPU_EMULATED -Itests/gpu_emu -Iinclude -Isrc -Wall -Wextra -Wno-unknown-pragmas \
+	    -Wno-format-truncation $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared \
+	    -x c++ $(GPU_SRC) tests/gpu_emu/emulator.cpp -o $@
+
+-include $(GPU_PLUGINS:=.d)
 
 # ---- Use -----------------------------------------------------------------------------------------
 

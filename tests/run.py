@@ -402,7 +402,7 @@ def jobs_of(run):
                                                            ROOT / "tests/golden"])),
                  Job("install", [], install_job(run, "install")),
                  Job("second-compiler", [],
-                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", cc=other,
+                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
                              folder=build / other)),
                  Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)),
                  Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san))]

@@ -1,0 +1,341 @@
+/* attention.cuh - softmax(q k^T * scale) v of up to 16 queries that read one kv head.
+ *
+ * Definition: kernel/ref/attention.c. The queries of a block are the heads of a group for some rows
+ * of the pass that follow each other; keys and values of a tile are read once for all of them. A
+ * lane has a position in the chains over head_dim, and a dimension in the chains over positions, as
+ * the cache lies. Two ways through the tiles:
+ *
+ *     whole     a block walks all tiles of its rows and merges as it goes: many rows
+ *     split     a block has one tile and writes (m, l, o); fold_tiles merges them in order: few
+ *               rows, many tiles
+ *
+ * Rows of a block may belong to different sequences: each run of one sequence is walked by itself.
+ */
+#ifndef GRETA_KERNEL_GPU_ATTENTION_CUH
+#define GRETA_KERNEL_GPU_ATTENTION_CUH
+
+#include "kernel/gpu/rows.cuh"
+
+#define ATTEND_THREADS 256
+#define ATTEND_WARPS   (ATTEND_THREADS / GPU_WARP)
+#define ATTEND_QUERIES 16
+#define TILE           ATTENTION_TILE
+
+struct attend_args {
+    gpu_attention a;
+    int32_t n_group; /* heads that read one kv head */
+    int32_t n_head;  /* of them in a block */
+    int32_t n_row;   /* rows in a block */
+    int32_t n_tile;  /* of the split way: tiles that a row may see */
+    float *part;     /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
+};
+
+/* Shared memory: queries (QUERIES, head_dim), results (QUERIES, head_dim), then this. */
+struct attend_state {
+    float score[ATTEND_QUERIES][TILE];
+    float max[ATTEND_QUERIES], sum[ATTEND_QUERIES];   /* running */
+    float keep[ATTEND_QUERIES], take[ATTEND_QUERIES]; /* of the tile at hand */
+    float tile_max[ATTEND_QUERIES], tile_sum[ATTEND_QUERIES];
+    int first[ATTEND_QUERIES], end[ATTEND_QUERIES]; /* visible positions of the tile */
+};
+
+struct attend_block {
+    float *q, *out;
+    attend_state *s;
+    int64_t row0; /* of the pass */
+    int n_query, head0, kv_head, head_dim;
+};
+
+__device__ inline int64_t attend_least(const gpu_attention &a, int64_t position)
+{
+    return a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
+}
+
+__device__ inline int64_t query_position(const attend_args &g, const attend_block &b, int i)
+{
+    return pass_row(g.a.row, b.row0 + i / g.n_head)->position;
+}
+
+template <class T> __device__ inline float cache_value(const T *at)
+{
+    return *at;
+}
+template <> __device__ inline float cache_value(const uint16_t *at)
+{
+    return widen_half(*at);
+}
+
+/* Block h of tile t of a sequence: head_dim x TILE keys, or TILE x head_dim values. */
+template <class T>
+__device__ inline const T *tile_at(const gpu_attention &a, const uint8_t *cache, int64_t sequence,
+                                   int64_t tile, int kv_head)
+{
+    int64_t block = tile * a.shape.n_head_kv + kv_head;
+    return (const T *)(cache + (size_t)sequence * a.sequence_bytes) +
+           block * TILE * a.shape.head_dim;
+}
+
+/* ---- One tile
+ * ------------------------------------------------------------------------------------ */
+
+#define QUERIES_THREAD 4 /* of a thread in the chains */
+
+/* Scores of all queries at all positions of a tile; a thread has one position, four queries. */
+template <class T>
+__device__ inline void tile_scores(const attend_args &g, const attend_block &b, const T *key)
+{
+    int p = threadIdx.x % TILE, i0 = threadIdx.x / TILE * QUERIES_THREAD;
+    if (i0 >= b.n_query) {
+        return;
+    }
+    float acc[QUERIES_THREAD] = {};
+#pragma unroll 4
+    for (int d = 0; d < b.head_dim; d++) {
+        float k = cache_value(key + d * TILE + p);
+#pragma unroll
+        for (int j = 0; j < QUERIES_THREAD; j++) {
+            acc[j] = fmaf(b.q[(i0 + j) * b.head_dim + d], k, acc[j]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < QUERIES_THREAD; j++) {
+        float score = acc[j] * g.a.scale;
+        b.s->score[i0 + j][p] = g.a.softcap > 0 ? elementary_softcap(g.a.softcap, score) : score;
+    }
+}
+
+/* Maximum, exponentials and row sum of each query's visible positions; a warp has two queries. */
+__device__ inline void tile_softmax(const attend_block &b)
+{
+    attend_state *s = b.s;
+    for (int i = warp_id(); i < b.n_query; i += ATTEND_WARPS) {
+        int first = s->first[i], end = s->end[i], low = lane_id(), high = low + 32;
+        if (first >= end) {
+            continue;
+        }
+        bool has_low = low >= first && low < end, has_high = high >= first && high < end;
+        float x = s->score[i][low], y = s->score[i][high];
+        float most = has_low && has_high ? max_nan(x, y) : has_low ? x : y;
+        bool has = has_low || has_high;
+        for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+            float other = lane_xor(most, stride);
+            bool other_has = lane_xor((int)has, stride);
+            most = has && other_has ? max_nan(most, other) : has ? most : other;
+            has = has || other_has;
+        }
+        x = has_low ? elementary_exp(x - most) : 0.0f;
+        y = has_high ? elementary_exp(y - most) : 0.0f;
+        s->score[i][low] = x;
+        s->score[i][high] = y;
+        float sum = group_sum(x, y);
+        if (lane_id() == 0) {
+            s->tile_max[i] = most;
+            s->tile_sum[i] = sum;
+        }
+    }
+}
+
+/* The running state takes the tile in: a lane has a query. `is_start`: the tile is its first. */
+__device__ inline void tile_factors(const attend_block &b)
+{
+    attend_state *s = b.s;
+    int i = threadIdx.x;
+    if (i >= b.n_query || s->first[i] >= s->end[i]) {
+        return;
+    }
+    bool is_start = s->sum[i] < 0.0f;
+    float most = is_start ? s->tile_max[i] : max_nan(s->max[i], s->tile_max[i]);
+    s->keep[i] = is_start ? -1.0f : elementary_exp(s->max[i] - most);
+    s->take[i] = is_start ? -1.0f : elementary_exp(s->tile_max[i] - most);
+    float scaled = s->tile_sum[i] * s->take[i];
+    s->sum[i] = is_start ? s->tile_sum[i] : fmaf(s->sum[i], s->keep[i], scaled);
+    s->max[i] = most;
+}
+
+/* Chains over the visible positions; a thread has one dimension, four queries, in turn. With
+ * `merge` the results join the running ones, else they replace them. */
+template <class T>
+__device__ inline void tile_values(const attend_block &b, const T *value, bool merge)
+{
+    const attend_state *s = b.s;
+    int n_four = (b.n_query + QUERIES_THREAD - 1) / QUERIES_THREAD;
+    for (int at = threadIdx.x; at < n_four * b.head_dim; at += ATTEND_THREADS) {
+        int d = at % b.head_dim, i0 = at / b.head_dim * QUERIES_THREAD, first = TILE, end = 0;
+        float acc[QUERIES_THREAD] = {};
+        for (int j = 0; j < QUERIES_THREAD && i0 + j < b.n_query; j++) {
+            first = s->first[i0 + j] < first ? s->first[i0 + j] : first;
+            end = s->end[i0 + j] > end ? s->end[i0 + j] : end;
+        }
+#pragma unroll 4
+        for (int p = first; p < end; p++) {
+            float v = cache_value(value + p * b.head_dim + d);
+#pragma unroll
+            for (int j = 0; j < QUERIES_THREAD; j++) {
+                bool sees = p >= s->first[i0 + j] && p < s->end[i0 + j];
+                acc[j] = sees ? fmaf(s->score[i0 + j][p], v, acc[j]) : acc[j];
+            }
+        }
+        for (int j = 0; j < QUERIES_THREAD && i0 + j < b.n_query; j++) {
+            int i = i0 + j;
+            float *out = b.out + i * b.head_dim + d;
+            if (s->first[i] < s->end[i]) {
+                bool joins = merge && s->keep[i] >= 0.0f;
+                bool is_nan = merge && s->keep[i] != s->keep[i];
+                float scaled = acc[j] * s->take[i];
+                *out = joins || is_nan ? fmaf(*out, s->keep[i], scaled) : acc[j];
+            }
+        }
+    }
+}
+
+/* What each query sees of a tile, and nothing where its row is of another sequence. */
+__device__ inline void tile_visible(const attend_args &g, const attend_block &b, int64_t tile,
+                                    int sequence)
+{
+    int i = threadIdx.x;
+    if (i < ATTEND_QUERIES) {
+        int64_t first = 0, end = 0;
+        if (i < b.n_query && pass_row(g.a.row, b.row0 + i / g.n_head)->sequence == sequence) {
+            int64_t position = query_position(g, b, i);
+            first = attend_least(g.a, position) - tile * TILE;
+            end = position + 1 - tile * TILE;
+        }
+        b.s->first[i] = (int)(first < 0 ? 0 : first < TILE ? first : TILE);
+        b.s->end[i] = (int)(end < 0 ? 0 : end < TILE ? end : TILE);
+    }
+}
+
+template <class T>
+__device__ inline void tile_attend(const attend_args &g, const attend_block &b, int64_t tile,
+                                   int sequence, bool merge)
+{
+    tile_visible(g, b, tile, sequence);
+    __syncthreads();
+    tile_scores(g, b, tile_at<T>(g.a, g.a.k, sequence + g.a.k_shift, tile, b.kv_head));
+    __syncthreads();
+    tile_softmax(b);
+    __syncthreads();
+    if (merge) {
+        tile_factors(b);
+        __syncthreads();
+    }
+    tile_values(b, tile_at<T>(g.a, g.a.v, sequence + g.a.v_shift, tile, b.kv_head), merge);
+    __syncthreads();
+}
+
+/* ---- Blocks
+ * -------------------------------------------------------------------------------------- */
+
+/* blockIdx.y counts (kv head, part of its group). */
+__device__ inline attend_block block_of(const attend_args &g, uint8_t *shared)
+{
+    attend_block b;
+    int parts = (g.n_group + g.n_head - 1) / g.n_head, part = blockIdx.y % parts;
+    int64_t left = g.a.n_token - (int64_t)blockIdx.x * g.n_row;
+    int n_head = g.n_group - part * g.n_head < g.n_head ? g.n_group - part * g.n_head : g.n_head;
+    b.head_dim = g.a.shape.head_dim;
+    b.q = (float *)shared;
+    b.out = b.q + ATTEND_QUERIES * b.head_dim;
+    b.s = (attend_state *)(b.out + ATTEND_QUERIES * b.head_dim);
+    b.row0 = (int64_t)blockIdx.x * g.n_row;
+    b.n_query = (int)(left < g.n_row ? left : g.n_row) * g.n_head;
+    b.kv_head = blockIdx.y / parts;
+    b.head0 = b.kv_head * g.n_group + part * g.n_head;
+    if (n_head < g.n_head) { /* the last part of a group that n_head does not divide: one row */
+        b.n_query = n_head;
+    }
+    for (int at = threadIdx.x; at < ATTEND_QUERIES * b.head_dim; at += ATTEND_THREADS) {
+        int i = at / b.head_dim, d = at % b.head_dim;
+        const float *q = floats_at(g.a.q, b.row0 + (i < b.n_query ? i / g.n_head : 0));
+        b.q[at] = i < b.n_query ? q[(b.head0 + i % g.n_head) * b.head_dim + d] : 0.0f;
+    }
+    if (threadIdx.x < ATTEND_QUERIES) {
+        b.s->sum[threadIdx.x] = -1.0f;
+    }
+    __syncthreads();
+    return b;
+}
+
+/* Rows [row, end) of the block are the run of one sequence that begins at `row`. */
+__device__ inline int64_t run_end(const attend_args &g, const attend_block &b, int64_t row)
+{
+    int64_t last = b.row0 + (b.n_query + g.n_head - 1) / g.n_head, end = row + 1;
+    int sequence = pass_row(g.a.row, row)->sequence;
+    while (end < last && pass_row(g.a.row, end)->sequence == sequence) {
+        end++;
+    }
+    return end;
+}
+
+template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_whole(attend_args g)
+{
+    GPU_SHARED(raw);
+    attend_block b = block_of(g, raw);
+    int64_t n_row = (b.n_query + g.n_head - 1) / g.n_head;
+    for (int64_t row = b.row0, end; row < b.row0 + n_row; row = end) {
+        end = run_end(g, b, row);
+        const gpu_row *low = pass_row(g.a.row, row), *high = pass_row(g.a.row, end - 1);
+        int64_t tile = attend_least(g.a, low->position) / TILE;
+        for (; tile * TILE <= high->position; tile++) {
+            tile_attend<T>(g, b, tile, low->sequence, true);
+        }
+    }
+    for (int at = threadIdx.x; at < b.n_query * b.head_dim; at += ATTEND_THREADS) {
+        int i = at / b.head_dim, d = at % b.head_dim;
+        float *y = floats_at(g.a.y, b.row0 + i / g.n_head);
+        y[(b.head0 + i % g.n_head) * b.head_dim + d] = b.out[at] / b.s->sum[i];
+    }
+}
+
+__device__ inline float *part_at(const attend_args &g, int64_t token, int64_t head, int64_t tile)
+{
+    int64_t at = (token * g.a.n_head + head) * g.n_tile + tile;
+    return g.part + at * (2 + g.a.shape.head_dim);
+}
+
+/* blockIdx.z is a tile of the row, from its first visible one. One row a block. */
+template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_split(attend_args g)
+{
+    GPU_SHARED(raw);
+    const gpu_row *row = pass_row(g.a.row, (int64_t)blockIdx.x);
+    int64_t tile = attend_least(g.a, row->position) / TILE + blockIdx.z;
+    if (tile * TILE > row->position) {
+        return;
+    }
+    attend_block b = block_of(g, raw);
+    tile_attend<T>(g, b, tile, row->sequence, false);
+    for (int at = threadIdx.x; at < b.n_query * b.head_dim; at += ATTEND_THREADS) {
+        int i = at / b.head_dim, d = at % b.head_dim;
+        float *part = part_at(g, b.row0, b.head0 + i, blockIdx.z);
+        part[2 + d] = b.out[at];
+        if (d == 0) {
+            part[0] = b.s->tile_max[i];
+            part[1] = b.s->tile_sum[i];
+        }
+    }
+}
+
+#define FOLD_THREADS 128
+
+/* Blocks (head, token): every thread follows the running maximum, and has dimensions of its own. */
+__global__ void __launch_bounds__(FOLD_THREADS) fold_tiles(attend_args g)
+{
+    int64_t token = blockIdx.y, head = blockIdx.x, position = pass_row(g.a.row, token)->position;
+    int64_t n_tile = position / TILE - attend_least(g.a, position) / TILE + 1;
+    int head_dim = g.a.shape.head_dim;
+    const float *part = part_at(g, token, head, 0);
+    for (int d = threadIdx.x; d < head_dim; d += FOLD_THREADS) {
+        float most = part[0], sum = part[1], out = part[2 + d];
+        for (int64_t t = 1; t < n_tile; t++) {
+            const float *next = part + t * (2 + head_dim);
+            float now = max_nan(most, next[0]);
+            float keep = elementary_exp(most - now), take = elementary_exp(next[0] - now);
+            sum = fmaf(sum, keep, next[1] * take);
+            out = fmaf(out, keep, next[2 + d] * take);
+            most = now;
+        }
+        floats_at(g.a.y, token)[head * head_dim + d] = out / sum;
+    }
+}
+
+#endif

@@ -1,0 +1,367 @@
+/* launch.cuh - which kernel an op becomes, with what grid. Host code. */
+#ifndef GRETA_KERNEL_GPU_LAUNCH_CUH
+#define GRETA_KERNEL_GPU_LAUNCH_CUH
+
+#include "kernel/gpu/attention.cuh"
+#include "kernel/gpu/experts.cuh"
+#include "kernel/gpu/gemm.cuh"
+#include "kernel/gpu/repack.cuh"
+
+#define GRID_Y_MAX 65535 /* of both vendors */
+#define FLAT       256   /* threads of kernels that have a value each */
+
+struct gpu_device {
+    int number;
+    int n_processor;
+    GPU(Stream_t) stream;
+    GPU(Error_t) first; /* error; success: none yet */
+    uint8_t *staging;   /* device memory for rows as the file has them */
+    uint8_t *host_staging;
+    size_t staging_half; /* bytes of a half of either */
+    float *scratch;      /* partial results of attention, group sums of statistics */
+    size_t scratch_bytes;
+};
+
+static inline void keep_error(gpu_device *d, GPU(Error_t) e)
+{
+    if (d->first == GPU(Success)) {
+        d->first = e;
+    }
+}
+
+static inline void keep_launch(gpu_device *d)
+{
+    keep_error(d, GPU(GetLastError)());
+}
+
+static inline unsigned blocks(int64_t n, int64_t per)
+{
+    return (unsigned)((n + per - 1) / per);
+}
+
+static inline gpu_rows rows_from(gpu_rows r, int64_t t)
+{
+    if (r.index) {
+        r.index += t;
+    } else if (r.base) {
+        r.base += t * r.stride;
+    }
+    return r;
+}
+
+/* More shared memory than a kernel may have unasked. */
+template <class K> static void allow_shared(gpu_device *d, K kernel, size_t bytes)
+{
+    if (bytes > 48 * 1024) {
+        keep_error(d,
+                   GPU(FuncSetAttribute)((const void *)kernel,
+                                         GPU(FuncAttributeMaxDynamicSharedMemorySize), (int)bytes));
+    }
+}
+
+/* ---- Products
+ * ------------------------------------------------------------------------------------ */
+
+template <int TYPE, int ROWS, int TOKENS>
+static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
+{
+    dim3 grid(blocks(a.m.n_out, MATVEC_WARPS * ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d->stream, a);
+    keep_launch(d);
+}
+
+template <int TYPE, int TOKENS>
+static void launch_floats(gpu_device *d, const matvec_args &a, int n_rank)
+{
+    dim3 grid(blocks(a.m.n_out, TILE_ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    GPU_LAUNCH((matvec_floats<TYPE, TOKENS>), grid, FLOAT_THREADS, 0, d->stream, a);
+    keep_launch(d);
+}
+
+template <int TYPE, int NT> static void launch_gemm(gpu_device *d, const matvec_args &a)
+{
+    size_t bytes = sizeof(gemm_shared<TYPE, NT>);
+    allow_shared(d, gemm_units<TYPE, NT>, bytes);
+    dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, gemm_shape<NT>::tokens));
+    GPU_LAUNCH((gemm_units<TYPE, NT>), grid, GEMM_THREADS, bytes, d->stream, a);
+    keep_launch(d);
+}
+
+template <int TYPE> static void launch_quantised(gpu_device *d, const matvec_args &a, int n_rank)
+{
+    constexpr int rows = has_min(TYPE) ? 2 : 4;
+    if (a.expert || a.m.n_token == 1) {
+        launch_units<TYPE, rows, 1>(d, a, n_rank);
+    } else if (a.m.n_token == 2) {
+        launch_units<TYPE, 2, 2>(d, a, 1);
+    } else if (a.m.n_token <= 4) {
+        launch_units<TYPE, 1, 4>(d, a, 1);
+    } else if (a.m.n_token <= 8) {
+        launch_units<TYPE, 1, 8>(d, a, 1);
+    } else if (a.m.n_token <= 64) {
+        launch_gemm<TYPE, 1>(d, a);
+    } else {
+        launch_gemm<TYPE, 4>(d, a);
+    }
+}
+
+template <int TYPE> static void launch_float(gpu_device *d, const matvec_args &a, int n_rank)
+{
+    if (a.expert || a.m.n_token == 1) {
+        launch_floats<TYPE, 1>(d, a, n_rank);
+    } else if (a.m.n_token <= 8) {
+        launch_floats<TYPE, 4>(d, a, 1);
+    } else {
+        allow_shared(d, gemm_floats<TYPE>, sizeof(float_shared));
+        dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, GEMM_ROWS));
+        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d->stream, a);
+        keep_launch(d);
+    }
+}
+
+static void product_run(gpu_device *d, const matvec_args &a, int n_rank)
+{
+#define CASE_QUANTISED(type)                                                                       \
+    case type:                                                                                     \
+        if (a.m.x_is_q8) {                                                                         \
+            launch_quantised<type>(d, a, n_rank);                                                  \
+        } else {                                                                                   \
+            launch_float<type>(d, a, n_rank);                                                      \
+        }                                                                                          \
+        break;
+#define CASE_FLOAT(type)                                                                           \
+    case type:                                                                                     \
+        launch_float<type>(d, a, n_rank);                                                          \
+        break;
+    FOR_QUANTISED(a.m.w.weight.type, CASE_QUANTISED)
+    FOR_FLOAT(a.m.w.weight.type, CASE_FLOAT)
+#undef CASE_QUANTISED
+#undef CASE_FLOAT
+}
+
+/* Grids have a limit in y: many tokens go in parts. */
+static void matmul_run(gpu_device *d, const gpu_matmul *m)
+{
+    const int64_t most = GRID_Y_MAX;
+    for (int64_t t = 0; t < m->n_token; t += most) {
+        matvec_args a = {};
+        a.m = *m;
+        a.m.x = rows_from(m->x, t);
+        a.m.y = rows_from(m->y, t);
+        a.m.n_token = m->n_token - t < most ? m->n_token - t : most;
+        product_run(d, a, 1);
+    }
+}
+
+static void expert_matmul_run(gpu_device *d, const gpu_expert_matmul *e)
+{
+    for (int64_t t = 0; t < e->n_token; t += GRID_Y_MAX) {
+        matvec_args a = {};
+        a.m.w.weight = e->shape;
+        a.m.x = rows_from(e->x, t);
+        a.m.y = rows_from(e->y, t);
+        a.m.n_token = e->n_token - t < GRID_Y_MAX ? e->n_token - t : GRID_Y_MAX;
+        a.m.n_out = e->n_out;
+        a.m.x_is_q8 = e->x_is_q8;
+        a.expert = e->expert;
+        a.ids = rows_from(e->ids, t);
+        a.n_used = e->n_used;
+        a.x_is_ranked = e->x_is_ranked;
+        product_run(d, a, e->n_used);
+    }
+}
+
+/* ---- Attention
+ * ------------------------------------------------------------------------------------ */
+
+static size_t attend_bytes(int head_dim)
+{
+    return 2 * ATTEND_QUERIES * (size_t)head_dim * sizeof(float) + sizeof(attend_state);
+}
+
+static size_t part_bytes(int64_t n_tile, int n_head, int head_dim)
+{
+    return (size_t)n_tile * (size_t)n_head * (size_t)(2 + head_dim) * sizeof(float);
+}
+
+/* Tiles that a row may see, wherever it stands. */
+static int64_t tiles_seen(int64_t n_position, int64_t window)
+{
+    int64_t all = (n_position + TILE - 1) / TILE, of_window = window / TILE + 2;
+    return window > 0 && of_window < all ? of_window : all;
+}
+
+template <class T> static void attend_launch(gpu_device *d, attend_args g)
+{
+    size_t bytes = attend_bytes(g.a.shape.head_dim);
+    unsigned parts = blocks(g.n_group, g.n_head) * (unsigned)g.a.shape.n_head_kv;
+    size_t row_bytes = part_bytes(g.n_tile, g.a.n_head, g.a.shape.head_dim);
+    bool is_split = g.n_tile > 1 && (size_t)g.a.n_token * row_bytes <= d->scratch_bytes;
+    if (is_split && (int64_t)parts * g.a.n_token < 2 * d->n_processor) {
+        allow_shared(d, attend_split<T>, bytes);
+        g.n_row = 1;
+        g.part = d->scratch;
+        GPU_LAUNCH(attend_split<T>, dim3((unsigned)g.a.n_token, parts, (unsigned)g.n_tile),
+                   ATTEND_THREADS, bytes, d->stream, g);
+        keep_launch(d);
+        GPU_LAUNCH(fold_tiles, dim3((unsigned)g.a.n_head, (unsigned)g.a.n_token), FOLD_THREADS, 0,
+                   d->stream, g);
+    } else {
+        allow_shared(d, attend_whole<T>, bytes);
+        GPU_LAUNCH(attend_whole<T>, dim3(blocks(g.a.n_token, g.n_row), parts), ATTEND_THREADS,
+                   bytes, d->stream, g);
+    }
+    keep_launch(d);
+}
+
+static void attention_run(gpu_device *d, const gpu_attention *a)
+{
+    attend_args g = {};
+    g.a = *a;
+    g.n_group = a->n_head / a->shape.n_head_kv;
+    g.n_head = g.n_group < ATTEND_QUERIES ? g.n_group : ATTEND_QUERIES;
+    g.n_row = ATTEND_QUERIES / g.n_head;
+    g.n_tile = (int32_t)tiles_seen(a->n_position, a->window);
+    if (a->shape.type == DTYPE_F32) {
+        attend_launch<float>(d, g);
+    } else {
+        attend_launch<uint16_t>(d, g);
+    }
+}
+
+/* ---- Rows
+ * ----------------------------------------------------------------------------------------- */
+
+/* Calls f(first token, tokens) for parts that fit a grid's y. */
+template <class F> static void for_tokens(gpu_device *d, int64_t n_token, F f)
+{
+    for (int64_t t = 0; t < n_token; t += GRID_Y_MAX) {
+        f(t, (unsigned)(n_token - t < GRID_Y_MAX ? n_token - t : GRID_Y_MAX));
+        keep_launch(d);
+    }
+}
+
+static void embed_run(gpu_device *d, const gpu_embed *a)
+{
+    int64_t k = a->w.weight.k;
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_embed e = *a;
+        e.token = rows_from(a->token, t);
+        e.y = rows_from(a->y, t);
+#define CASE_UNITS(type)                                                                           \
+    case type:                                                                                     \
+        GPU_LAUNCH(embed_units<type>, dim3(blocks(k / UNIT, 64), n), 64, 0, d->stream, e);         \
+        break;
+#define CASE_VECTORS(type)                                                                         \
+    case type:                                                                                     \
+        GPU_LAUNCH(embed_floats<type>, dim3(blocks(float_vectors(type, k), FLAT), n), FLAT, 0,     \
+                   d->stream, e);                                                                  \
+        break;
+        FOR_QUANTISED(a->w.weight.type, CASE_UNITS)
+        FOR_FLOAT(a->w.weight.type, CASE_VECTORS)
+#undef CASE_UNITS
+#undef CASE_VECTORS
+    });
+}
+
+static void norm_run(gpu_device *d, const gpu_norm *a)
+{
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_norm e = *a;
+        e.x = rows_from(a->x, t);
+        e.y = rows_from(a->y, t);
+        e.inv_rms = a->inv_rms ? a->inv_rms + t : NULL;
+        GPU_LAUNCH(norm_rows, dim3((unsigned)a->n_head, n), NORM_THREADS, 0, d->stream, e);
+    });
+}
+
+static void quantize_run(gpu_device *d, const gpu_quantize *a)
+{
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_quantize e = *a;
+        e.x = rows_from(a->x, t);
+        e.y = rows_from(a->y, t);
+        dim3 grid(blocks(a->k / UNIT, QUANTIZE_THREADS / GPU_WARP), n);
+        GPU_LAUNCH(quantize_rows, grid, QUANTIZE_THREADS, 0, d->stream, e);
+    });
+}
+
+static void rope_run(gpu_device *d, const gpu_rope *a)
+{
+    int64_t per_token = (int64_t)a->n_head * (a->head_dim - a->rope_dim / 2);
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_rope e = *a;
+        e.x = rows_from(a->x, t);
+        e.y = rows_from(a->y, t);
+        e.row = rows_from(a->row, t);
+        GPU_LAUNCH(rope_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d->stream, e);
+    });
+}
+
+static void kv_store_run(gpu_device *d, const gpu_kv_store *a)
+{
+    int64_t per_token = (int64_t)a->shape.n_head_kv * a->shape.head_dim;
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_kv_store e = *a;
+        e.x = rows_from(a->x, t);
+        e.row = rows_from(a->row, t);
+        GPU_LAUNCH(kv_store_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d->stream, e);
+    });
+}
+
+static void columns_run(gpu_device *d, const gpu_columns *a)
+{
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_columns e = *a;
+        e.a = rows_from(a->a, t);
+        e.b = rows_from(a->b, t);
+        e.y = rows_from(a->y, t);
+        GPU_LAUNCH(column_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d->stream, e);
+    });
+}
+
+static void top_k_run(gpu_device *d, const gpu_top_k *a)
+{
+    GPU_LAUNCH(top_k_rows, (unsigned)a->n_token, GPU_WARP, 0, d->stream, *a);
+    keep_launch(d);
+}
+
+static void expert_weights_run(gpu_device *d, const gpu_expert_weights *a)
+{
+    GPU_LAUNCH(expert_weights_rows, (unsigned)a->n_token, GPU_WARP, 0, d->stream, *a);
+    keep_launch(d);
+}
+
+static void expert_sum_run(gpu_device *d, const gpu_expert_sum *a)
+{
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_expert_sum e = *a;
+        e.weight = rows_from(a->weight, t);
+        e.x = rows_from(a->x, t);
+        e.y = rows_from(a->y, t);
+        GPU_LAUNCH(expert_sum_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d->stream, e);
+    });
+}
+
+static void argmax_run(gpu_device *d, const gpu_argmax *a)
+{
+    GPU_LAUNCH(argmax_rows, (unsigned)a->n_token, STATS_THREADS, 0, d->stream, *a);
+    keep_launch(d);
+}
+
+/* As many rows at a time as there is room for their group sums. */
+static void stats_run(gpu_device *d, const gpu_stats *a)
+{
+    size_t row_bytes = (size_t)((a->n + 63) / 64) * sizeof(float);
+    int64_t most = (int64_t)(d->scratch_bytes / row_bytes);
+    for (int64_t t = 0; t < a->n_token; t += most) {
+        gpu_stats e = *a;
+        e.x = rows_from(a->x, t);
+        e.stats = a->stats + t;
+        int64_t n = a->n_token - t < most ? a->n_token - t : most;
+        GPU_LAUNCH(stats_rows, (unsigned)n, STATS_THREADS, 0, d->stream, e, d->scratch);
+        keep_launch(d);
+    }
+}
+
+#endif

@@ -1,0 +1,172 @@
+/* runtime.cuh - one source for CUDA, for HIP, and for the emulator of the tests.
+ *
+ * The three agree but for names. GPU(Malloc) is cudaMalloc or hipMalloc. A warp here is 32 lanes
+ * that exchange values: on a device whose wavefront has 64 lanes, each half of it. Kernels use
+ * plain operators, which the build must not contract (-fmad=false, -ffp-contract=off), and fmaf
+ * where docs/numerics.md says so; elementary.h, half_bits.h and hash.h are the same text as on the
+ * CPU.
+ */
+#ifndef GRETA_KERNEL_GPU_RUNTIME_CUH
+#define GRETA_KERNEL_GPU_RUNTIME_CUH
+
+#if defined GPU_EMULATED
+#include <emulator.cuh>
+#define GPU(name)  cuda##name
+#define GPU_VENDOR "emu"
+typedef cudaDeviceProp gpu_properties;
+#elif defined __HIP__
+#include <hip/hip_fp16.h>
+#include <hip/hip_runtime.h>
+#define GPU(name)  hip##name
+#define GPU_VENDOR "hip"
+typedef hipDeviceProp_t gpu_properties;
+#else
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define GPU(name)  cuda##name
+#define GPU_VENDOR "cuda"
+typedef cudaDeviceProp gpu_properties;
+#endif
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#define GPU_WARP 32
+
+/* A launch on a stream, with bytes of shared memory whose size is known only now. */
+#if !defined GPU_EMULATED
+#define GPU_LAUNCH(kernel, grid, block, bytes, stream, ...)                                        \
+    kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
+#define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+/* The definitions of the arithmetic, for the host as they are, for the device too. */
+#if !defined GPU_EMULATED
+#define inline __host__ __device__ inline
+#endif
+#include "base/half_bits.h"
+#include "base/hash.h"
+#include "kernel/elementary.h"
+#if !defined GPU_EMULATED
+#undef inline
+#endif
+
+/* ---- Lanes ------------------------------------------------------------------------------------
+ */
+
+#if defined __HIP__
+#define GPU_LANES_ALL
+template <class T> __device__ inline T lane_down(T v, int by)
+{
+    return __shfl_down(v, by, GPU_WARP);
+}
+template <class T> __device__ inline T lane_xor(T v, int mask)
+{
+    return __shfl_xor(v, mask, GPU_WARP);
+}
+template <class T> __device__ inline T lane_from(T v, int lane)
+{
+    return __shfl(v, lane, GPU_WARP);
+}
+/* Lanes of a wavefront run in step; the fence orders what they wrote to shared memory. */
+__device__ inline void warp_sync()
+{
+    __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+}
+#else
+template <class T> __device__ inline T lane_down(T v, int by)
+{
+    return __shfl_down_sync(0xffffffffu, v, by);
+}
+template <class T> __device__ inline T lane_xor(T v, int mask)
+{
+    return __shfl_xor_sync(0xffffffffu, v, mask);
+}
+template <class T> __device__ inline T lane_from(T v, int lane)
+{
+    return __shfl_sync(0xffffffffu, v, lane);
+}
+__device__ inline void warp_sync()
+{
+    __syncwarp();
+}
+#endif
+
+__device__ inline int lane_id()
+{
+    return threadIdx.x % GPU_WARP;
+}
+
+__device__ inline int warp_id()
+{
+    return threadIdx.x / GPU_WARP;
+}
+
+/* ---- Integers ----------------------------------------------------------------------------------
+ */
+
+/* c + the dot of four signed bytes. */
+__device__ inline int dot_4(int a, int b, int c)
+{
+#if defined __HIP__
+    return __builtin_amdgcn_sdot4(a, b, c, false);
+#else
+    return __dp4a(a, b, c);
+#endif
+}
+
+/* Bytes of the eight of (low, high) that the four nibbles of `pick` name, each below 8. */
+__device__ inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t pick)
+{
+#if defined __HIP__ /* v_perm_b32 takes a byte for each pick, and counts from the other operand */
+    uint32_t wide =
+        (pick & 0xfu) | (pick & 0xf0u) << 4 | (pick & 0xf00u) << 8 | (pick & 0xf000u) << 12;
+    return __builtin_amdgcn_perm(high, low, wide);
+#else
+    return __byte_perm(low, high, pick);
+#endif
+}
+
+/* ---- Floats ------------------------------------------------------------------------------------
+ */
+
+/* Exact, in hardware. */
+__device__ inline float widen_half(uint16_t bits)
+{
+#if defined GPU_EMULATED
+    return half_to_float(bits);
+#else
+    return __half2float(__ushort_as_half(bits));
+#endif
+}
+
+/* NaN if either is; +0 above -0. */
+__device__ inline float max_nan(float a, float b)
+{
+    float most = a > b ? a : b;
+    most = a == b && signbit(a) ? b : a == b ? a : most;
+    return a != a || b != b ? NAN : most;
+}
+
+/* The row sum of 64 terms, of which a lane has terms lane and lane + 32: in lane 0. */
+__device__ inline float group_sum(float low, float high)
+{
+    float sum = low + high;
+    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+        sum = sum + lane_down(sum, stride);
+    }
+    return sum;
+}
+
+#define GPU_INFINITY __builtin_huge_valf()
+
+__device__ inline bool is_finite(float x)
+{
+    return fabsf(x) <= 0x1.fffffep+127f;
+}
+
+#endif
