@@ -7,6 +7,7 @@
  */
 #include "op_rig.h"
 
+#include "base/text.h"
 #include "replay/op_bound.h"
 #include "replay/op_hypothesis.h"
 
@@ -391,8 +392,16 @@ static void broken_blocks_are_told_apart(void **state)
 typedef struct turn {
     double position, base, factor;
     int32_t dim;
-    bool is_halves;
+    bool is_halves, is_bf16; /* bfloat16: of frequencies */
 } turn;
+
+/* 8 bits of a number, nearest even. */
+static double bf16_of(double x)
+{
+    int exponent;
+    double fraction = frexp(x, &exponent);
+    return ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
 
 static void rope_by_hand(setup *s, turn t)
 {
@@ -402,7 +411,8 @@ static void rope_by_hand(setup *s, turn t)
     memcpy(y, x, s->wrong.bytes);
     for (int64_t at = 0; at < s->wrong.n; at += head_dim) {
         for (int32_t i = 0; i < dim / 2; i++) {
-            double angle = t.position * pow(t.base, -2.0 * i / dim);
+            double frequency = pow(t.base, -2.0 * i / dim);
+            double angle = t.position * (t.is_bf16 ? bf16_of(frequency) : frequency);
             float c = (float)cos(angle) * (float)t.factor, n = (float)sin(angle) * (float)t.factor;
             int64_t a = at + (t.is_halves ? i : 2 * i);
             int64_t b = at + (t.is_halves ? i + dim / 2 : 2 * i + 1);
@@ -423,17 +433,18 @@ static void rotations_are_told_apart(void **state)
         turn t;
         const char *phrase;
     } cases[] = {
-        {{39, 10000, 1, dim, false}, "position 39 for 40"},
-        {{41, 10000, 1, dim, false}, "position 41 for 40"},
-        {{0, 10000, 1, dim, false}, "position 0 for 40"},
-        {{8, 10000, 1, dim, false}, "position 8 for 40"},
-        {{1977, 10000, 1, dim, false}, "position 1977 for 40"},
-        {{40, 500000, 1, dim, false}, "base 500000 for 10000"},
-        {{40, 1e6, 1, dim, false}, "base 1000000 for 10000"},
-        {{20, 10000, 1, dim, false}, "positions divided by 2 for 1"},
-        {{40, 10000, 1.261, dim, false}, "pairs lengthened by 1.261 for 1"},
-        {{40, 10000, 1, dim / 2, false}, NULL},
-        {{40, 10000, 1, dim, true}, "halves turned for neighbours"},
+        {{39, 10000, 1, dim, false, false}, "position 39 for 40"},
+        {{41, 10000, 1, dim, false, false}, "position 41 for 40"},
+        {{0, 10000, 1, dim, false, false}, "position 0 for 40"},
+        {{8, 10000, 1, dim, false, false}, "position 8 for 40"},
+        {{1977, 10000, 1, dim, false, false}, "position 1977 for 40"},
+        {{40, 500000, 1, dim, false, false}, "base 500000 for 10000"},
+        {{40, 1e6, 1, dim, false, false}, "base 1000000 for 10000"},
+        {{20, 10000, 1, dim, false, false}, "positions divided by 2 for 1"},
+        {{40, 10000, 1.261, dim, false, false}, "pairs lengthened by 1.261 for 1"},
+        {{40, 10000, 1, dim / 2, false, false}, NULL},
+        {{40, 10000, 1, dim, true, false}, "halves turned for neighbours"},
+        {{40, 10000, 1, dim, false, true}, "frequencies in bfloat16"},
     };
     assert_true(rig.model->cfg.rope.freq_base == 10000.0f);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -625,6 +636,71 @@ static void rows_are_told_apart(void **state)
     op_rig_close(&rig);
 }
 
+/* ---- Single rows, ceilings, narrow formats ----------------------------------------------------
+ */
+
+/* The nearest of the 253 numbers of the OCP's E4M3, the even one of two; saturating. */
+static float e4m3_of(float x)
+{
+    float best = 0, least = INFINITY;
+    for (int code = 0; code < 127; code++) {
+        int exponent = code >> 3, fraction = code & 7;
+        float value =
+            exponent ? ldexpf((float)(8 + fraction), exponent - 10) : ldexpf((float)fraction, -9);
+        float distance = fabsf(value - fabsf(x));
+        if (distance < least || (distance == least && code % 2 == 0)) {
+            least = distance;
+            best = value;
+        }
+    }
+    return copysignf(best, x);
+}
+
+/* Attention on keys and values of which one position's are another row. */
+static void one_row(int64_t at, const void *key, const void *value, const char *phrase)
+{
+    setup s;
+    const void *keys[64], *values[64];
+    begin(&s, STAGE_ATTN_OUT, 1, 20);
+    op_case wrong = s.c;
+    memcpy(keys, s.c.key, (size_t)s.c.n_key * sizeof *keys);
+    memcpy(values, s.c.value, (size_t)s.c.n_key * sizeof *values);
+    keys[at] = key ? key : s.c.key[at - 1];
+    values[at] = value ? value : s.c.value[at - 1];
+    wrong.key = keys;
+    wrong.value = values;
+    rig_check(op_replay(ref, &wrong, &s.wrong, NULL), NULL);
+    expect(&s, CAUSE_KV_STATE, phrase);
+}
+
+static void single_rows_are_found(void **state)
+{
+    static const uint16_t empty[1024];
+    (void)state;
+    setup s;
+    open_with("--type F16", GRETA_ACT_F32, GRETA_KV_F16);
+    one_row(7, NULL, NULL, "row of position 7 is that of the position before");
+    one_row(13, empty, empty, "row of position 13 is empty");
+    const float *k = floats_of(STAGE_K_ROPE, 0, 20);
+    begin(&s, STAGE_K_CACHE, 0, 20);
+    for (int64_t i = 0; i < s.wrong.n; i++) {
+        ((uint16_t *)s.wrong.values)[i] = kernel_f16_from_f32(e4m3_of(k[i]));
+    }
+    expect(&s, CAUSE_PRECISION_POLICY, "input in 8 bits (e4m3)");
+    begin(&s, STAGE_V_CACHE, 1, 20);
+    memset(s.wrong.values, 0, s.wrong.bytes);
+    expect(&s, CAUSE_KV_STATE, "not written: zeros are left");
+    begin(&s, STAGE_ACT, 0, 20);
+    float *y = s.wrong.values, limit = fabsf(y[3]);
+    char phrase[64], number[NUMBER_MAX];
+    for (int64_t i = 0; i < s.wrong.n; i++) {
+        y[i] = fabsf(y[i]) > limit ? copysignf(limit, y[i]) : y[i];
+    }
+    snprintf(phrase, sizeof phrase, "values cut off at %s", number_f32(limit, number));
+    expect(&s, CAUSE_KERNEL_MATH, phrase);
+    op_rig_close(&rig);
+}
+
 /* ---- Experts --------------------------------------------------------------------------------- */
 
 static void experts_are_told_apart(void **state)
@@ -713,6 +789,7 @@ int main(void)
         cmocka_unit_test(rotations_are_told_apart),
         cmocka_unit_test(attention_faults_are_told_apart),
         cmocka_unit_test(rows_are_told_apart),
+        cmocka_unit_test(single_rows_are_found),
         cmocka_unit_test(experts_are_told_apart),
         cmocka_unit_test(what_nothing_explains_fits_nothing),
     };

@@ -8,7 +8,7 @@
  *
  *     breaks   healthy fits   the change fits        verdict
  *     none     yes                                   EQUAL: this side is healthy
- *     none     no             of one cause           CONFIRMED
+ *     none     no             of one cause           CONFIRMED (SUSPECTED by a solved number)
  *                             of several             SUSPECTED, all listed; rounding first
  *                             none                   SUSPECTED D (X where values turn non-finite)
  *     one      no             of its cause only      CONFIRMED
@@ -18,7 +18,8 @@
  *                             as read does not       INSTRUMENT_SUSPECT
  *
  * A solved number is a free parameter: it fits whatever scales a row by one factor. So it yields to
- * every fault that fits without one, but not to rounding, lest a small eps be acquitted.
+ * every fault that fits without one, but not to rounding, lest a small eps be acquitted. Alone it
+ * confirms nothing: a number is certain if the record admits it, or if it is a usual one.
  */
 #include "explain/norm_side.h"
 
@@ -223,7 +224,8 @@ static void judge_hidden(const norm_case *c, side s, finding *f)
         return;
     }
     const evidence *lead = fit_lead(f, f->cause);
-    f->state = is_single(f->fit_causes) ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
+    bool is_certain = is_single(f->fit_causes) && !lead->is_solved;
+    f->state = is_certain ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
     f->number = lead->number;
     f->number_healthy = lead->number_healthy;
     f->number_used = lead->number_used;

@@ -137,9 +137,6 @@ static void norm_take(const op_pair *p, op_line *line)
             continue;
         }
         line->found = *f;
-        if (is_solved) {
-            line->found.state = VERDICT_SUSPECTED;
-        }
     }
 }
 
