@@ -75,6 +75,11 @@ GRETA_API greta_versions greta_version(void);
 /* "AMD EPYC ...; kernels: avx2, ref-avx2, ref": this CPU and the kernel tables it can run. */
 GRETA_API const char *greta_cpu_describe(char *buffer, size_t bytes);
 
+/* Every device a session can run on: this CPU, and what the plugins found drive (`plugins` as in
+ * session options; NULL: none). A plugin or a device that does not work says why. *text is
+ * malloc'd. */
+GRETA_API greta_status greta_devices(const char *plugins, int json, char **text, greta_error *err);
+
 /* Frees what a function below says is malloc'd. NULL is fine. */
 GRETA_API void greta_free(void *memory);
 
@@ -172,6 +177,13 @@ typedef struct greta_session_options {
     greta_act act;
     const char *cpu; /* kernel table: "ref", "ref-avx2", "avx2", "avx512"; NULL: the best here */
     int no_pack;     /* run from the mapped file: no second copy of the weights, slower */
+    /* Where ops run: "cpu" or NULL; "cuda", "cuda:1", "hip:0". A session on a device never falls
+     * back to the CPU. The model keeps what it uploaded until it is freed. */
+    const char *device;
+    const char *plugins; /* a folder to look in first for libgreta-NAME.so; NULL: none */
+    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total); /* of an upload,
+                                                                      in bytes; may be NULL */
+    void *progress_user;
 } greta_session_options;
 
 /* options may be NULL. Retains the model. All memory is allocated here: evaluation allocates none.

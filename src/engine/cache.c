@@ -8,7 +8,7 @@
  * the last position of a tile takes no part. It asks for huge pages, where the system has them:
  * attention walks through all of it for every token.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 #include "base/checked.h"
 
@@ -100,7 +100,10 @@ void cache_fork(greta_session *s, int32_t source, int32_t target)
     size_t n_ctx = (size_t)s->options.n_ctx, n = (size_t)s->n_cached[source];
     size_t from = (size_t)source * n_ctx, to = (size_t)target * n_ctx;
     size_t bytes = (n + ATTENTION_TILE - 1) / ATTENTION_TILE * ATTENTION_TILE * s->kv_row_bytes;
-    for (int32_t l = 0; l < 2 * s->model->cfg.n_layer; l++) {
+    if (s->device) {
+        device_fork(s, source, target, bytes);
+    }
+    for (int32_t l = 0; l < 2 * s->model->cfg.n_layer && !s->device; l++) {
         uint8_t *layer = s->kv_memory + (size_t)l * cache_layer_bytes(s);
         memcpy(layer + (size_t)target * s->kv_sequence_bytes,
                layer + (size_t)source * s->kv_sequence_bytes, bytes);

@@ -276,7 +276,7 @@ void capture_pass(greta_session *s)
 {
     captured_pass *p = &s->capture->pass[s->capture->n_pass++];
     for (int32_t i = 0; i < s->capture->n_op; i++) {
-        p->kernel[i] = session_table(s, &session_list(s, s->phase)->op[i])->name;
+        p->kernel[i] = session_kernel(s, &session_list(s, s->phase)->op[i]);
     }
     memcpy(p->row, s->row, (size_t)s->n_row * sizeof *p->row);
     memcpy(p->want, s->want, (size_t)s->n_want * sizeof *p->want);

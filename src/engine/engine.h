@@ -43,7 +43,8 @@ typedef struct plan {
     int32_t n_edge;
     buffer *buffer;
     int32_t n_buffer;
-    uint8_t *memory;
+    uint8_t *memory; /* `bytes` of it; of a device session the shadow (device.h) */
+    size_t bytes;
 } plan;
 
 greta_status plan_build(const greta_session *session, const op_list *a, const op_list *b, plan *out,
@@ -56,7 +57,8 @@ struct greta_session {
     struct greta_model *model;
     greta_session_options options; /* resolved */
     const kernel_table *table;
-    int is_packed; /* matmuls read the model's packed weights */
+    struct device *device; /* where ops run (device.h); NULL: here, on `table` */
+    int is_packed;         /* matmuls read the model's packed weights */
     thread_pool *pool;
     op_list healthy, override; /* override.op NULL: none */
     /* Of the override, not owned. */
@@ -93,6 +95,8 @@ struct greta_session {
 
 const op_list *session_list(const greta_session *s, greta_phase phase);
 const kernel_table *session_table(const greta_session *s, const op *o);
+/* The name of what computes an op: of its table, or of the device's kernels. */
+const char *session_kernel(const greta_session *s, const op *o);
 /* The op that token t of an op of the pass's list really runs: itself, or the healthy one where its
  * trigger does not hold or there is no such row to read (override.c). */
 const op *session_op(const greta_session *s, const op *o, int64_t t);

@@ -1,10 +1,11 @@
 /* eval.c - a batch, checked and taken through one pass; feeding prompts in chunks; logits.
  *
  * Every refusal comes before anything is changed: the ops themselves cannot fail, so a batch that
- * was accepted is in the cache, and one that was refused left no trace there.
+ * was accepted is in the cache, and one that was refused left no trace there. Only a device can be
+ * lost during a pass; its session is over then.
  */
 #include "base/fpenv.h"
-#include "engine/engine.h"
+#include "engine/device.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -93,6 +94,7 @@ greta_status greta_session_eval(greta_session *s, const greta_batch *batch, gret
         GRETA_TRY(batch_check_row(s, batch, i, err));
     }
     GRETA_TRY(delays_check(s, batch->phase, err));
+    GRETA_TRY(s->device ? device_check(s->device, err) : GRETA_OK);
     if (s->capture) {
         GRETA_TRY(capture_reserve(s, batch, err));
     }
@@ -101,8 +103,15 @@ greta_status greta_session_eval(greta_session *s, const greta_batch *batch, gret
     if (s->capture) {
         capture_pass(s);
     }
-    walk_list(s);
+    greta_status status = s->device ? device_walk(s, err) : GRETA_OK;
+    if (!s->device) {
+        walk_list(s);
+    }
     fpenv_leave(saved);
+    if (status != GRETA_OK) { /* the device is lost, and all that was on it */
+        s->n_want = 0;
+        return status;
+    }
     int32_t edge_of = op_list_edge(&s->healthy, STAGE_LOGITS, -1);
     const buffer *b = &s->plan.buffer[s->plan.slot[2 * edge_of + (s->pass & 1)]];
     s->logits = (const float *)(const void *)b->base;

@@ -6,7 +6,7 @@
  * buffers and thread splits are those of an untraced pass. A write error stops the trace, not the
  * run; greta_trace_end returns it.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 #include "base/fpenv.h"
 
@@ -350,7 +350,7 @@ static trace_record *record_start(greta_session *s, const op *o, int64_t row)
         .sequence = r->sequence,
         .row = (int32_t)row,
         .op = op_kind_name(o->kind),
-        .kernel = session_table(s, o)->name,
+        .kernel = session_kernel(s, o),
     };
     return rec;
 }
@@ -426,6 +426,31 @@ static int row_is_last(const greta_session *s, int64_t row)
     return row + 1 == s->n_row || s->row[row + 1].sequence != s->row[row].sequence;
 }
 
+static int row_is_recorded(const greta_session *s, const op *o, int64_t t)
+{
+    int64_t row = op_row(s, o, t);
+    return trace_selects_row(s->trace->selector, s->row[row].position, row_is_last(s, row));
+}
+
+/* Brings what is about to be looked at from the device: all rows the op wrote, and what the
+ * recorded ones read, those of one op together. */
+static void rows_fetch(const greta_session *s, const op *o, int64_t n)
+{
+    device_fetch_written(s, o, (span){0, n});
+    for (int64_t t = 0, next; t < n; t = next) {
+        const op *one = session_op(s, o, t);
+        int is_recorded = row_is_recorded(s, o, t);
+        next = t + 1;
+        while (next < n && session_op(s, o, next) == one &&
+               row_is_recorded(s, o, next) == is_recorded) {
+            next++;
+        }
+        if (is_recorded) {
+            device_fetch_read(s, one, (span){t, next});
+        }
+    }
+}
+
 void observe_op(greta_session *s, const op *o)
 {
     observer *obs = s->trace;
@@ -435,14 +460,16 @@ void observe_op(greta_session *s, const op *o)
     }
     stats_job job = {s, o};
     int64_t n = op_tokens(s, o);
+    if (s->device) {
+        rows_fetch(s, o, n);
+    }
     if (n == 1) {
         stats_run(&job, 0, 1);
     } else {
         thread_pool_run(s->pool, stats_run, &job);
     }
     for (int64_t t = 0; t < n; t++) {
-        int64_t row = op_row(s, o, t);
-        if (trace_selects_row(obs->selector, s->row[row].position, row_is_last(s, row))) {
+        if (row_is_recorded(s, o, t)) {
             record_row(s, session_op(s, o, t), t);
         }
     }
@@ -550,7 +577,9 @@ void observer_header(greta_session *s, const greta_trace_options *o, trace_heade
     copy_text(h->arch, sizeof h->arch, c->arch, "");
     copy_text(h->kv, sizeof h->kv, s->kv.type == DTYPE_F32 ? "f32" : "f16", "");
     copy_text(h->act, sizeof h->act, s->options.act == GRETA_ACT_F32 ? "f32" : "q8", "");
-    copy_text(h->kernel, sizeof h->kernel, s->table->name, "");
+    copy_text(h->kernel, sizeof h->kernel, s->device ? s->device->plugin->name : s->table->name,
+              "");
+    copy_text(h->device, sizeof h->device, s->device ? s->device->info.name : NULL, "");
     copy_text(h->compiler, sizeof h->compiler, __VERSION__, "");
     observer_selection(o, h);
 }
@@ -578,7 +607,7 @@ static void record_weights(greta_session *s)
                                   .name = o->name,
                                   .layer = o->layer,
                                   .op = op_kind_name(o->kind),
-                                  .kernel = s->table->name,
+                                  .kernel = session_kernel(s, o),
                                   .n_weight = 1};
             rec->weight[0] = tensor_of_weight(s, &o->w[w]);
             observer_add(obs, rec);

@@ -5,7 +5,7 @@
  * side, row by row: that is how a trigger works. Ops of an override are not grouped (schedule.c),
  * since what its rows read is not what the groups were made for.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 const op_list *session_list(const greta_session *s, greta_phase phase)
 {
@@ -26,6 +26,11 @@ const struct greta_model *session_model(const greta_session *s)
 const kernel_table *session_table(const greta_session *s, const op *o)
 {
     return o->table > 0 && s->alternate ? &s->alternate[o->table - 1] : s->table;
+}
+
+const char *session_kernel(const greta_session *s, const op *o)
+{
+    return s->device ? s->device->plugin->name : session_table(s, o)->name;
 }
 
 const float *session_cos_sin(const greta_session *s, const op *o, int32_t position)
@@ -122,7 +127,17 @@ const greta_row *token_read(const greta_session *s, const op *o, int64_t t)
 static greta_status plan_replace(greta_session *s, const op_list *override, greta_error *err)
 {
     plan replanned;
+    uint8_t *memory = NULL;
     GRETA_TRY(plan_build(s, &s->healthy, override, &replanned, err));
+    greta_status status = s->device ? device_plan_new(s, &replanned, &memory, err) : GRETA_OK;
+    if (status != GRETA_OK) {
+        plan_free(&replanned);
+        return status;
+    }
+    if (s->device) {
+        s->device->plugin->free(s->device->gpu, s->device->plan);
+        s->device->plan = memory;
+    }
     plan_free(&s->plan);
     s->plan = replanned;
     s->n_row_previous = 0;
@@ -136,24 +151,42 @@ greta_status session_replan(greta_session *s, greta_error *err)
     return plan_replace(s, &s->override, err);
 }
 
-greta_status session_override_set(greta_session *s, const session_override *override,
-                                  greta_error *err)
+static void override_replace(greta_session *s, const session_override *override,
+                             const op_list *copy, const device_ops *ops)
 {
-    op_list copy = {0};
-    if (override) {
-        GRETA_TRY(op_list_copy(override->list, &copy, err));
-        GRETA_ASSERT(copy.n_edge == s->healthy.n_edge && copy.n_op == s->healthy.n_op);
-    }
-    greta_status status = plan_replace(s, &copy, err);
-    if (status != GRETA_OK) {
-        op_list_free(&copy);
-        return status;
-    }
     op_list_free(&s->override);
-    s->override = copy;
+    s->override = *copy;
     s->override_phases = override ? override->phases : 0;
     s->alternate = override ? override->table : NULL;
     s->trigger = override ? override->trigger : NULL;
     s->alternate_cos_sin = override ? override->cos_sin : NULL;
+    if (s->device) {
+        device_ops_free(s->device, &s->device->override);
+        s->device->override = *ops;
+    }
+}
+
+greta_status session_override_set(greta_session *s, const session_override *override,
+                                  greta_error *err)
+{
+    op_list copy = {0};
+    device_ops ops = {0};
+    greta_status status = GRETA_OK;
+    if (override) {
+        GRETA_TRY(op_list_copy(override->list, &copy, err));
+        GRETA_ASSERT(copy.n_edge == s->healthy.n_edge && copy.n_op == s->healthy.n_op);
+        status = s->device ? device_override_new(s, override, &ops, err) : GRETA_OK;
+    }
+    if (status == GRETA_OK) {
+        status = plan_replace(s, &copy, err);
+    }
+    if (status != GRETA_OK) {
+        op_list_free(&copy);
+        if (s->device) {
+            device_ops_free(s->device, &ops);
+        }
+        return status;
+    }
+    override_replace(s, override, &copy, &ops);
     return GRETA_OK;
 }

@@ -131,6 +131,7 @@ static greta_status plan_allocate(plan *p, int64_t n_row, greta_error *err)
         return error_memory(err, "activations", total);
     }
     p->memory = memory;
+    p->bytes = (size_t)total;
     uint8_t *at = p->memory;
     for (int32_t i = 0; i < p->n_buffer; i++) {
         p->buffer[i].base = at;

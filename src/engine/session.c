@@ -3,7 +3,7 @@
  * Everything is allocated by greta_session_new (and replanned by session_override_set, override.c),
  * so evaluation allocates nothing.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 #include "base/fpenv.h"
 #include "base/limits.h"
@@ -20,10 +20,21 @@ typedef struct option_range {
     int32_t value, high;
 } option_range;
 
+/* Of a caller who was compiled with an older header, the fields it knows; size 0: with this one. */
+static greta_session_options options_given(const greta_session_options *given)
+{
+    greta_session_options o = {0};
+    size_t size = given ? given->size : 0;
+    if (given) {
+        memcpy(&o, given, size > 0 && size < sizeof o ? size : sizeof o);
+    }
+    return o;
+}
+
 static greta_status options_resolve(greta_session *s, const greta_session_options *given,
                                     greta_error *err)
 {
-    greta_session_options o = given ? *given : (greta_session_options){0};
+    greta_session_options o = options_given(given);
     int32_t n_train = s->model->cfg.n_ctx_train;
     o.size = sizeof o;
     o.n_ctx = o.n_ctx ? o.n_ctx : n_train > 0 && n_train < CTX_DEFAULT ? n_train : CTX_DEFAULT;
@@ -118,13 +129,14 @@ static greta_status session_fill(greta_session *s, const greta_session_options *
                                  greta_error *err)
 {
     GRETA_TRY(options_resolve(s, options, err));
+    GRETA_TRY(device_open(s, err));
     act_contract act = s->options.act == GRETA_ACT_F32 ? ACT_CONTRACT_F32 : ACT_CONTRACT_Q8;
     GRETA_TRY(op_list_build(s->model, act, &s->healthy, err));
     GRETA_TRY(plan_build(s, &s->healthy, &s->override, &s->plan, err));
     GRETA_TRY(cache_new(s, err));
     GRETA_TRY(pass_new(s, err));
     GRETA_TRY(thread_pool_new(s->options.n_thread, &s->pool, err));
-    return session_pack(s, err);
+    return s->device ? device_fill(s, err) : session_pack(s, err);
 }
 
 greta_status greta_session_new(greta_model *model, const greta_session_options *options,
@@ -152,6 +164,7 @@ void greta_session_free(greta_session *s)
     }
     observer_free(s->trace);
     greta_capture_free(s->capture);
+    device_free(s);
     thread_pool_free(s->pool);
     op_list_free(&s->healthy);
     op_list_free(&s->override);
@@ -201,5 +214,5 @@ greta_status greta_session_fork(greta_session *s, int32_t source, int32_t target
     if (source != target) {
         cache_fork(s, source, target);
     }
-    return GRETA_OK;
+    return s->device ? device_sync(s->device, err) : GRETA_OK;
 }

@@ -202,6 +202,9 @@ void greta_model_release(greta_model *model)
         free(model->packed[i]);
     }
     free(model->packed);
+    if (model->device_store) {
+        model->device_store_free(model->device_store);
+    }
     pthread_mutex_destroy(&model->weight_lock);
     gguf_close(model->file);
     hf_close(model->folder);

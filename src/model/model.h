@@ -50,6 +50,9 @@ struct greta_model {
      */
     uint8_t **packed;  /* (n_weight), NULL: not packed; all of one layout */
     int packed_layout; /* 0: nothing is packed yet */
+    /* Weights on devices (engine/device_weight.c), likewise. */
+    struct device_store *device_store;
+    void (*device_store_free)(struct device_store *stores);
 };
 
 /* By name; NULL: absent. */

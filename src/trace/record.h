@@ -90,6 +90,7 @@ typedef struct trace_header {
     int32_t n_layer, n_embd, n_vocab;
     int32_t n_ctx, n_sequence, n_chunk, n_thread;
     char kv[8], act[8], kernel[32], cpu[128], compiler[64];
+    char device[128]; /* that computed it, as its vendor spells it; "": the CPU */
     uint32_t mxcsr;
     char selection_stages[512], selection_layers[128], selection_phases[32], selection_tokens[128];
     int64_t sample;

@@ -128,6 +128,7 @@ static const field header_fields[] = {
     NEEDED("act", FIELD_TEXT, act, ALL, 0),
     NEEDED("kernel", FIELD_TEXT, kernel, ALL, 0),
     NEEDED("cpu", FIELD_TEXT, cpu, ALL, 0),
+    OPTIONAL("device", FIELD_TEXT, device, ALL, 0),
     NEEDED("compiler", FIELD_TEXT, compiler, ALL, 0),
     NEEDED("mxcsr", FIELD_HEX32, mxcsr, ALL, 0),
     NEEDED("stages", FIELD_TEXT, selection_stages, ALL, 0),

@@ -74,6 +74,7 @@ static const setting settings[] = {
     {"act", SETTING_TEXT, AT(act), IS_PROMISE | IS_RUN},
     {"kernel", SETTING_TEXT, AT(kernel), IS_RUN},
     {"cpu", SETTING_TEXT, AT(cpu), IS_RUN},
+    {"device", SETTING_TEXT, AT(device), IS_RUN},
     {"compiler", SETTING_TEXT, AT(compiler), IS_RUN},
     {"greta", SETTING_TEXT, AT(greta), IS_RUN},
     {"n_thread", SETTING_I32, AT(n_thread), IS_RUN},
