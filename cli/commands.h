@@ -19,5 +19,6 @@ int command_tokenize(int argc, char **argv, greta_error *err);
 int command_eval(int argc, char **argv, greta_error *err);
 int command_bench(int argc, char **argv, greta_error *err);
 int command_pull(int argc, char **argv, greta_error *err);
+int command_doctor(int argc, char **argv, greta_error *err);
 
 #endif

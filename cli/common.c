@@ -437,9 +437,24 @@ flag_group session_group(session_args *args)
          .help = "default one per CPU"},
         {.name = "--cpu", .kind = FLAG_CPU, .value = "NAME", .offset = offsetof(session_args, cpu),
          .variable = "GRETA_CPU", .help = "kernel table; greta --version lists them"},
+        {.name = "--device", .kind = FLAG_PATH, .value = "NAME",
+         .offset = offsetof(session_args, device), .variable = "GRETA_DEVICE",
+         .help = "cpu, cuda, cuda:1, hip ..; default cpu; greta doctor lists them"},
     };
-    return (flag_group){"Session: none of --chunk, --threads, --cpu changes a bit", table,
-                        COUNT_OF(table), args};
+    return (flag_group){"Session: none of --chunk, --threads, --cpu, --device changes a bit",
+                        table, COUNT_OF(table), args};
+}
+
+const char *plugin_folder(void)
+{
+    const char *folder = getenv("GRETA_PLUGIN_DIR");
+    return folder && folder[0] ? folder : NULL;
+}
+
+static void upload_progress(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user;
+    progress(what, done, total);
 }
 
 greta_session_options session_options(const session_args *args)
@@ -453,6 +468,9 @@ greta_session_options session_options(const session_args *args)
         .kv = args->kv ? GRETA_KV_F32 : GRETA_KV_F16,
         .act = args->act ? GRETA_ACT_F32 : GRETA_ACT_Q8,
         .cpu = args->cpu,
+        .device = args->device,
+        .plugins = plugin_folder(),
+        .progress = upload_progress,
     };
 }
 
@@ -481,12 +499,13 @@ void runner_close(runner *r)
 json_t *runner_config(const runner *r)
 {
     const greta_session_options *o = &r->options;
-    return json_pack("{s:o, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s}", "model_file",
+    return json_pack("{s:o, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:s}", "model_file",
                      json_text(r->model_path, strlen(r->model_path)), "greta",
                      greta_version().library, "arithmetic", greta_version().arithmetic, "n_ctx",
                      o->n_ctx, "n_chunk", o->n_chunk, "n_thread", o->n_thread, "kv",
                      o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
-                     o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu);
+                     o->act == GRETA_ACT_F32 ? "f32" : "q8", "cpu", o->cpu, "device",
+                     o->device);
 }
 
 greta_status runner_fits(const runner *r, size_t n_prompt, greta_error *err)

@@ -65,11 +65,13 @@ greta_status tokens_text(const greta_model *model, const int32_t *id, size_t n, 
 typedef struct session_args {
     int64_t ctx, chunk, threads; /* 0: the library's choice */
     int kv, act;
-    const char *cpu;
+    const char *cpu, *device;
 } session_args;
 
 flag_group session_group(session_args *args);
 greta_session_options session_options(const session_args *args);
+/* The folder that GRETA_PLUGIN_DIR names; NULL: none. */
+const char *plugin_folder(void);
 
 /* A session with the model and prompt of the command line; what run, eval and trace work on. */
 typedef struct runner {

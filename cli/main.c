@@ -30,13 +30,15 @@ static const command table[] = {
     {"eval", "perplexity of a text", command_eval},
     {"bench", "measure speed, as shares of what the machine can do", command_bench},
     {"pull", "fetch a model", command_pull},
+    {"doctor", "list the devices that models can run on", command_doctor},
 };
 
 #define COMMANDS (sizeof table / sizeof *table)
 
 /* The last five belong to the tests. */
 static const char *const variables[] = {
-    "GRETA_CPU", "GRETA_THREADS", "GRETA_CACHE", "GRETA_TRACE_RMSNORM", "GRETA_TRACE_RMSNORM_OUT",
+    "GRETA_CPU", "GRETA_DEVICE", "GRETA_PLUGIN_DIR", "GRETA_THREADS", "GRETA_CACHE",
+    "GRETA_TRACE_RMSNORM", "GRETA_TRACE_RMSNORM_OUT",
     "GRETA_TRACE_RMSNORM_LAYERS", "GRETA_TRACE_RMSNORM_SAMPLE", "GRETA_TRACE_PROMPT_ID",
     "GRETA_TRACE_STAGES", "GRETA_TRACE_OUT", "GRETA_TRACE_LAYERS", "GRETA_TRACE_SAMPLE",
     "GRETA_TRACE_PHASES", "GRETA_TRACE_TOKENS", "GRETA_OFFLINE", "GRETA_BIN", "GRETA_TOOLS",

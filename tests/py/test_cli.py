@@ -192,7 +192,7 @@ def test_help(cli):
     commands = [line.split()[0] for line in overview.splitlines()
                 if line.startswith("  ") and not line.startswith("  greta")]
     assert {"run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize", "eval",
-            "bench", "pull"} == set(commands)
+            "bench", "pull", "doctor"} == set(commands)
     for command in commands:
         text = answer(cli(command, "--help")).decode()
         assert text.startswith(f"usage: greta {command} ") and "--json" in text
@@ -204,7 +204,7 @@ def test_documented(cli):
     """docs/commands.md has a section for each command and names each of its flags."""
     text = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text()
     for command in ("run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize",
-                    "eval", "bench", "pull"):
+                    "eval", "bench", "pull", "doctor"):
         assert f"## greta {command}" in text
         flags = re.findall(r"^  (-\w, )?(--[\w-]+)", answer(cli(command, "--help")).decode(), re.M)
         assert len(flags) > 1
