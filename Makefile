@@ -54,6 +54,13 @@ SHARED := $(BUILD)/libgreta.so.$(VERSION)
 SONAME := libgreta.so.$(SOVERSION)
 TOOLS  := $(BUILD)/tools/mkmodel $(patsubst tests/%.c,$(BUILD)/tools/%,$(TOOL_SRC))
 TESTS  := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+# Plugins of devices: of GPUs and of their emulator; of the tests, one that is no GPU, and such as
+# greta must refuse.
+REFERENCE := reference oldinterface otherarithmetic misnamed
+GPU     ?=
+EMU     ?= $(if $(SAN),,emu)
+GPU_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU) $(EMU))
+PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(REFERENCE))
 
 Q   := $(if $(V),,@)
 say  = $(if $(V),,@echo "  $(1) $@")
@@ -61,12 +68,14 @@ dir  = @mkdir -p $(@D)
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools check check-hf check-peer ulp check-long golden golden-kit demo deps install
+.PHONY: all lib tools plugins check check-hf check-peer ulp check-long golden golden-kit demo deps
+.PHONY: install
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: lib $(BUILD)/greta tools $(TESTS) $(GPU_PLUGINS) ## everything (the default); GPU=cuda, GPU=hip
+all: lib $(BUILD)/greta tools $(TESTS) plugins ## build everything (the default); GPU=cuda, GPU=hip
+plugins: $(GPU_PLUGINS) $(PLUGINS)
 lib: $(STATIC) $(BUILD)/libgreta.so    ## build the library only
 tools: $(TOOLS)
 
@@ -128,12 +137,9 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
 # One source, src/kernel/gpu/plugin.cu, opened at run time: greta needs no library of a vendor. The
 # tests run it on the CPU (tests/gpu_emu), except under sanitizers, which do not know its threads.
 
-GPU     ?=
-EMU     ?= $(if $(SAN),,emu)
 NVCC    ?= nvcc
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
 GPU_SRC := src/kernel/gpu/plugin.cu
-GPU_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU) $(EMU))
 GPU_WARN := -Wall,-Wextra,-Wno-format-truncation
 
 $(BUILD)/plugins/libgreta-cuda.so: $(GPU_SRC) $(BUILD)/flags
@@ -151,6 +157,23 @@ $(BUILD)/plugins/libgreta-emu.so: $(GPU_SRC) tests/gpu_emu/emulator.cpp $(BUILD)
 	    -x c++ $(GPU_SRC) tests/gpu_emu/emulator.cpp -o $@
 
 -include $(GPU_PLUGINS:=.d)
+
+# Where plugins are looked for last (src/engine/device_find.c).
+$(BUILD)/libdir: FORCE
+	$(dir)
+	@echo '$(LIBDIR)' | cmp -s - $@ || echo '$(LIBDIR)' >$@
+$(BUILD)/obj/src/engine/device_find.o: EXTRA = -Isrc -DGRETA_LIBDIR='"$(LIBDIR)"'
+$(BUILD)/obj/src/engine/device_find.o: $(BUILD)/libdir
+
+reference_is = -DREFERENCE_NAME='"$(1)"'
+reference_oldinterface = $(call reference_is,oldinterface) -DREFERENCE_VERSION=0
+reference_otherarithmetic = $(call reference_is,otherarithmetic) -DREFERENCE_ARITHMETIC=999
+$(PLUGINS): $(BUILD)/plugins/libgreta-%.so: tests/plugin/plugin_reference.c \
+                                                 tests/plugin/reference_ops.c $(STATIC)
+	$(dir)
+	$(call say,link)
+	$(Q)$(COMPILE) -Isrc $(reference_$*) $(if $(WERROR),-Werror) -shared $(LDFLAGS) \
+	    -Wl,--as-needed -Wl,--exclude-libs,ALL $^ $(LIBS) -o $@
 
 # ---- Use -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@
  *     matrix_tool archs SEED                tiny models of all architectures, a covering array
  *     matrix_tool full TYPE                 the tiny model of one weight type, every combination
  *     matrix_tool model FILE SEED PROMPT... a real model on text files, a covering array
+ *     matrix_tool --device NAME FOLDER ...  any of these with a device as the only kernels; its
+ *                                           plugin lies in FOLDER
  *
  * The axes are: kernels (each table this machine has, with packed weights and from the file),
  * threads, chunk, batch, type of the KV cache, activation contract, and weight type. A
@@ -60,6 +62,7 @@ typedef struct difference {
 } difference;
 
 typedef struct matrix {
+    const char *device, *plugins; /* NULL: the CPU */
     kernel_choice kernel[VALUES_MAX];
     uint8_t n_value[AXIS_COUNT]; /* values in play: 0 .. n - 1 */
     uint8_t first_type;          /* the only one, where n_value[AXIS_TYPE] is 1 */
@@ -118,7 +121,8 @@ static const char *value_name(const matrix *m, int axis, int value, char text[32
     case AXIS_TYPE:
         return m->path ? "as in the file" : model_name(&m->models[value + m->first_type]);
     case AXIS_KERNEL:
-        snprintf(text, 32, "%s%s", k->table->name, k->from_file ? " from the file" : "");
+        snprintf(text, 32, "%s%s", m->device ? m->device : k->table->name,
+                 k->from_file ? " from the file" : "");
         return text;
     case AXIS_KV:
         return value ? "f32" : "f16";
@@ -143,8 +147,8 @@ static void axes_set(matrix *m)
             m->kernel[n++] = (kernel_choice){*t, 1};
         }
     }
-    m->n_value[AXIS_KERNEL] = n;
-    m->n_value[AXIS_THREAD] = sizeof threads / sizeof *threads;
+    m->n_value[AXIS_KERNEL] = m->device ? 1 : n;
+    m->n_value[AXIS_THREAD] = m->device ? 1 : sizeof threads / sizeof *threads;
     m->n_value[AXIS_CHUNK] = sizeof chunks / sizeof *chunks;
     m->n_value[AXIS_BATCH] = sizeof batches / sizeof *batches;
     m->n_value[AXIS_KV] = m->n_value[AXIS_ACT] = 2;
@@ -378,7 +382,9 @@ static greta_session_options options_of(const matrix *m, const setting *c)
                                    .kv = c->value[AXIS_KV] ? GRETA_KV_F32 : GRETA_KV_F16,
                                    .act = c->value[AXIS_ACT] ? GRETA_ACT_F32 : GRETA_ACT_Q8,
                                    .cpu = k->table->name,
-                                   .no_pack = k->from_file};
+                                   .no_pack = k->from_file,
+                                   .device = m->device,
+                                   .plugins = m->plugins};
 }
 
 static void bits_make(stage_bits *b, const bits_sequence *s, const matrix *m)
@@ -401,6 +407,7 @@ static const stage_bits *expected_of(matrix *m, const setting *c, int sequence)
     options.n_thread = 1;
     options.cpu = m->truth->name;
     options.no_pack = 1;
+    options.device = NULL;
     const bits_sequence *s = &m->sequence[sequence];
     bits_run run = {&options, &s, 1, s->n, 0, SELECTED};
     bits_make(b, s, m);
@@ -656,8 +663,8 @@ static int matrix_run(matrix *m, int axis)
 
 static int usage(void)
 {
-    fputs("usage: matrix_tool sample SEED | archs SEED | full TYPE | model FILE SEED PROMPT PROMPT "
-          "PROMPT\n",
+    fputs("usage: matrix_tool [--device NAME FOLDER] sample SEED | archs SEED | full TYPE | "
+          "model FILE SEED PROMPT PROMPT PROMPT\n",
           stderr);
     return 2;
 }
@@ -665,6 +672,12 @@ static int usage(void)
 static int matrix_tool(matrix *m, int argc, char **argv)
 {
     greta_error err = {0};
+    if (argc > 3 && strcmp(argv[1], "--device") == 0) {
+        m->device = argv[2];
+        m->plugins = argv[3];
+        argc -= 3;
+        argv += 3;
+    }
     axes_set(m);
     m->type = m->kernel_index = -1;
     m->n_value[AXIS_TYPE] = 1;

@@ -437,6 +437,13 @@ def jobs_long(run):
     jobs.append(Job("faults/all", [],
                     tap_job(run, "faults/all", [run.build / "tests/test_fault_bits", "all"],
                             SECONDS_LONG)))
+    reference = [tool, "--device", "reference", run.build / "plugins"]
+    jobs += [Job(f"device/{what}", [],
+                 tap_job(run, f"device/{what}", [*reference, what, SEED], SECONDS_LONG))
+             for what in ("sample", "archs")]
+    jobs.append(Job("device/faults", [],
+                    tap_job(run, "device/faults", [run.build / "tests/test_device", "all"],
+                            SECONDS_LONG)))
     jobs += [Job(f"matrix/{weights}", [],
                  tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
              for weights in WEIGHTS]

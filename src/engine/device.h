@@ -29,15 +29,15 @@ int device_is_cpu(const char *name);
 /* "cuda", "cuda:1". GRETA_USAGE if it is neither. */
 greta_status device_parse(const char *name, device_spec *out, greta_error *err);
 /* Opens libgreta-NAME.so of the first folder that has one: `folder` (NULL: none), that of the
- * program, its ../lib/greta, that of the library, its greta/, LIBDIR/greta. Plugins stay loaded.
- * GRETA_IO: there is none (and which there are), or it does not fit this library. */
+ * program, its plugins/ and ../lib/greta, that of the library and its greta/, LIBDIR/greta. Plugins
+ * stay loaded. GRETA_IO: there is none (and which there are), or it does not fit this library. */
 greta_status plugin_load(const char *name, const char *folder, const gpu_plugin **plugin,
                          greta_error *err);
 /* GRETA_IO, what a status means: `why` is the plugin's line. */
 greta_status device_error(const device_spec *spec, gpu_status status, const char *why,
                           greta_error *err);
 
-#define PLUGIN_FOLDERS_MAX 6
+#define PLUGIN_FOLDERS_MAX 7
 
 typedef struct plugin_folders {
     char path[PLUGIN_FOLDERS_MAX][4096];

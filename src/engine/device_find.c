@@ -93,6 +93,7 @@ greta_status plugin_folders_find(const char *first, plugin_folders **out, greta_
     }
     if (readlink("/proc/self/exe", program, sizeof program - 1) > 0) {
         folder_add(f, program, "");
+        folder_add(f, program, "/plugins"); /* of a build */
         folder_add(f, program, "/../lib/greta");
     }
     /* Of the program, where the library is part of it; then it may be no path. */
