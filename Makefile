@@ -140,7 +140,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
 NVCC    ?= nvcc
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
 GPU_SRC := src/kernel/gpu/plugin.cu
-GPU_WARN := -Wall,-Wextra,-Wno-format-truncation
+GPU_WARN := -Wall,-Wextra
 
 $(BUILD)/plugins/libgreta-cuda.so: $(GPU_SRC) $(BUILD)/flags
 	$(dir)
@@ -153,7 +153,7 @@ $(BUILD)/plugins/libgreta-emu.so: $(GPU_SRC) tests/gpu_emu/emulator.cpp $(BUILD)
 	$(call say,c++ )
 	$(Q)$(CXX) -std=c++20 -O1 -g1 -mfma -mf16c -ffp-contract=off -fPIC -fvisibility=hidden \
 	    -DGPU_EMULATED -Itests/gpu_emu -Iinclude -Isrc -Wall -Wextra -Wno-unknown-pragmas \
-	    -Wno-format-truncation $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared \
+	    $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared \
 	    -x c++ $(GPU_SRC) tests/gpu_emu/emulator.cpp -o $@
 
 -include $(GPU_PLUGINS:=.d)

@@ -26,8 +26,7 @@ static const gpu_plugin *gpu;
 static gpu_device *device;
 static int64_t n_trial, n_value;
 
-/* ---- Memory ------------------------------------------------------------------------------------
- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 enum { LENT_MAX = 64, POISON = 0xa5 };
 static void *lent[LENT_MAX];
@@ -115,8 +114,7 @@ static int is_long(void)
     return getenv("GRETA_GPU_LONG") != NULL;
 }
 
-/* ---- Products ----------------------------------------------------------------------------------
- */
+/* ---- Products -------------------------------------------------------------------------------- */
 
 typedef struct weights {
     dtype type;
@@ -335,8 +333,7 @@ static void test_experts(void **state)
     }
 }
 
-/* ---- Rows --------------------------------------------------------------------------------------
- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static void test_embed(void **state)
 {
@@ -517,8 +514,7 @@ static void test_stats(void **state)
     }
 }
 
-/* ---- Positions ---------------------------------------------------------------------------------
- */
+/* ---- Positions ------------------------------------------------------------------------------- */
 
 static void rope_trial(int32_t n_head, int32_t head_dim, int32_t dim, rope_pairing pairing)
 {
@@ -685,8 +681,7 @@ static void test_positions(void **state)
     }
 }
 
-/* ---- The plugin --------------------------------------------------------------------------------
- */
+/* ---- The plugin ------------------------------------------------------------------------------ */
 
 static void test_manners(void **state)
 {

@@ -29,8 +29,7 @@ static std::recursive_mutex lock; /* there is one device */
     abort();
 }
 
-/* ---- Fibers -------------------------------------------------------------------------------------
- */
+/* ---- Fibers ---------------------------------------------------------------------------------- */
 
 enum fiber_state { RUNS, WAITS_WARP, WAITS_BLOCK, DONE };
 
@@ -112,8 +111,7 @@ void emulator_exchange(void *v, size_t bytes, int lane)
     memcpy(v, slots[turn][current / WARP * WARP + (unsigned)lane], bytes);
 }
 
-/* ---- Blocks -------------------------------------------------------------------------------------
- */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 static uint64_t random_state = 1;
 
@@ -215,8 +213,7 @@ static void launch_now(const std::function<void()> &f, dim3 grid, dim3 block, si
     }
 }
 
-/* ---- Integers -----------------------------------------------------------------------------------
- */
+/* ---- Integers -------------------------------------------------------------------------------- */
 
 static int byte_of(int word, int i)
 {
@@ -279,8 +276,7 @@ void emulated_mma_16(int c[4], int low, int high, int x)
     mma(c, {{low, high, 0, 0}, {x, 0}}, 1);
 }
 
-/* ---- The runtime --------------------------------------------------------------------------------
- */
+/* ---- The runtime ----------------------------------------------------------------------------- */
 
 struct emulator_stream {
     bool is_capturing;

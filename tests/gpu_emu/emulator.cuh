@@ -46,8 +46,7 @@ struct dim3 {
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-/* ---- Threads ------------------------------------------------------------------------------------
- */
+/* ---- Threads --------------------------------------------------------------------------------- */
 
 void emulator_launch(const std::function<void()> &body, dim3 grid, dim3 block, size_t shared);
 void emulator_block_barrier();
@@ -80,8 +79,7 @@ template <class T> T __shfl_down_sync(unsigned, T v, int by)
     return v;
 }
 
-/* ---- Integers -----------------------------------------------------------------------------------
- */
+/* ---- Integers -------------------------------------------------------------------------------- */
 
 int __dp4a(int a, int b, int c);
 uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t pick);
@@ -89,8 +87,7 @@ uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t pick);
 void emulated_mma_32(int c[4], int2 low, int2 high, int2 x);
 void emulated_mma_16(int c[4], int low, int high, int x);
 
-/* ---- The runtime --------------------------------------------------------------------------------
- */
+/* ---- The runtime ----------------------------------------------------------------------------- */
 
 enum cudaError_t {
     cudaSuccess,

@@ -26,13 +26,18 @@ struct attend_args {
     int32_t n_group; /* heads that read one kv head */
     int32_t n_head;  /* of them in a block */
     int32_t n_row;   /* rows in a block */
+    int is_staged;   /* a tile\'s keys and values fit shared memory */
     int32_t n_tile;  /* of the split way: tiles that a row may see */
     float *part;     /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
 };
 
-/* Shared memory: queries (QUERIES, head_dim), results (QUERIES, head_dim), then this. */
-struct attend_state {
-    float score[ATTEND_QUERIES][TILE];
+#define SCORE_PITCH 20 /* floats from a position to the next: 16 queries, on shifting banks */
+
+/* Shared memory: this, queries (head_dim, QUERIES), results (QUERIES, head_dim), and the tile's
+ * keys and values as they lie in the cache, if they fit. */
+struct __align__(16) attend_state
+{
+    float score[TILE][SCORE_PITCH];
     float max[ATTEND_QUERIES], sum[ATTEND_QUERIES];   /* running */
     float keep[ATTEND_QUERIES], take[ATTEND_QUERIES]; /* of the tile at hand */
     float tile_max[ATTEND_QUERIES], tile_sum[ATTEND_QUERIES];
@@ -41,6 +46,7 @@ struct attend_state {
 
 struct attend_block {
     float *q, *out;
+    uint8_t *tile; /* room for keys and values; NULL: none */
     attend_state *s;
     int64_t row0; /* of the pass */
     int n_query, head0, kv_head, head_dim;
@@ -75,32 +81,41 @@ __device__ inline const T *tile_at(const gpu_attention &a, const uint8_t *cache,
            block * TILE * a.shape.head_dim;
 }
 
-/* ---- One tile
- * ------------------------------------------------------------------------------------ */
+/* ---- One tile -------------------------------------------------------------------------------- */
 
-#define QUERIES_THREAD 4 /* of a thread in the chains */
+/* N neighbouring floats of shared memory. */
+template <int N> __device__ inline void load_shared(const float *from, float to[N])
+{
+    if constexpr (N == 4) {
+        float4 four = *(const float4 *)from;
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+        to[0] = from[0];
+    }
+}
 
-/* Scores of all queries at all positions of a tile; a thread has one position, four queries. */
-template <class T>
+/* Scores of all queries at all positions of a tile; a thread has one position, N queries. */
+template <class T, int N>
 __device__ inline void tile_scores(const attend_args &g, const attend_block &b, const T *key)
 {
-    int p = threadIdx.x % TILE, i0 = threadIdx.x / TILE * QUERIES_THREAD;
+    int p = threadIdx.x % TILE, i0 = threadIdx.x / TILE * N;
     if (i0 >= b.n_query) {
         return;
     }
-    float acc[QUERIES_THREAD] = {};
-#pragma unroll 4
+    float acc[N] = {};
+#pragma unroll 8
     for (int d = 0; d < b.head_dim; d++) {
-        float k = cache_value(key + d * TILE + p);
+        float k = cache_value(key + d * TILE + p), q[N];
+        load_shared<N>(b.q + d * ATTEND_QUERIES + i0, q);
 #pragma unroll
-        for (int j = 0; j < QUERIES_THREAD; j++) {
-            acc[j] = fmaf(b.q[(i0 + j) * b.head_dim + d], k, acc[j]);
+        for (int j = 0; j < N; j++) {
+            acc[j] = fmaf(q[j], k, acc[j]);
         }
     }
 #pragma unroll
-    for (int j = 0; j < QUERIES_THREAD; j++) {
+    for (int j = 0; j < N; j++) {
         float score = acc[j] * g.a.scale;
-        b.s->score[i0 + j][p] = g.a.softcap > 0 ? elementary_softcap(g.a.softcap, score) : score;
+        b.s->score[p][i0 + j] = g.a.softcap > 0 ? elementary_softcap(g.a.softcap, score) : score;
     }
 }
 
@@ -114,7 +129,7 @@ __device__ inline void tile_softmax(const attend_block &b)
             continue;
         }
         bool has_low = low >= first && low < end, has_high = high >= first && high < end;
-        float x = s->score[i][low], y = s->score[i][high];
+        float x = s->score[low][i], y = s->score[high][i];
         float most = has_low && has_high ? max_nan(x, y) : has_low ? x : y;
         bool has = has_low || has_high;
         for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
@@ -125,8 +140,8 @@ __device__ inline void tile_softmax(const attend_block &b)
         }
         x = has_low ? elementary_exp(x - most) : 0.0f;
         y = has_high ? elementary_exp(y - most) : 0.0f;
-        s->score[i][low] = x;
-        s->score[i][high] = y;
+        s->score[low][i] = x;
+        s->score[high][i] = y;
         float sum = group_sum(x, y);
         if (lane_id() == 0) {
             s->tile_max[i] = most;
@@ -152,37 +167,60 @@ __device__ inline void tile_factors(const attend_block &b)
     s->max[i] = most;
 }
 
-/* Chains over the visible positions; a thread has one dimension, four queries, in turn. With
- * `merge` the results join the running ones, else they replace them. */
-template <class T>
+/* Chains over the visible positions of N queries in one dimension. */
+template <class T, int N>
+__device__ inline void value_chains(const attend_block &b, const T *value, int i0, int d,
+                                    float acc[N])
+{
+    const attend_state *s = b.s;
+    int first = TILE, end = 0, whole = 0;
+    for (int j = 0; j < N; j++) {
+        first = s->first[i0 + j] < first ? s->first[i0 + j] : first;
+        end = s->end[i0 + j] > end ? s->end[i0 + j] : end;
+        whole += s->first[i0 + j] == 0 && s->end[i0 + j] == TILE;
+    }
+    if (whole == N) {
+#pragma unroll 8
+        for (int p = 0; p < TILE; p++) {
+            float v = cache_value(value + p * b.head_dim + d), e[N];
+            load_shared<N>(&s->score[p][i0], e);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                acc[j] = fmaf(e[j], v, acc[j]);
+            }
+        }
+        return;
+    }
+#pragma unroll 4
+    for (int p = first; p < end; p++) {
+        float v = cache_value(value + p * b.head_dim + d);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            bool sees = p >= s->first[i0 + j] && p < s->end[i0 + j];
+            acc[j] = sees ? fmaf(s->score[p][i0 + j], v, acc[j]) : acc[j];
+        }
+    }
+}
+
+/* A thread has one dimension, N queries, in turn. With `merge` the results join the running ones,
+ * else they replace them. */
+template <class T, int N>
 __device__ inline void tile_values(const attend_block &b, const T *value, bool merge)
 {
     const attend_state *s = b.s;
-    int n_four = (b.n_query + QUERIES_THREAD - 1) / QUERIES_THREAD;
-    for (int at = threadIdx.x; at < n_four * b.head_dim; at += ATTEND_THREADS) {
-        int d = at % b.head_dim, i0 = at / b.head_dim * QUERIES_THREAD, first = TILE, end = 0;
-        float acc[QUERIES_THREAD] = {};
-        for (int j = 0; j < QUERIES_THREAD && i0 + j < b.n_query; j++) {
-            first = s->first[i0 + j] < first ? s->first[i0 + j] : first;
-            end = s->end[i0 + j] > end ? s->end[i0 + j] : end;
-        }
-#pragma unroll 4
-        for (int p = first; p < end; p++) {
-            float v = cache_value(value + p * b.head_dim + d);
+    int n_part = (b.n_query + N - 1) / N;
+    for (int at = threadIdx.x; at < n_part * b.head_dim; at += ATTEND_THREADS) {
+        int d = at % b.head_dim, i0 = at / b.head_dim * N;
+        float acc[N] = {};
+        value_chains<T, N>(b, value, i0, d, acc);
 #pragma unroll
-            for (int j = 0; j < QUERIES_THREAD; j++) {
-                bool sees = p >= s->first[i0 + j] && p < s->end[i0 + j];
-                acc[j] = sees ? fmaf(s->score[i0 + j][p], v, acc[j]) : acc[j];
-            }
-        }
-        for (int j = 0; j < QUERIES_THREAD && i0 + j < b.n_query; j++) {
+        for (int j = 0; j < N; j++) {
             int i = i0 + j;
             float *out = b.out + i * b.head_dim + d;
-            if (s->first[i] < s->end[i]) {
-                bool joins = merge && s->keep[i] >= 0.0f;
-                bool is_nan = merge && s->keep[i] != s->keep[i];
+            if (i < b.n_query && s->first[i] < s->end[i]) {
+                bool joins = merge && !(s->keep[i] < 0.0f);
                 float scaled = acc[j] * s->take[i];
-                *out = joins || is_nan ? fmaf(*out, s->keep[i], scaled) : acc[j];
+                *out = joins ? fmaf(*out, s->keep[i], scaled) : acc[j];
             }
         }
     }
@@ -205,13 +243,38 @@ __device__ inline void tile_visible(const attend_args &g, const attend_block &b,
     }
 }
 
+/* A tile's keys, or values, into shared memory; where there is no room, where they are. */
+template <class T>
+__device__ inline const T *tile_bring(const attend_block &b, const T *from, int side)
+{
+    if (!b.tile) {
+        return from;
+    }
+    int n = TILE * b.head_dim * (int)sizeof(T) / 16;
+    int4 *to = (int4 *)b.tile + side * n;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < n; i += ATTEND_THREADS) {
+        to[i] = ((const int4 *)from)[i];
+    }
+    return (const T *)to;
+}
+
 template <class T>
 __device__ inline void tile_attend(const attend_args &g, const attend_block &b, int64_t tile,
                                    int sequence, bool merge)
 {
+    const T *key = tile_at<T>(g.a, g.a.k, sequence + g.a.k_shift, tile, b.kv_head);
+    const T *value = tile_at<T>(g.a, g.a.v, sequence + g.a.v_shift, tile, b.kv_head);
+    bool is_few = b.n_query <= ATTEND_THREADS / TILE; /* a thread for each query and position */
+    key = tile_bring(b, key, 0);
+    value = tile_bring(b, value, 1);
     tile_visible(g, b, tile, sequence);
     __syncthreads();
-    tile_scores(g, b, tile_at<T>(g.a, g.a.k, sequence + g.a.k_shift, tile, b.kv_head));
+    if (is_few) {
+        tile_scores<T, 1>(g, b, key);
+    } else {
+        tile_scores<T, 4>(g, b, key);
+    }
     __syncthreads();
     tile_softmax(b);
     __syncthreads();
@@ -219,12 +282,15 @@ __device__ inline void tile_attend(const attend_args &g, const attend_block &b, 
         tile_factors(b);
         __syncthreads();
     }
-    tile_values(b, tile_at<T>(g.a, g.a.v, sequence + g.a.v_shift, tile, b.kv_head), merge);
+    if (is_few) {
+        tile_values<T, 1>(b, value, merge);
+    } else {
+        tile_values<T, 4>(b, value, merge);
+    }
     __syncthreads();
 }
 
-/* ---- Blocks
- * -------------------------------------------------------------------------------------- */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 /* blockIdx.y counts (kv head, part of its group). */
 __device__ inline attend_block block_of(const attend_args &g, uint8_t *shared)
@@ -234,9 +300,10 @@ __device__ inline attend_block block_of(const attend_args &g, uint8_t *shared)
     int64_t left = g.a.n_token - (int64_t)blockIdx.x * g.n_row;
     int n_head = g.n_group - part * g.n_head < g.n_head ? g.n_group - part * g.n_head : g.n_head;
     b.head_dim = g.a.shape.head_dim;
-    b.q = (float *)shared;
+    b.s = (attend_state *)shared;
+    b.q = (float *)(b.s + 1);
     b.out = b.q + ATTEND_QUERIES * b.head_dim;
-    b.s = (attend_state *)(b.out + ATTEND_QUERIES * b.head_dim);
+    b.tile = g.is_staged ? (uint8_t *)(b.out + ATTEND_QUERIES * b.head_dim) : NULL;
     b.row0 = (int64_t)blockIdx.x * g.n_row;
     b.n_query = (int)(left < g.n_row ? left : g.n_row) * g.n_head;
     b.kv_head = blockIdx.y / parts;
@@ -247,7 +314,8 @@ __device__ inline attend_block block_of(const attend_args &g, uint8_t *shared)
     for (int at = threadIdx.x; at < ATTEND_QUERIES * b.head_dim; at += ATTEND_THREADS) {
         int i = at / b.head_dim, d = at % b.head_dim;
         const float *q = floats_at(g.a.q, b.row0 + (i < b.n_query ? i / g.n_head : 0));
-        b.q[at] = i < b.n_query ? q[(b.head0 + i % g.n_head) * b.head_dim + d] : 0.0f;
+        b.q[d * ATTEND_QUERIES + i] =
+            i < b.n_query ? q[(b.head0 + i % g.n_head) * b.head_dim + d] : 0.0f;
     }
     if (threadIdx.x < ATTEND_QUERIES) {
         b.s->sum[threadIdx.x] = -1.0f;

@@ -42,8 +42,7 @@ __device__ inline void segment_end(float *acc, float *total, bool is_first, bool
     }
 }
 
-/* ---- Integer tensor cores
- * ------------------------------------------------------------------------ */
+/* ---- Integer tensor cores -------------------------------------------------------------------- */
 
 #if defined __HIP__ && !defined GPU_EMULATED
 /* c + A B by dots of four bytes, operands exchanged between lanes; `words` of each: 1 or 2. */
@@ -100,8 +99,7 @@ __device__ inline void mma_16(int c[4], int low, int high, int x)
 #define MAGIC_INT   0x4b400000
 #define MAGIC_FLOAT 12582912.0f
 
-/* ---- Quantised
- * ----------------------------------------------------------------------------------- */
+/* ---- Quantised ------------------------------------------------------------------------------- */
 
 template <int TYPE, int NT> struct __align__(16) gemm_chunk
 {
@@ -315,8 +313,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
     gemm_write<NT>(a.m, acc);
 }
 
-/* ---- Floats
- * -------------------------------------------------------------------------------------- */
+/* ---- Floats ---------------------------------------------------------------------------------- */
 
 #define STEP_PITCH 132
 

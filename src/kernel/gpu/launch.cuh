@@ -59,8 +59,7 @@ template <class K> static void allow_shared(gpu_device *d, K kernel, size_t byte
     }
 }
 
-/* ---- Products
- * ------------------------------------------------------------------------------------ */
+/* ---- Products -------------------------------------------------------------------------------- */
 
 template <int TYPE, int ROWS, int TOKENS>
 static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
@@ -70,11 +69,18 @@ static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
     keep_launch(d);
 }
 
+/* Few rows to a block where there are few in all, so that every multiprocessor has some. */
 template <int TYPE, int TOKENS>
 static void launch_floats(gpu_device *d, const matvec_args &a, int n_rank)
 {
-    dim3 grid(blocks(a.m.n_out, TILE_ROWS), blocks(a.m.n_token, TOKENS), n_rank);
-    GPU_LAUNCH((matvec_floats<TYPE, TOKENS>), grid, FLOAT_THREADS, 0, d->stream, a);
+    unsigned y = blocks(a.m.n_token, TOKENS);
+    if (a.m.n_out * (int64_t)y * n_rank < (int64_t)4 * TILE_ROWS * d->n_processor) {
+        dim3 grid(blocks(a.m.n_out, 8), y, n_rank);
+        GPU_LAUNCH((matvec_floats<TYPE, TOKENS, 8>), grid, FLOAT_THREADS, 0, d->stream, a);
+    } else {
+        dim3 grid(blocks(a.m.n_out, TILE_ROWS), y, n_rank);
+        GPU_LAUNCH((matvec_floats<TYPE, TOKENS, TILE_ROWS>), grid, FLOAT_THREADS, 0, d->stream, a);
+    }
     keep_launch(d);
 }
 
@@ -171,12 +177,14 @@ static void expert_matmul_run(gpu_device *d, const gpu_expert_matmul *e)
     }
 }
 
-/* ---- Attention
- * ------------------------------------------------------------------------------------ */
+/* ---- Attention ------------------------------------------------------------------------------- */
 
-static size_t attend_bytes(int head_dim)
+#define STAGED_MOST (112 * 1024) /* two blocks of a multiprocessor */
+
+static size_t attend_bytes(const gpu_attention &a, bool is_staged)
 {
-    return 2 * ATTEND_QUERIES * (size_t)head_dim * sizeof(float) + sizeof(attend_state);
+    size_t n = (size_t)a.shape.head_dim, tile = 2 * TILE * n * kv_value_bytes(&a.shape);
+    return sizeof(attend_state) + 2 * ATTEND_QUERIES * n * sizeof(float) + (is_staged ? tile : 0);
 }
 
 static size_t part_bytes(int64_t n_tile, int n_head, int head_dim)
@@ -193,7 +201,8 @@ static int64_t tiles_seen(int64_t n_position, int64_t window)
 
 template <class T> static void attend_launch(gpu_device *d, attend_args g)
 {
-    size_t bytes = attend_bytes(g.a.shape.head_dim);
+    g.is_staged = attend_bytes(g.a, true) <= STAGED_MOST && g.a.shape.head_dim % 8 == 0;
+    size_t bytes = attend_bytes(g.a, g.is_staged);
     unsigned parts = blocks(g.n_group, g.n_head) * (unsigned)g.a.shape.n_head_kv;
     size_t row_bytes = part_bytes(g.n_tile, g.a.n_head, g.a.shape.head_dim);
     bool is_split = g.n_tile > 1 && (size_t)g.a.n_token * row_bytes <= d->scratch_bytes;
@@ -229,8 +238,7 @@ static void attention_run(gpu_device *d, const gpu_attention *a)
     }
 }
 
-/* ---- Rows
- * ----------------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 /* Calls f(first token, tokens) for parts that fit a grid's y. */
 template <class F> static void for_tokens(gpu_device *d, int64_t n_token, F f)

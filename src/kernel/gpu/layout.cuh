@@ -115,8 +115,7 @@ template <class T> __device__ inline T load(const uint8_t *at)
     return *(const T *)at;
 }
 
-/* ---- Codes of a unit ---------------------------------------------------------------------------
- */
+/* ---- Codes of a unit ------------------------------------------------------------------------- */
 
 /* Four bytes, each in [0, 128 - bias + 127], less `bias`: no byte borrows from the next. */
 __device__ inline int less(uint32_t bytes, uint32_t bias)
@@ -200,8 +199,7 @@ template <int TYPE> __device__ inline void unit_codes(const planes &p, int64_t u
     }
 }
 
-/* ---- Scales of a unit --------------------------------------------------------------------------
- */
+/* ---- Scales of a unit ------------------------------------------------------------------------ */
 
 struct unit_scales {
     float ws, wm;
@@ -255,8 +253,7 @@ template <int TYPE> __device__ inline float unit_value(const unit_scales &s, con
     }
 }
 
-/* ---- Float types -------------------------------------------------------------------------------
- */
+/* ---- Float types ----------------------------------------------------------------------------- */
 
 __host__ __device__ constexpr int float_bytes(int type)
 {

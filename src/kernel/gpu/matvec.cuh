@@ -13,8 +13,7 @@
 
 #include "kernel/gpu/rows.cuh"
 
-/* ---- Operands -----------------------------------------------------------------------------------
- */
+/* ---- Operands -------------------------------------------------------------------------------- */
 
 /* A row of activations: codes, scales and sums of units, or floats. */
 struct act_row {
@@ -60,8 +59,7 @@ __device__ inline float *y_of(const matvec_args &a, int64_t token, int rank)
     return floats_at(a.m.y, token) + rank * a.m.n_out;
 }
 
-/* ---- Quantised ----------------------------------------------------------------------------------
- */
+/* ---- Quantised ------------------------------------------------------------------------------- */
 
 #define MATVEC_WARPS   4
 #define MATVEC_THREADS (MATVEC_WARPS * GPU_WARP)
@@ -231,8 +229,7 @@ __global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
     }
 }
 
-/* ---- Floats -------------------------------------------------------------------------------------
- */
+/* ---- Floats ---------------------------------------------------------------------------------- */
 
 #define FLOAT_WARPS   8
 #define FLOAT_THREADS (FLOAT_WARPS * GPU_WARP)
@@ -304,14 +301,16 @@ __device__ inline void unit_chain(const planes &p, int64_t k, int64_t row, int64
     }
 }
 
-/* A block has 32 rows, a warp a segment of a round. Grid: (rows / 32, tokens / TOKENS, ranks). */
-template <int TYPE, int TOKENS>
+/* A block has ROWS rows; ROWS lanes have a segment of a round. Grid: (rows / ROWS, tokens / TOKENS,
+ * ranks). */
+template <int TYPE, int TOKENS, int ROWS>
 __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
 {
-    __shared__ float part[FLOAT_WARPS][TOKENS][GPU_WARP];
+    constexpr int segments = FLOAT_THREADS / ROWS;
+    __shared__ float part[segments][TOKENS][ROWS];
     int64_t token = (int64_t)blockIdx.y * TOKENS;
-    int64_t row = (int64_t)blockIdx.x * TILE_ROWS + lane_id();
-    int rank = blockIdx.z;
+    int segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS, rank = blockIdx.z;
+    int64_t row = (int64_t)blockIdx.x * ROWS + lane;
     gpu_view w = view_of(a, token, rank);
     int64_t k = w.weight.k, at = w.first + (row < a.m.n_out ? row : 0);
     const float *x[TOKENS];
@@ -320,8 +319,8 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
                (a.x_is_ranked ? rank * k : 0);
     }
     float total[TOKENS] = {};
-    for (int64_t first = 0; first < k; first += FLOAT_WARPS * SEGMENT_FLOAT) {
-        int64_t k0 = first + warp_id() * SEGMENT_FLOAT, k1 = k0 + SEGMENT_FLOAT;
+    for (int64_t first = 0; first < k; first += segments * SEGMENT_FLOAT) {
+        int64_t k0 = first + segment * SEGMENT_FLOAT, k1 = k0 + SEGMENT_FLOAT;
         k1 = k1 < k ? k1 : k;
         float acc[TOKENS] = {};
         if constexpr (is_quantised(TYPE)) {
@@ -331,19 +330,19 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
             float_chain<TYPE, TOKENS>(w.weight.data, k, at, k0, k1, x, acc);
         }
         for (int t = 0; t < TOKENS; t++) {
-            part[warp_id()][t][lane_id()] = acc[t];
+            part[segment][t][lane] = acc[t];
         }
         __syncthreads();
-        for (int s = 0; s < FLOAT_WARPS && warp_id() == 0; s++) {
+        for (int s = 0; s < segments && segment == 0; s++) {
             bool is_there = first + s * SEGMENT_FLOAT < k;
             for (int t = 0; t < TOKENS && is_there; t++) {
-                float next = part[s][t][lane_id()];
+                float next = part[s][t][lane];
                 total[t] = first + s == 0 ? next : total[t] + next;
             }
         }
         __syncthreads();
     }
-    for (int t = 0; t < TOKENS && warp_id() == 0 && row < a.m.n_out; t++) {
+    for (int t = 0; t < TOKENS && segment == 0 && row < a.m.n_out; t++) {
         if (token + t < a.m.n_token) {
             float y = total[t];
             y_of(a, token + t, rank)[row] = a.m.bias ? y + a.m.bias[row] : y;

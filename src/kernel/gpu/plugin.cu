@@ -54,9 +54,9 @@ static gpu_status plugin_describe(int32_t number, gpu_info *info, char *why, siz
     if (e != GPU(Success)) {
         return explain(e, why, why_bytes);
     }
-    snprintf(info->name, sizeof info->name, "%s", p.name);
+    snprintf(info->name, sizeof info->name, "%.127s", p.name);
 #if defined __HIP__ && !defined GPU_EMULATED
-    snprintf(info->arch, sizeof info->arch, "%s", p.gcnArchName);
+    snprintf(info->arch, sizeof info->arch, "%.31s", p.gcnArchName);
 #else
     snprintf(info->arch, sizeof info->arch, "sm_%d%d", p.major, p.minor);
 #endif
@@ -143,8 +143,7 @@ static void plugin_copy(gpu_device *d, void *to, const void *from, size_t bytes)
     keep_error(d, GPU(MemcpyAsync)(to, from, bytes, GPU(MemcpyDeviceToDevice), d->stream));
 }
 
-/* ---- Weights
- * -------------------------------------------------------------------------------------- */
+/* ---- Weights --------------------------------------------------------------------------------- */
 
 static size_t plugin_weight_bytes(dtype type, int64_t n_row, int64_t k)
 {
@@ -232,8 +231,7 @@ static gpu_status plugin_reserve(gpu_device *d, int64_t n_token, int64_t n_posit
     return status;
 }
 
-/* ---- Graphs
- * --------------------------------------------------------------------------------------- */
+/* ---- Graphs ---------------------------------------------------------------------------------- */
 
 static void plugin_graph_begin(gpu_device *d)
 {

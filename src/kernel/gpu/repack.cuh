@@ -147,8 +147,7 @@ __device__ inline void raw_read(raw_unit *u, int type, const uint8_t *row, int64
     }
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 __device__ inline void pack_codes(const raw_unit *u, int type, uint8_t *code)
 {

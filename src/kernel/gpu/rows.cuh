@@ -24,8 +24,7 @@ __device__ inline const gpu_row *pass_row(const gpu_rows &r, int64_t t)
     return (const gpu_row *)row_at(r, t);
 }
 
-/* ---- Embedding: blocks (x, token), a thread has a unit, or a vector -----------------------------
- */
+/* ---- Embedding: blocks (x, token), a thread has a unit, or a vector -------------------------- */
 
 template <int TYPE> __global__ void embed_units(gpu_embed a)
 {
@@ -61,8 +60,7 @@ template <int TYPE> __global__ void embed_floats(gpu_embed a)
     }
 }
 
-/* ---- RMS norm: blocks (head, token) -------------------------------------------------------------
- */
+/* ---- RMS norm: blocks (head, token) ---------------------------------------------------------- */
 
 #define NORM_THREADS 256
 #define NORM_GROUPS  1024 /* LIMIT_EMBD / 64 */
@@ -81,6 +79,7 @@ __device__ inline float block_sum_squares(const float *x, int64_t n, float *grou
     }
     __syncthreads();
     float total = group[0];
+#pragma unroll 16
     for (int64_t g = 1; g < n_group; g++) {
         total = total + group[g];
     }
@@ -104,8 +103,7 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
     }
 }
 
-/* ---- Quantiser: a warp has a block of 32 --------------------------------------------------------
- */
+/* ---- Quantiser: a warp has a block of 32 ----------------------------------------------------- */
 
 #define QUANTIZE_THREADS 128
 
@@ -136,8 +134,7 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a
     }
 }
 
-/* ---- Rotation: blocks (x, token), a thread has a pair or a value that passes --------------------
- */
+/* ---- Rotation: blocks (x, token), a thread has a pair or a value that passes ----------------- */
 
 __global__ void rope_rows(gpu_rope a)
 {
@@ -162,8 +159,7 @@ __global__ void rope_rows(gpu_rope a)
     y[second] = fmaf(x0, s, x1 * c);
 }
 
-/* ---- Cache: blocks (x, token), a thread has a value ---------------------------------------------
- */
+/* ---- Cache: blocks (x, token), a thread has a value ------------------------------------------ */
 
 __global__ void kv_store_rows(gpu_kv_store a)
 {
@@ -185,8 +181,7 @@ __global__ void kv_store_rows(gpu_kv_store a)
     }
 }
 
-/* ---- Elementwise: blocks (x, token) -------------------------------------------------------------
- */
+/* ---- Elementwise: blocks (x, token) ---------------------------------------------------------- */
 
 __device__ inline float activate(activation f, float x)
 {
@@ -228,8 +223,7 @@ __global__ void column_rows(gpu_columns a)
     }
 }
 
-/* ---- Statistics and the highest logit: a block has a row ----------------------------------------
- */
+/* ---- Statistics and the highest logit: a block has a row ------------------------------------- */
 
 #define STATS_THREADS NORM_THREADS
 
@@ -332,6 +326,7 @@ __device__ inline float stats_squares(const gpu_stats &a, const uint8_t *row, fl
     }
     __syncthreads();
     float total = group[0];
+#pragma unroll 16
     for (int64_t g = 1; g < n_group; g++) {
         total = total + group[g];
     }

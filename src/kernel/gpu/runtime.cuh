@@ -54,8 +54,7 @@ typedef cudaDeviceProp gpu_properties;
 #undef inline
 #endif
 
-/* ---- Lanes ------------------------------------------------------------------------------------
- */
+/* ---- Lanes ----------------------------------------------------------------------------------- */
 
 #if defined __HIP__
 #define GPU_LANES_ALL
@@ -106,8 +105,7 @@ __device__ inline int warp_id()
     return threadIdx.x / GPU_WARP;
 }
 
-/* ---- Integers ----------------------------------------------------------------------------------
- */
+/* ---- Integers -------------------------------------------------------------------------------- */
 
 /* c + the dot of four signed bytes. */
 __device__ inline int dot_4(int a, int b, int c)
@@ -131,8 +129,7 @@ __device__ inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t pick
 #endif
 }
 
-/* ---- Floats ------------------------------------------------------------------------------------
- */
+/* ---- Floats ---------------------------------------------------------------------------------- */
 
 /* Exact, in hardware. */
 __device__ inline float widen_half(uint16_t bits)
