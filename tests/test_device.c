@@ -33,15 +33,25 @@ static const char *plugins(void)
     return path;
 }
 
+/* A symbol of the reference plugin, which stays loaded. */
+static void *symbol_of(const char *name)
+{
+    char path[TINY_PATH + 32];
+    snprintf(path, sizeof path, "%s/libgreta-reference.so", plugins());
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    assert_non_null(library);
+    void *found = dlsym(library, name);
+    assert_non_null(found);
+    dlclose(library);
+    return found;
+}
+
 /* Bytes in use on all of the plugin's devices. */
 static uint64_t memory_used(void)
 {
-    char path[TINY_PATH + 32], why[200];
-    snprintf(path, sizeof path, "%s/libgreta-reference.so", plugins());
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    assert_non_null(library);
+    char why[200];
     gpu_plugin_function *entry;
-    void *symbol = dlsym(library, GPU_PLUGIN_SYMBOL);
+    void *symbol = symbol_of(GPU_PLUGIN_SYMBOL);
     memcpy(&entry, &symbol, sizeof entry);
     uint64_t used = 0;
     int32_t n = 0;
@@ -52,7 +62,6 @@ static uint64_t memory_used(void)
             used += info.memory - info.memory_free;
         }
     }
-    dlclose(library);
     return used;
 }
 
@@ -196,6 +205,47 @@ static void every_stage_has_the_same_bits(void **state)
         assert_int_equal(memory_used(), before);
     }
     assert_true(n_row > 1000);
+}
+
+/* Steps of decoding as graphs: over the bounds at which one is made anew, alone and in company,
+ * with an override that comes and goes between. */
+static void decode_steps(greta_session *s, int32_t from, int32_t to, float *logits, size_t n)
+{
+    for (int32_t p = from; p < to; p++) {
+        int32_t n_sequence = p < 270 ? 1 : 2;
+        eval_rows(s, n_sequence, (int32_t[]){p, p}, 1, GRETA_PHASE_DECODE);
+        for (int32_t q = 0; q < n_sequence; q++, logits += n) {
+            memcpy(logits, greta_session_logits(s, (size_t)q), n * sizeof *logits);
+        }
+    }
+}
+
+static void graphs_compute_the_same(void **state)
+{
+    (void)state;
+    greta_error err = {0};
+    enum { FROM = 240, TO = 300, ROWS = 2 * (TO - FROM) };
+    const int64_t *n_launch = symbol_of("reference_n_launch");
+    size_t n = (size_t)greta_model_describe(model).n_vocab;
+    float *logits[2] = {calloc(ROWS * n, sizeof(float)), calloc(ROWS * n, sizeof(float))};
+    int64_t before = *n_launch;
+    for (int there = 0; there < 2; there++) {
+        greta_session_options o = options_on(there ? "reference" : "cpu");
+        o.n_ctx = 320;
+        greta_session *s = session_on(model, &o);
+        for (int32_t p = 0; p < FROM; p += 30) {
+            eval_rows(s, 1, &p, 30, GRETA_PHASE_PREFILL);
+        }
+        decode_steps(s, FROM, 270, logits[there], n);
+        check(greta_session_fork(s, 0, 1, &err), &err);
+        check(session_override_set(s, NULL, &err), &err); /* other buffers */
+        decode_steps(s, 270, TO, logits[there] + 30 * n, n);
+        greta_session_free(s);
+    }
+    assert_true(*n_launch - before > 45); /* but for the first of each shape */
+    assert_memory_equal(logits[0], logits[1], ROWS * n * sizeof(float));
+    free(logits[0]);
+    free(logits[1]);
 }
 
 /* ---- Traces ---------------------------------------------------------------------------------- */
@@ -399,8 +449,8 @@ static void what_does_not_work_says_why(void **state)
 {
     (void)state;
     uint64_t before = memory_used();
-    refused("cuda", GRETA_IO, "there is no plugin libgreta-cuda.so (here: ");
-    refused("cuda", GRETA_IO, "reference");
+    refused("nosuch", GRETA_IO, "there is no plugin libgreta-nosuch.so (here: ");
+    refused("nosuch", GRETA_IO, "reference");
     refused("reference:9", GRETA_IO, "reference:9: there is no such device (devices are 0 to 5)");
     refused("reference:4", GRETA_IO, "the driver is absent or too old (driver 1.0, 2.0 is needed)");
     refused("reference:2", GRETA_IO, "reference:2: too little memory: needs ");
@@ -519,6 +569,7 @@ int main(int argc, char **argv)
     is_all = argc > 1 && strcmp(argv[1], "all") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stage_has_the_same_bits),
+        cmocka_unit_test(graphs_compute_the_same),
         cmocka_unit_test(a_trace_says_the_same_but_for_who_computed),
         cmocka_unit_test(faults_do_the_same),
         cmocka_unit_test(isolate_works_there),

@@ -208,6 +208,7 @@ void device_free(greta_session *s)
     if (d->gpu) {
         char why[DEVICE_WHY_MAX];
         (void)d->plugin->sync(d->gpu, why, sizeof why); /* nothing reads the host's memory now */
+        device_graph_drop(d);
         device_ops_free(d, &d->healthy);
         device_ops_free(d, &d->override);
         void *memory[] = {d->plan, d->kv,      d->row[0],     d->row[1],

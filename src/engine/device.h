@@ -82,6 +82,12 @@ typedef struct device_ops {
     int32_t n_cos_sin;
 } device_ops;
 
+/* The ops of a pass as a graph, for passes of the same shape that follow (device_walk.c). */
+typedef struct device_graph {
+    int64_t n_row, n_want, n_position;
+    void *graph; /* NULL: such a pass was seen once */
+} device_graph;
+
 typedef struct device {
     const gpu_plugin *plugin;
     gpu_device *gpu;
@@ -96,6 +102,7 @@ typedef struct device {
     float *inv_rms;  /* (n_chunk) */
     float *cos_sin[2];
     device_store *store;
+    device_graph graph;
 } device;
 
 /* Finds or makes the store of the model for the session's device. */
@@ -116,6 +123,8 @@ greta_status device_open(greta_session *s, greta_error *err);
  * too little memory. */
 greta_status device_fill(greta_session *s, greta_error *err);
 void device_free(greta_session *s);
+/* Forgets the graph: what it points to is about to change. */
+void device_graph_drop(device *d);
 /* Memory for a new plan; NULL: there is too little. */
 greta_status device_plan_new(const greta_session *s, const plan *p, uint8_t **memory,
                              greta_error *err);

@@ -4,10 +4,17 @@
  * those of the same op together. Nothing waits between ops: rows, cache and angles are on the
  * device, and the host hears of a pass when its logits arrive. A trace or a capture is the
  * exception: it looks at an op's rows when the op is done, and so has them fetched.
+ *
+ * A small pass, as of decoding, would spend its time on enqueuing. The second one of a shape
+ * becomes a graph, and those that follow launch it: nothing in it but what the memory holds depends
+ * on the pass. Its one number that would, how far attention may have to look, is rounded up, so
+ * that a graph serves many tokens.
  */
 #include "engine/device.h"
 
 #include <string.h>
+
+#define GRAPH_ROWS 64 /* of a pass that is worth a graph */
 
 /* One op for some tokens that all run it. */
 typedef struct launch {
@@ -177,6 +184,27 @@ static void launch_kv_store(const launch *l)
     l->plugin->kv_store(l->gpu, &a);
 }
 
+/* One more than the highest position of some rows. */
+static int64_t positions_seen(const greta_session *s, span token)
+{
+    int64_t n = 0;
+    for (int64_t t = token.first; t < token.last; t++) {
+        n = s->row[t].position >= n ? (int64_t)s->row[t].position + 1 : n;
+    }
+    return n;
+}
+
+/* Up to an eighth more, and at least 256: the same for many passes. */
+static int64_t positions_bound(int64_t n, int64_t n_ctx)
+{
+    int64_t step = 256;
+    while (8 * step < n) {
+        step *= 2;
+    }
+    int64_t bound = (n + step - 1) / step * step;
+    return bound < n_ctx ? bound : n_ctx;
+}
+
 static void launch_attention(const launch *l)
 {
     const greta_session *s = l->session;
@@ -197,10 +225,7 @@ static void launch_attention(const launch *l)
         .softcap = o->softcap,
         .window = o->window,
     };
-    for (int64_t t = l->token.first; t < l->token.last; t++) {
-        int64_t end = (int64_t)s->row[t].position + 1;
-        a.n_position = end > a.n_position ? end : a.n_position;
-    }
+    a.n_position = positions_bound(positions_seen(s, l->token), s->options.n_ctx);
     l->plugin->attention(l->gpu, &a);
 }
 
@@ -370,10 +395,9 @@ static void logits_fetch(const greta_session *s)
     device_fetch_written(s, o, (span){0, s->n_want});
 }
 
-greta_status device_walk(greta_session *s, greta_error *err)
+static void ops_launch(greta_session *s)
 {
     const op_list *list = session_list(s, s->phase);
-    rows_upload(s);
     for (int32_t i = 0; i < list->n_op; i++) {
         const op *o = &list->op[i];
         int64_t n_token = op_tokens(s, o);
@@ -382,6 +406,54 @@ greta_status device_walk(greta_session *s, greta_error *err)
             op_launch(s, session_op(s, o, run.first), run);
         }
         op_look(s, o, n_token);
+    }
+}
+
+void device_graph_drop(device *d)
+{
+    if (d->graph.graph) {
+        d->plugin->graph_free(d->gpu, d->graph.graph);
+    }
+    d->graph = (device_graph){0};
+}
+
+/* Nothing is looked at on the way, and where edges lie does not alternate between passes. */
+static int is_graphable(const greta_session *s)
+{
+    return s->device->plugin->graph_begin && s->n_row <= GRAPH_ROWS && !s->trace && !s->capture &&
+           !s->override.op;
+}
+
+/* Launches the pass as a graph, which is made first if the pass before had the same shape; 0: it is
+ * a new shape. */
+static int graph_launch(greta_session *s)
+{
+    device *d = s->device;
+    int64_t n_position = positions_seen(s, (span){0, s->n_row});
+    device_graph shape = {s->n_row, s->n_want, positions_bound(n_position, s->options.n_ctx), NULL};
+    device_graph *g = &d->graph;
+    if (g->n_row != shape.n_row || g->n_want != shape.n_want || g->n_position != shape.n_position) {
+        device_graph_drop(d);
+        *g = shape;
+        return 0;
+    }
+    if (!g->graph) {
+        d->plugin->graph_begin(d->gpu);
+        ops_launch(s);
+        if (d->plugin->graph_end(d->gpu, &g->graph) != GPU_OK) {
+            g->graph = NULL;
+            return 1; /* device_sync says why */
+        }
+    }
+    d->plugin->graph_launch(d->gpu, g->graph);
+    return 1;
+}
+
+greta_status device_walk(greta_session *s, greta_error *err)
+{
+    rows_upload(s);
+    if (!is_graphable(s) || !graph_launch(s)) {
+        ops_launch(s);
     }
     logits_fetch(s);
     return device_sync(s->device, err);

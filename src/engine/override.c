@@ -135,6 +135,7 @@ static greta_status plan_replace(greta_session *s, const op_list *override, gret
         return status;
     }
     if (s->device) {
+        device_graph_drop(s->device);
         s->device->plugin->free(s->device->gpu, s->device->plan);
         s->device->plan = memory;
     }

@@ -285,9 +285,18 @@ static gpu_status reference_graph_end(gpu_device *d, void **graph)
     return *graph ? GPU_OK : GPU_FAILED;
 }
 
+/* For tests: how often, over all devices. */
+__attribute__((visibility("default"))) int64_t reference_n_launch;
+
 static void reference_graph_launch(gpu_device *d, void *graph)
 {
     const queue *q = graph;
+    pthread_mutex_lock(&lock);
+    reference_n_launch++;
+    pthread_mutex_unlock(&lock);
+    for (size_t i = 0; i < q->n; i++) {
+        op_count(d);
+    }
     for (size_t i = 0; i < q->n; i++) {
         queue_add(d, &d->waiting, &q->item[i]);
     }

@@ -37,6 +37,7 @@ bool is_inside(gpu_device *d, const void *memory, size_t bytes);
 /* Runs what is waiting; puts one more behind it. */
 void flush(gpu_device *d);
 void enqueue(gpu_device *d, run_function *run, const void *args, size_t bytes);
+void op_count(gpu_device *d);
 /* Fills in weights and ops. */
 void reference_ops(gpu_plugin *plugin);
 

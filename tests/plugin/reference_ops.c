@@ -418,12 +418,17 @@ static void argmax_run(gpu_device *d, const void *args)
 }
 
 /* An op is counted when it is enqueued: device 5 is lost at a place that a test can name. */
-static void op_enqueue(gpu_device *d, run_function *run, const void *args, size_t bytes)
+void op_count(gpu_device *d)
 {
-    enqueue(d, run, args, bytes);
     if (++d->n_op >= OPS_OF_LOST && d->number == LOST) {
         device_fail(d, "fell off the bus");
     }
+}
+
+static void op_enqueue(gpu_device *d, run_function *run, const void *args, size_t bytes)
+{
+    enqueue(d, run, args, bytes);
+    op_count(d);
 }
 
 #define OP(name, type)                                                                             \
