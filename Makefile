@@ -22,9 +22,10 @@ SOVERSION := $(shell sed -n 's/.*\.api = \(.*\),.*/\1/p' src/*/version.c)
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wundef
 SAFE := -ffp-contract=off -fno-fast-math -fno-strict-aliasing
-CHECKED := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+CHECKED := $(if $(SAN),-DSANITIZED -fsanitize=$(SAN) -fno-sanitize-recover=all \
+           -fno-omit-frame-pointer)
 COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -Iinclude $(CFLAGS) $(WARN) $(SAFE) -fPIC \
-          -fvisibility=hidden $(CHECKED)
+          $(if $(SAN),,-fvisibility=hidden) $(CHECKED)
 LINK    = $(CC) $(CHECKED) $(LDFLAGS) -Wl,--as-needed
 LIBS    = -ljansson -lpcre2-8 -lutf8proc -lxxhash -pthread -lm
 TEST_LIBS = -lcmocka -lmpfr -lgmp
@@ -51,6 +52,9 @@ ALL_OBJ := $(LIB_OBJ) $(call objects,$(CLI_SRC) $(MKMODEL_SRC) $(TEST_SRC) $(TOO
 
 STATIC := $(BUILD)/libgreta.a
 SHARED := $(BUILD)/libgreta.so.$(VERSION)
+# What programs are linked with. Under sanitizers the archive is large and every program would hold
+# it: there they share one library, in which every function can be seen.
+LINKED := $(if $(SAN),$(BUILD)/libgreta.so,$(STATIC))
 SONAME := libgreta.so.$(SOVERSION)
 TOOLS  := $(BUILD)/tools/mkmodel $(patsubst tests/%.c,$(BUILD)/tools/%,$(TOOL_SRC))
 TESTS  := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
@@ -65,19 +69,21 @@ PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(REFERENCE))
 Q   := $(if $(V),,@)
 say  = $(if $(V),,@echo "  $(1) $@")
 dir  = @mkdir -p $(@D)
+comma := ,
 
 # ---- Build ---------------------------------------------------------------------------------------
 
-.PHONY: all lib tools plugins check check-hf check-peer ulp check-long golden golden-kit demo deps
-.PHONY: install
+.PHONY: all lib tools plugins warnings check check-hf check-peer ulp check-long golden golden-kit
+.PHONY: demo deps install
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: lib $(BUILD)/greta tools $(TESTS) plugins ## build everything (the default); GPU=cuda, GPU=hip
+all: $(if $(SAN),,lib) $(BUILD)/greta tools $(TESTS) plugins ## everything (the default); GPU=cuda
 plugins: $(GPU_PLUGINS) $(PLUGINS)
 lib: $(STATIC) $(BUILD)/libgreta.so    ## build the library only
 tools: $(TOOLS)
+warnings: $(ALL_OBJ) ## with CFLAGS=-fsyntax-only: what a compiler says of every file
 
 # Rewritten when the command changes, so that CC=, SAN= or CFLAGS= never mix objects.
 $(BUILD)/flags: FORCE
@@ -87,6 +93,10 @@ $(BUILD)/flags: FORCE
 # The command line sees the public header only; the rooms see each other (tools/tidy.py says which).
 # Kernels are worth -O3, but not under sanitizers, where it takes most of the time of the build.
 O3 ?= $(if $(SAN),,-O3)
+# Nor are tiles of intrinsics checked there, for the same reason: tests/test_simd.c gives them guard
+# pages and canaries. SAN_TILES= checks them too, in minutes (make check-long).
+SAN_TILES ?= $(if $(SAN),-fno-sanitize=all)
+TILES := $(wildcard src/kernel/x86/*/matmul_*.c)
 $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
 $(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
@@ -94,6 +104,7 @@ $(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) $(AVX2) -DREF_AVX2
 $(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
 $(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)
+$(call objects,$(TILES)): COMPILE += $(SAN_TILES)
 
 define compile
 $(dir)
@@ -119,16 +130,16 @@ $(BUILD)/libgreta.so: $(SHARED)
 define program
 $(dir)
 $(call say,link)
-$(Q)$(LINK) $^ $(1) $(LIBS) -o $@
+$(Q)$(LINK) $^ $(1) $(LIBS) $(if $(SAN),-Wl$(comma)-rpath$(comma)$(BUILD)) -o $@
 endef
-$(BUILD)/greta: $(call objects,$(CLI_SRC)) $(STATIC)
+$(BUILD)/greta: $(call objects,$(CLI_SRC)) $(LINKED)
 	$(call program)
-$(BUILD)/tools/mkmodel: $(call objects,$(MKMODEL_SRC)) $(STATIC)
+$(BUILD)/tools/mkmodel: $(call objects,$(MKMODEL_SRC)) $(LINKED)
 	$(call program)
-$(BUILD)/tools/%_tool: $(BUILD)/obj/tests/%_tool.o $(STATIC)
+$(BUILD)/tools/%_tool: $(BUILD)/obj/tests/%_tool.o $(LINKED)
 	$(call program,$(TOOL_LIBS))
 $(BUILD)/tools/ulp_tool: TOOL_LIBS = -lmpfr -lgmp
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(STATIC)
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(HELP_SRC)) $(LINKED)
 	$(call program,$(TEST_LIBS))
 
 -include $(ALL_OBJ:.o=.d)
@@ -183,7 +194,7 @@ deps:      ## install what is missing: Debian packages, and Python packages into
 check: deps ## run the tests; T=gguf,san picks parts, GRETA_OFFLINE=1 skips what downloads
 	@python3 tests/run.py --build '$(BUILD)' --cc '$(CC)' --san '$(SAN)' --jobs $(JOBS) $(T)
 
-check-long: deps ## the whole bit-exactness matrix, and golden digests of other builds: an hour
+check-long: deps ## the whole volume: every configuration, fault and build: hours
 	@python3 tests/run.py --long --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
 
 HF_VENV ?= $(BUILD)/hf-venv

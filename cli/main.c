@@ -35,14 +35,14 @@ static const command table[] = {
 
 #define COMMANDS (sizeof table / sizeof *table)
 
-/* The last five belong to the tests. */
+/* The last six belong to the tests. */
 static const char *const variables[] = {
     "GRETA_CPU", "GRETA_DEVICE", "GRETA_PLUGIN_DIR", "GRETA_THREADS", "GRETA_CACHE",
     "GRETA_TRACE_RMSNORM", "GRETA_TRACE_RMSNORM_OUT",
     "GRETA_TRACE_RMSNORM_LAYERS", "GRETA_TRACE_RMSNORM_SAMPLE", "GRETA_TRACE_PROMPT_ID",
     "GRETA_TRACE_STAGES", "GRETA_TRACE_OUT", "GRETA_TRACE_LAYERS", "GRETA_TRACE_SAMPLE",
     "GRETA_TRACE_PHASES", "GRETA_TRACE_TOKENS", "GRETA_OFFLINE", "GRETA_BIN", "GRETA_TOOLS",
-    "GRETA_TMP", "GRETA_SMOLLM2", NULL,
+    "GRETA_TMP", "GRETA_SMOLLM2", "GRETA_WHOLE", NULL,
 };
 
 static void variables_check(void)

@@ -1,7 +1,8 @@
 /* matrix_tool.c - the bit-exactness matrix: however a pass is cut and whoever computes it, every
  * stage and every logit has the same bits.
  *
- *     matrix_tool sample SEED               tiny models of all weight types, a covering array
+ *     matrix_tool sample SEED [2]           tiny models of all weight types, or of every
+ *                                           second one, a covering array
  *     matrix_tool archs SEED                tiny models of all architectures, a covering array
  *     matrix_tool full TYPE                 the tiny model of one weight type, every combination
  *     matrix_tool model FILE SEED PROMPT... a real model on text files, a covering array
@@ -66,6 +67,7 @@ typedef struct matrix {
     kernel_choice kernel[VALUES_MAX];
     uint8_t n_value[AXIS_COUNT]; /* values in play: 0 .. n - 1 */
     uint8_t first_type;          /* the only one, where n_value[AXIS_TYPE] is 1 */
+    uint8_t type_step;           /* of values of the axis in `models` */
     setting *config;             /* (n_config), in the order in which they run */
     uint8_t *differs;            /* (n_config) */
     size_t n_config;
@@ -114,12 +116,17 @@ static const char *model_name(const bits_model *model)
     return model->name ? model->name : model->type;
 }
 
+static const bits_model *model_of(const matrix *m, int type)
+{
+    return &m->models[type * m->type_step + m->first_type];
+}
+
 static const char *value_name(const matrix *m, int axis, int value, char text[32])
 {
     const kernel_choice *k = &m->kernel[value];
     switch (axis) {
     case AXIS_TYPE:
-        return m->path ? "as in the file" : model_name(&m->models[value + m->first_type]);
+        return m->path ? "as in the file" : model_name(model_of(m, value));
     case AXIS_KERNEL:
         snprintf(text, 32, "%s%s", m->device ? m->device : k->table->name,
                  k->from_file ? " from the file" : "");
@@ -224,7 +231,7 @@ static setting candidate_draw(const matrix *m, pair_set seen, uint64_t *state)
 static double setting_cost(const matrix *m, const setting *c)
 {
     int is_ref = strcmp(m->kernel[c->value[AXIS_KERNEL]].table->name, "ref") == 0;
-    const char *type = m->path ? "F32" : m->models[c->value[AXIS_TYPE] + m->first_type].type;
+    const char *type = m->path ? "F32" : model_of(m, c->value[AXIS_TYPE])->type;
     int is_float = c->value[AXIS_ACT] == 1 || strcmp(type, "F32") == 0 || strstr(type, "F16");
     int is_large = strstr(type, "_K") || strstr(type, "_XS");
     int n_token = (chunks[c->value[AXIS_CHUNK]] >= 512 ? N_LONG : N_SHORT) +
@@ -357,10 +364,10 @@ static void model_use(matrix *m, const setting *c)
     m->model = NULL;
     if (is_other && !m->path) {
         char options[TINY_PATH];
-        int t = type + m->first_type;
         expected_forget(m);
         unlink(m->tiny);
-        snprintf(options, sizeof options, "--type %s %s", m->models[t].type, m->models[t].extras);
+        snprintf(options, sizeof options, "--type %s %s", model_of(m, type)->type,
+                 model_of(m, type)->extras);
         if (!tiny_model("matrix", options, m->tiny)) {
             stop("mkmodel", NULL);
         }
@@ -663,7 +670,7 @@ static int matrix_run(matrix *m, int axis)
 
 static int usage(void)
 {
-    fputs("usage: matrix_tool [--device NAME FOLDER] sample SEED | archs SEED | full TYPE | "
+    fputs("usage: matrix_tool [--device NAME FOLDER] sample SEED [2] | archs SEED | full TYPE | "
           "model FILE SEED PROMPT PROMPT PROMPT\n",
           stderr);
     return 2;
@@ -682,11 +689,13 @@ static int matrix_tool(matrix *m, int argc, char **argv)
     m->type = m->kernel_index = -1;
     m->n_value[AXIS_TYPE] = 1;
     m->models = bits_models;
+    m->type_step = 1;
     int is_archs = argc == 3 && strcmp(argv[1], "archs") == 0;
-    if (is_archs || (argc == 3 && strcmp(argv[1], "sample") == 0)) {
+    if (is_archs || (argc >= 3 && argc <= 4 && strcmp(argv[1], "sample") == 0)) {
         printf("# seed %s\n", argv[2]);
         m->models = is_archs ? bits_archs : bits_models;
-        m->n_value[AXIS_TYPE] = is_archs ? BITS_ARCHS : BITS_MODELS;
+        m->type_step = argc == 4 && argv[3][0] == '2' ? 2 : 1;
+        m->n_value[AXIS_TYPE] = (uint8_t)(is_archs ? BITS_ARCHS : BITS_MODELS / m->type_step);
         configs_cover(m, strtoull(argv[2], NULL, 10));
         return matrix_run(m, AXIS_TYPE);
     }

@@ -36,10 +36,18 @@ SECONDS_BUILD, SECONDS_C, SECONDS_PY, SECONDS_LONG = 600, 240, 480, 7200
 SEED = "1"  # of the covering arrays of tests/matrix_tool.c
 WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP4 F32 F16 "
            "BF16").split()  # slowest first
-SAN_LONG = ("test_fault_bits", "test_op_replay")  # under sanitizers: in `make check-long` only
+# What covers by volume runs in `make check-long`; under sanitizers these run only there, and tiles
+# of intrinsics are checked only there.
+SAN_LONG = ("test_fault_bits", "test_op_replay")
+WHOLE_C = ("test_engine", "test_vocabulary")
+WHOLE_PY = ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
+            "test_isolate", "test_oracle")
 # What takes longest starts first, so that nothing long is left for the end.
-SLOW = ["san", "matrix", "golden", "py/test_oracle", "py/test_isolate", "san/test_engine",
-        "py/test_pull", "py/test_commands", "py/test_chat", "c/test_engine"]
+SLOW = ["san", "py/test_oracle", "py/test_architectures", "py/test_isolate", "matrix",
+        "py/test_pull", "py/test_chat", "py/test_bench", "golden", "san/test_simd"]
+
+# Programs are linked a hundred times: with the faster linker, where it is there.
+LINKER = ["LDFLAGS=-fuse-ld=lld"] if shutil.which("ld.lld") else []
 
 Job = collections.namedtuple("Job", "name needs run")
 running = set()  # process groups, to be ended when the runner is
@@ -188,14 +196,14 @@ class Run:
     def make(self, name, *arguments, jobs=1, folder=None, cc=None, san=None):
         san = self.options.san if san is None else san
         command = ["make", "--no-print-directory", f"-j{jobs}", f"BUILD={folder or self.build}",
-                   f"CC={cc or self.options.cc}", f"SAN={san}", "WERROR=1", *arguments]
+                   f"CC={cc or self.options.cc}", f"SAN={san}", "WERROR=1", *LINKER, *arguments]
         return self.execute(name, command, SECONDS_BUILD)
 
 
-def builder(run, name, *variables, **how):
+def builder(run, name, *variables, target="all", **how):
     def build():
         counts = Counts()
-        status = run.make(name, "all", *variables, **how)
+        status = run.make(name, target, *variables, **how)
         counts.check(name, status == 0, ending(status))
         return counts
     return build
@@ -395,15 +403,15 @@ def jobs_of(run):
         tools = build / "tools"
         jobs += [Job("tidy", [], tap_job(run, "tidy", tidy)),
                  Job("matrix", [],
-                     tap_job(run, "matrix", [tools / "matrix_tool", "sample", SEED])),
+                     tap_job(run, "matrix", [tools / "matrix_tool", "sample", SEED, "2"])),
                  Job("matrix/archs", [],
                      tap_job(run, "matrix/archs", [tools / "matrix_tool", "archs", SEED])),
                  Job("golden", [], tap_job(run, "golden", [tools / "golden_tool", "check",
-                                                           ROOT / "tests/golden"])),
+                                                           ROOT / "tests/golden", "quick"])),
                  Job("install", [], install_job(run, "install")),
                  Job("second-compiler", [],
-                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
-                             folder=build / other)),
+                     builder(run, "second-compiler", "CFLAGS=-fsyntax-only", "O3=", cc=other,
+                             target="warnings", folder=build / other)),
                  Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)),
                  Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san))]
         jobs += [Job(f"san/{test}", ["san"],
@@ -414,8 +422,8 @@ def jobs_of(run):
 
 
 def jobs_long(run):
-    """`make check-long`: the whole bit-exactness matrix, every fault in every model, and the
-    digests from other builds."""
+    """`make check-long`: the whole bit-exactness matrix, every fault in every model, the digests
+    from other builds, and the whole volume of what `make check` takes a share of."""
     tool = run.build / "tools/matrix_tool"
     jobs = []
     if not run.offline:
@@ -447,17 +455,26 @@ def jobs_long(run):
     jobs += [Job(f"matrix/{weights}", [],
                  tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
              for weights in WEIGHTS]
-    for test in ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece"):
-        name = f"whole-corpus/{test}"
-        jobs.append(Job(name, [], py_job(run, name, ROOT / f"tests/py/{test}.py", SECONDS_LONG,
-                                         GRETA_WHOLE_CORPUS="1")))
+    jobs.append(Job("matrix/sample", [],
+                    tap_job(run, "matrix/sample", [tool, "sample", SEED], SECONDS_LONG)))
+    jobs += [Job(f"whole/{test}", [], py_job(run, f"whole/{test}", ROOT / f"tests/py/{test}.py",
+                                             SECONDS_LONG, GRETA_WHOLE="1"))
+             for test in WHOLE_PY]
+    jobs += [Job(f"whole/{test}", [],
+                 tap_job(run, f"whole/{test}", [run.build / "tests" / test], SECONDS_LONG,
+                         GRETA_WHOLE="1"))
+             for test in WHOLE_C]
     jobs += [Job(f"golden/{cc}-{level}", [], golden_job(run, f"golden/{cc}-{level}", cc, level))
              for cc in ("gcc", "clang") for level in ("O0", "O1", "O2", "O3")]
-    san = run.build / "san"
-    jobs.append(Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)))
+    san, other = run.build / "san-all", "gcc" if run.options.cc == "clang" else "clang"
+    jobs.append(Job("san", [], builder(run, "san", "SAN_TILES=", folder=san, san=SANITIZERS)))
     jobs += [Job(f"san/{test}", ["san"],
-                 tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG))
-             for test in SAN_LONG]
+                 tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG,
+                         GRETA_WHOLE="1"))
+             for test in (*SAN_LONG, *WHOLE_C, "test_simd", "test_kernel", "test_op_sites")]
+    jobs.append(Job("second-compiler", [],
+                    builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
+                            folder=run.build / other)))
     return jobs
 
 

@@ -37,7 +37,7 @@
 
 enum { N_CTX = 300, N_TOKEN = 280 };
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef SANITIZED
 enum { STEP = 499 }; /* of a sample every STEP-th case: sanitizers take their time */
 #else
 enum { STEP = 41 };

@@ -16,7 +16,7 @@ pinned=$here/tests/requirements.txt
 packages="gcc libc6-dev make libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
           python3 python3-pip"
 if [ "$what" = check ]; then
-    packages="$packages g++ clang pkg-config libcmocka-dev libmpfr-dev python3-venv"
+    packages="$packages g++ clang lld pkg-config libcmocka-dev libmpfr-dev python3-venv"
 fi
 
 missing() {

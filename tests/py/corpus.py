@@ -1,10 +1,9 @@
 """The text that tokenizers are compared on: lines of this machine's files, lines from a seeded
 generator over all scripts, every character in places that patterns tell apart, and bytes that are
-no text. make check takes a sample, make check-long (GRETA_WHOLE_CORPUS=1) all of it.
+no text. make check takes a sample, make check-long all of it (volume.py).
 """
 import glob
 import itertools
-import os
 import random
 import unicodedata
 
@@ -129,11 +128,6 @@ def corpus():
     codes = {ord(c) for c in "".join(found)}
     assert sum(any(a <= c <= b for c in codes) for a, b in SCRIPTS.values()) >= 20
     return found
-
-
-def sample(items, one_of):
-    """All of them in make check-long, else a share that meets every kind."""
-    return items if os.environ.get("GRETA_WHOLE_CORPUS") == "1" else items[::one_of]
 
 
 def random_bytes(count):

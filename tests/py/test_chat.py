@@ -9,6 +9,7 @@ import pytest
 from jinja2 import TemplateError, TemplateSyntaxError
 from templates import FAMILIES, environment
 from vocabulary import ALPHABET, CONTROL, NORMAL, Vocabulary, ask, chat
+from volume import either
 
 DATE = 2  # a date is given: templates.NOW
 SPECIALS = ["<|begin_of_text|>", "<|im_end|>", "<|eot_id|>", "<unk>", "<pad>"]
@@ -406,8 +407,9 @@ def test_random_templates(scratch, seed):
     generator = Generator(seed)
     conversations = [CONVERSATIONS[i] for i in (0, 4, 11)]
     rendered = 0
-    for i in range(100):
+    for i in range(either(100, 30)):
         template = HEAD + generator.body(3)
         path = write(scratch, f"random-{seed}", template)
         rendered += compare(path, template, conversations)
-    assert rendered >= 60  # of 600; most wrong ones are type errors, which jinja2 has too
+    # Of 600 or 180; most wrong ones are type errors, which jinja2 has too.
+    assert rendered >= either(60, 18)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tracefile
 from tokenizers import Tokenizer, models, pre_tokenizers
+from volume import either
 
 FLOATS = ["F32", "F16", "BF16"]
 BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
@@ -25,8 +26,10 @@ EVERYTHING = ["--untied", "--bias", "--rope-factors"]
 PLAIN_F32 = ["--act", "f32", "--kv", "f32"]
 PROSE = Path(__file__).resolve().parents[1] / "oracle" / "prose.txt"
 
-N_WINDOW, WINDOW = 3, 376      # of the prose, in tokens: 1125 predictions
-COMPARED = [376, 64, 64]       # positions of each window that the reference computes
+N_WINDOW = 3
+WINDOW = either(376, 152)      # of the prose, in tokens: 1125 or 453 predictions
+# Positions of each window that the reference computes: what costs most here.
+COMPARED = either([376, 64, 64], [96, 16, 16])
 N_STEP = 28                    # greedy steps per prompt
 GAP = 0.01                     # top-1 gap of the reference under which greedy texts may part
 PROMPTS = [
@@ -42,7 +45,7 @@ PROMPTS = [
     "To make a good soup you need",
     "In 1969, the first astronauts",
     "<html>\n<head>\n<title>",
-]
+][::either(1, 4)]
 
 
 # ---- Asking the program -------------------------------------------------------------------------
@@ -383,7 +386,7 @@ def test_smollm2_greedy_text(greedy, reference):
             assert token == row.argmax(), (prompt, step, first - second)
             compared += 1
     print(f"{compared} steps compared")
-    assert len(greedy) >= 12 and compared >= 300
+    assert len(greedy) >= either(12, 3) and compared >= either(300, 75)
 
 
 # ---- SmolLM2: the int8 contract from end to end -------------------------------------------------
@@ -422,7 +425,7 @@ def test_q8_is_near_f32(q8_against_f32):
     ratio = np.exp(nll_q8.mean() - nll_f32.mean())
     print(f"mean KL {divergence.mean():.5f}, perplexity {np.exp(nll_f32.mean()):.3f}, "
           f"ratio {ratio:.5f} over {len(nll_f32)} predictions")
-    assert len(nll_f32) >= 1000
+    assert len(nll_f32) >= either(1000, 450)
     assert divergence.min() > -1e-9 and divergence.mean() <= 0.01
     assert abs(ratio - 1) <= 0.01
 

@@ -12,10 +12,11 @@ import random
 import re
 
 import pytest
-from corpus import SEED, code_point_lines, corpus, random_bytes, sample
+from corpus import SEED, code_point_lines, corpus, random_bytes
 from tokenizers import Tokenizer, models, trainers
 from vocabulary import (ALPHABET, CONTROL, DROP, ENDS, FAMILIES, NORMAL, SPECIAL, USER_DEFINED,
                         Vocabulary, ask, byte_level, encode)
+from volume import either, sample
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def same_ids(vocabulary, pre, texts, special=False):
 
 @pytest.mark.parametrize("pre", FAMILIES)
 def test_lines(vocabulary, lines, pre):
-    lines = sample(lines, 3)
+    lines = sample(lines, 9)
     answers = same_ids(vocabulary, pre, lines)
     lacking = {b for b in range(256) if not vocabulary.has_byte(b)}
     for text, answer in zip(lines, answers):
@@ -90,7 +91,7 @@ def test_lines(vocabulary, lines, pre):
 def test_code_points(vocabulary, pre):
     texts = code_point_lines()
     assert sum(map(len, texts)) > 20000 * 12
-    same_ids(vocabulary, pre, sample(texts, 3))
+    same_ids(vocabulary, pre, sample(texts, 9))
 
 
 @pytest.mark.parametrize("special", [False, True])
@@ -98,7 +99,7 @@ def test_added_tokens(vocabulary, lines, special):
     pick = random.Random(SEED)
     pieces = vocabulary.added_texts + ["<|", "|>", "im_", "<tool", "\t", "→", " ", "\n", "<", ">"]
     texts = []
-    for _ in range(1500):
+    for _ in range(either(1500, 500)):
         parts = [pick.choice(pieces) if pick.random() < 0.7 else pick.choice(lines)[:9]
                  for _ in range(pick.randint(1, 8))]
         texts.append("".join(parts))
@@ -126,8 +127,8 @@ def test_any_bytes(vocabulary, pre):
     lacking = {b for b in range(256) if not vocabulary.has_byte(b)}
     assert lacking
     added = [t.encode() for t in vocabulary.added_texts]
-    texts = [t for t in random_bytes(1500) if not any(a in t for a in added)]
-    assert len(texts) >= 1000
+    texts = [t for t in random_bytes(either(1500, 450)) if not any(a in t for a in added)]
+    assert len(texts) >= 300
     exact = ask(vocabulary.path(pre), [encode(t) for t in texts])
     dropped = ask(vocabulary.path(pre), [encode(t, DROP) for t in texts])
     reference = vocabulary.reference(pre)

@@ -9,13 +9,14 @@ import random
 import unicodedata
 
 import pytest
-from corpus import SEED, corpus, random_bytes, sample
+from corpus import SEED, corpus, random_bytes
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 from tokenizers.processors import ByteLevel as ByteLevelOffsets
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 from vocabulary import ENDS, PATTERNS, SPECIAL, ask, byte_level, decode, encode
+from volume import either, sample
 
 MARK = "\u2581"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -165,7 +166,7 @@ def same_text(tokenizer, ids, skip):
 
 
 def test_lines(pipeline, lines):
-    texts = sample(lines, 12)
+    texts = sample(lines, 36)
     ids = same(pipeline, texts, False)
     same_text(pipeline, ids[::3], False)
     same_text(pipeline, ids[::3], True)
@@ -190,7 +191,7 @@ def test_added_tokens(pipeline, lines, special):
     pieces = [token.content for token in ADDED]
     pieces += ["<", "tool", ">", " ", "  ", "\n", "\u00a0", "wordy", "_", "é", "word ", "x", "²"]
     texts = ["".join(pick.choice(pieces) if pick.random() < 0.8 else pick.choice(lines)[:9]
-                     for _ in range(pick.randint(1, 9))) for _ in range(400)]
+                     for _ in range(pick.randint(1, 9))) for _ in range(either(400, 120))]
     same_text(pipeline, same(pipeline, texts, special), False)
 
 
@@ -200,7 +201,7 @@ def test_any_bytes(pipeline):
         return
     if pipeline.name in ("qwen2", "nfd"):
         return
-    texts = [t for t in random_bytes(600) if MARK.encode() not in t]
+    texts = [t for t in random_bytes(either(600, 200)) if MARK.encode() not in t]
     answers = ask(pipeline.path, [encode(t, 0) for t in texts])
     decoded = ask(pipeline.path, [decode(a.ids) for a in answers])
     for data, answer in zip(texts, decoded):
