@@ -147,6 +147,41 @@ static void rope_table_is_right_to_the_last_bit_but_one(void **state)
     mpfr_clears(angle, value, (mpfr_ptr)0);
 }
 
+/* The limit on both sides, and numbers of a hostile file or trace: NaN, never a wild cast. */
+static void rotary_angles_end_where_they_say(void **state)
+{
+    (void)state;
+    const float tiny[3] = {0x1p-149f, 1, 1}, huge = 0x1.fffffep127f;
+    rope_table_args last = {
+        .freq_base = 10000, .rope_dim = 6, .first_position = 1 << 25, .n_position = 1};
+    float cos_sin[6];
+    kernel_rope_table(&last, cos_sin);
+    assert_true(kernel_rope_is_in_range(&last));
+    assert_true(fabs((double)cos_sin[0] - cos(0x1p25)) < 0x1p-24);
+    assert_true(fabs((double)cos_sin[1] - sin(0x1p25)) < 0x1p-24);
+    rope_table_args beyond[6] = {last, last, last, last, last, last};
+    beyond[0].n_position = 2;
+    beyond[1].freq_base = 0x1p-100f;
+    beyond[2].factors = tiny;
+    beyond[3].scaling = ROPE_SCALING_LINEAR;
+    beyond[3].factor = 0x1p-100f;
+    beyond[4].first_position = INT64_MAX / 2;
+    beyond[5].scaling = ROPE_SCALING_YARN;
+    beyond[5].factor = beyond[5].beta_fast = beyond[5].beta_slow = 0x1p-100f;
+    beyond[5].ext_factor = huge;
+    beyond[5].n_ctx_original = 2;
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+        float table[12];
+        int is_finite = 1;
+        kernel_rope_table(&beyond[i], table);
+        for (int64_t k = 0; k < 6 * beyond[i].n_position; k++) {
+            is_finite &= isfinite(table[k]) != 0;
+        }
+        assert_false(is_finite);
+        assert_false(kernel_rope_is_in_range(&beyond[i]));
+    }
+}
+
 /* ---- Row ops, against scalar code that follows the text -------------------------------------- */
 
 static float sum_by_the_text(const float *terms, int64_t n)
@@ -747,6 +782,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(half_is_rounded_once),
         cmocka_unit_test(rope_table_is_right_to_the_last_bit_but_one),
+        cmocka_unit_test(rotary_angles_end_where_they_say),
         cmocka_unit_test(rms_norm_follows_the_text),
         cmocka_unit_test(quantiser_follows_the_text),
         cmocka_unit_test(rotation_addition_and_gate_follow_the_text),

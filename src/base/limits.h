@@ -34,6 +34,7 @@
 #define LIMIT_CONTEXT 16777216
 #define LIMIT_EXPERTS 1024
 #define LIMIT_EXPERTS_USED 64
+#define LIMIT_ROPE_ANGLE 0x1p25 /* radians: the last position of the longest context, doubled */
 
 /* Tokenizer */
 #define LIMIT_TOKEN_BYTES 65536u

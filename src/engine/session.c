@@ -104,8 +104,17 @@ static greta_status rope_new(greta_session *s, greta_error *err)
         rope_table_args a = kernel_rope_args(&source, i);
         a.n_position = s->options.n_ctx;
         uint32_t saved = fpenv_enter();
-        kernel_rope_table(&a, s->cos_sin[i]);
+        int is_in_range = kernel_rope_is_in_range(&a);
+        if (is_in_range) {
+            kernel_rope_table(&a, s->cos_sin[i]);
+        }
         fpenv_leave(saved);
+        if (!is_in_range) {
+            return error_about(err, GRETA_BAD_INPUT, "rope",
+                               "rotary angles of %" PRId32 " positions go beyond 2^25 radians "
+                               "(base, factors and scaling of the model that keep them below)",
+                               s->options.n_ctx);
+        }
     }
     return GRETA_OK;
 }

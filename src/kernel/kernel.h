@@ -247,6 +247,8 @@ typedef struct rope_source {
 int kernel_rope_is_long(const rope_source *source);
 /* Of one position; is_local: of layers with a window (op.rope_table 1). */
 rope_table_args kernel_rope_args(const rope_source *source, int is_local);
+/* Are the angles of all positions within LIMIT_ROPE_ANGLE? Beyond it the table holds NaN. */
+int kernel_rope_is_in_range(const rope_table_args *a);
 /* cos and sin of position * inv_freq, (n_position, rope_dim / 2, 2). */
 void kernel_rope_table(const rope_table_args *a, float *cos_sin);
 

@@ -9,6 +9,8 @@
  */
 #include "kernel/rope_table.h"
 
+#include "base/limits.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -51,10 +53,15 @@ static double power_of_e(double x) /* |x| < 700 */
     return sum * scale;
 }
 
-/* sin and cos of |x| < 2^23: Cody-Waite reduction; two parts of pi/2 have 30 bits, so n * part is
- * exact. */
+/* sin and cos: Cody-Waite reduction; two parts of pi/2 have 30 bits, so n * part is exact up to
+ * |x| = 2^23, and off by 2^-27 at most up to the limit. Beyond it they are NaN: no model turns that
+ * far, sessions refuse one that would, and what a trace claims must not pass for an angle. */
 static void sine_cosine(double x, double *sine, double *cosine)
 {
+    if (!(fabs(x) <= LIMIT_ROPE_ANGLE)) {
+        *sine = *cosine = (double)NAN;
+        return;
+    }
     double n = (x * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;
     double r = x - n * 0x1.921fb54000000p+0;
     r -= n * 0x1.10b4611800000p-30;
@@ -184,10 +191,26 @@ void kernel_rope_turn(const rope_table_args *a, double angle, float cos_sin[2])
     cos_sin[1] = (float)(size * sine);
 }
 
+static double position_scale(const rope_table_args *a)
+{
+    return a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
+}
+
+int kernel_rope_is_in_range(const rope_table_args *a)
+{
+    double position = (double)(a->first_position + a->n_position - 1) / position_scale(a);
+    for (int32_t i = 0; i < a->rope_dim / 2; i++) {
+        if (!(fabs(position * kernel_rope_frequency(a, i)) <= LIMIT_ROPE_ANGLE)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 void kernel_rope_table(const rope_table_args *a, float *cos_sin)
 {
     int32_t half = a->rope_dim / 2;
-    double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
+    double scale = position_scale(a);
     for (int32_t i = 0; i < half; i++) {
         double inv_freq = kernel_rope_frequency(a, i);
         for (int64_t p = 0; p < a->n_position; p++) {

@@ -164,3 +164,13 @@ def test_experts_are_those_of_the_reference(greta, mkmodel, scratch):
 ])
 def test_refused(cli, mkmodel, options, message):  # noqa: F811
     refused(cli("run", "-m", mkmodel(*options), "--tokens", "5", "-n", 1), 3, message)
+
+
+def test_angles_beyond_the_limit_are_refused(cli, mkmodel):  # noqa: F811
+    # The last of 8 pairs turns by 2^(100 * 14 / 16) a position.
+    path = mkmodel("--type", "F32", "--head-dim", 16, "--rope-base", 2.0**-100)
+    refused(cli("run", "-m", path, "--tokens", "5", "-n", 1, "--ctx", 2), 3,
+            "rotary angles of 2 positions go beyond 2^25 radians")
+    path = mkmodel("--type", "F32", "--head-dim", 16, "--rope-base", 2.0**-28)  # 2^24.5
+    assert cli("run", "-m", path, "--tokens", "5", "-n", 1, "--ctx", 2).returncode == 0
+    refused(cli("run", "-m", path, "--tokens", "5", "-n", 1, "--ctx", 3), 3, "of 3 positions")
