@@ -129,6 +129,8 @@ static const bits_model bits_archs[] = {
     {"Q5_1", "--arch gemma2 --window 64 --attn-scale 0.3", "gemma2, window 64"},
     {"Q4_1", "--arch gemma3 --layers 3 --window-period 2 --window 65", "gemma3, window 65"},
     {"BF16", "--arch gemma3 --layers 7", "gemma3, window 37"},
+    {"Q8_0", "--arch olmo2 --heads 4 --heads-kv 2", "olmo2"},
+    {"IQ4_NL", "--arch olmo2 --layers 5 --window 99 --rope-scaling yarn", "olmo3, window 99"},
     {"Q8_0", "--arch phi3 --ctx-original 4 --window 127", "phi3, long factors, window 127"},
     {"Q5_0", "--arch phi3 --ctx-original 1000 --window 128", "phi3, short factors, window 128"},
 };

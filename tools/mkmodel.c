@@ -18,8 +18,8 @@
 static const char usage[] =
     "usage: mkmodel --out FILE [options]\n"
     "Writes a GGUF model with random weights; same options, same bytes.\n"
-    "  --arch NAME           llama qwen2 qwen3 qwen3moe gemma2 gemma3 or phi3, with what belongs\n"
-    "                        to it (default llama)\n"
+    "  --arch NAME           llama qwen2 qwen3 qwen3moe gemma2 gemma3 olmo2 or phi3, with what\n"
+    "                        belongs to it (default llama)\n"
     "  --seed N              of the generator (default 1)\n"
     "  --type TYPE           of matmul weights: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K\n"
     "                        Q4_K Q5_K Q6_K IQ4_NL IQ4_XS or MXFP4 (default Q8_0); or Q4_K_M, a\n"
@@ -209,6 +209,7 @@ static const family families[] = {
     {"qwen3moe", HAS_QK_NORM | HAS_EXPERTS},
     {"gemma2", HAS_POST_NORM | HAS_CAPS | HAS_WINDOW | HAS_TIED_HEAD},
     {"gemma3", HAS_QK_NORM | HAS_POST_NORM | HAS_WINDOW | HAS_TIED_HEAD | HAS_LOCAL_BASE},
+    {"olmo2", HAS_QK_NORM | HAS_WHOLE_NORM | HAS_POST_NORM | HAS_NO_PRE_NORM},
     {"phi3", HAS_FUSED | HAS_WINDOW | HAS_LONGROPE},
 };
 
@@ -239,7 +240,7 @@ static int family_complete(options *p)
     p->family = family_find(p->arch_name ? p->arch_name : "llama");
     if (!p->family) {
         return usage_error("--arch", p->arch_name,
-                           "llama qwen2 qwen3 qwen3moe gemma2 gemma3 or phi3");
+                           "llama qwen2 qwen3 qwen3moe gemma2 gemma3 olmo2 or phi3");
     }
     unsigned has = p->family->has;
     if (p->rope_scaling && !is_one_of(p->rope_scaling, kinds)) {

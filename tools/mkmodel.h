@@ -42,7 +42,9 @@ enum {
     HAS_WINDOW = 64,     /* the file states one */
     HAS_LONGROPE = 128,
     HAS_TIED_HEAD = 256, /* never an own one */
-    HAS_LOCAL_BASE = 512 /* a rotary base of its own for layers with a window */
+    HAS_LOCAL_BASE = 512, /* a rotary base of its own for layers with a window */
+    HAS_NO_PRE_NORM = 1024,
+    HAS_WHOLE_NORM = 2048 /* norms of q and k are of all heads at once */
 };
 
 typedef struct family {

@@ -200,17 +200,21 @@ static tensor *weights_add(tensor_list *list, const options *p, int64_t layer, c
 static void norms_add(tensor_list *list, const options *p, int64_t layer)
 {
     const tensor norm = {.n_col = p->embd, .fill = FILL_UNIFORM, .low = 0.5, .high = 1.5};
-    tensor head = norm;
-    head.n_col = p->head_dim;
-    vector_add(list, layer, "attn_norm.weight", norm);
-    vector_add(list, layer, "ffn_norm.weight", norm);
+    bool is_whole = p->family->has & HAS_WHOLE_NORM;
+    tensor q = norm, k = norm;
+    q.n_col = p->head_dim * (is_whole ? p->heads : 1);
+    k.n_col = p->head_dim * (is_whole ? p->heads_kv : 1);
+    if (!(p->family->has & HAS_NO_PRE_NORM)) {
+        vector_add(list, layer, "attn_norm.weight", norm);
+        vector_add(list, layer, "ffn_norm.weight", norm);
+    }
     if (p->family->has & HAS_POST_NORM) {
         vector_add(list, layer, "post_attention_norm.weight", norm);
         vector_add(list, layer, "post_ffw_norm.weight", norm);
     }
     if (p->family->has & HAS_QK_NORM) {
-        vector_add(list, layer, "attn_q_norm.weight", head);
-        vector_add(list, layer, "attn_k_norm.weight", head);
+        vector_add(list, layer, "attn_q_norm.weight", q);
+        vector_add(list, layer, "attn_k_norm.weight", k);
     }
 }
 

@@ -12,7 +12,8 @@
 #include <string.h>
 
 static const architecture *const architectures[] = {
-    &arch_gemma2, &arch_gemma3, &arch_llama, &arch_phi3, &arch_qwen2, &arch_qwen3, &arch_qwen3moe,
+    &arch_gemma2, &arch_gemma3, &arch_llama, &arch_olmo2,
+    &arch_phi3,   &arch_qwen2,  &arch_qwen3, &arch_qwen3moe,
 };
 
 #define N_ARCH (sizeof architectures / sizeof architectures[0])
@@ -81,6 +82,13 @@ const tensor_rule tensors_qk_norm[] = {
      DIM_0},
     {"attn_k_norm.weight", PLACE(k_norm), DIM_1, DIM_HEAD, TENSOR_NEEDED | TENSOR_F32, DIM_0,
      DIM_0},
+    RULES_END,
+};
+
+/* Of all heads at once. */
+const tensor_rule tensors_qk_norm_whole[] = {
+    {"attn_q_norm.weight", PLACE(q_norm), DIM_1, DIM_Q, TENSOR_NEEDED | TENSOR_F32, DIM_0, DIM_0},
+    {"attn_k_norm.weight", PLACE(k_norm), DIM_1, DIM_KV, TENSOR_NEEDED | TENSOR_F32, DIM_0, DIM_0},
     RULES_END,
 };
 

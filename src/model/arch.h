@@ -59,10 +59,12 @@ typedef struct tensor_rule {
 typedef struct op_builder op_builder;
 
 typedef struct architecture {
-    const char *name;             /* general.architecture, and prefix of the keys */
-    float hf_norm_add;            /* added to norm weights of HF checkpoints, which store w - 1; the
-                                     GGUF converter adds it */
-    rope_pairing pairing;         /* of its GGUF files */
+    const char *name;      /* general.architecture, and prefix of the keys */
+    float hf_norm_add;     /* added to norm weights of HF checkpoints, which store w - 1; the
+                              GGUF converter adds it */
+    rope_pairing pairing;  /* of its GGUF files */
+    int is_local_unscaled; /* layers with a window turn by the model's base without scaling,
+                              where files name no base of theirs */
     const tensor_rule *tensor[TENSOR_LISTS_MAX]; /* of a layer, up to the first NULL */
     void (*defaults)(config *cfg);               /* beyond those of config.c; NULL: none */
     void (*ops)(op_builder *b);                  /* appends the whole list */
@@ -78,12 +80,12 @@ const char *arch_names(char text[ARCH_NAMES_MAX]);
 greta_status arch_bind(struct greta_model *m, greta_error *err);
 
 extern const architecture arch_llama, arch_qwen2, arch_qwen3, arch_qwen3moe, arch_gemma2,
-    arch_gemma3, arch_phi3;
+    arch_gemma3, arch_olmo2, arch_phi3;
 
 /* Lists that several families share (arch.c). */
 extern const tensor_rule tensors_norms[], tensors_qkv[], tensors_qkv_bias[], tensors_qk_norm[],
-    tensors_post_norms[], tensors_ffn[], tensors_experts[], tensors_qkv_fused[],
-    tensors_ffn_fused[];
+    tensors_qk_norm_whole[], tensors_post_norms[], tensors_ffn[], tensors_experts[],
+    tensors_qkv_fused[], tensors_ffn_fused[];
 
 /* ---- Ops ---------------------------------------------------------------------------------------
  */

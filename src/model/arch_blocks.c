@@ -14,14 +14,19 @@ static int32_t norm(op_builder *b, stage name, int32_t x, weight_view w)
     return w.tensor ? op_add(b, &spec) : x;
 }
 
-static int32_t head_norm(op_builder *b, stage name, int32_t x, weight_view w)
+/* Each head by itself; or all heads as one row, where the weight is longer than a head. */
+static int32_t heads_norm(op_builder *b, stage name, int32_t x, weight_view w)
 {
     op_spec spec = {.kind = OP_HEAD_NORM, .name = name, .in = {x + 1}, .w = {w}};
     if (!w.tensor || b->status != GRETA_OK) {
         return x;
     }
     spec.width = b->list->edge[x].width;
-    spec.n_head = spec.width / b->model->cfg.head_dim;
+    if (w.tensor->n_col > b->model->cfg.head_dim) {
+        spec.kind = OP_RMS_NORM;
+    } else {
+        spec.n_head = spec.width / b->model->cfg.head_dim;
+    }
     return op_add(b, &spec);
 }
 
@@ -80,8 +85,8 @@ int32_t block_attention(op_builder *b, const layer_weights *w, int32_t x)
     matmul_spec mk = {STAGE_K, STAGE_ATTN_NORM_Q8, h, &x_q8, w->k, w->k_bias, 0};
     matmul_spec mv = {STAGE_V, STAGE_ATTN_NORM_Q8, h, &x_q8, w->v, w->v_bias, 0};
     int32_t q = op_add_matmul(b, &mq), k = op_add_matmul(b, &mk), v = op_add_matmul(b, &mv);
-    q = head_norm(b, STAGE_Q_NORM, q, w->q_norm);
-    k = head_norm(b, STAGE_K_NORM, k, w->k_norm);
+    q = heads_norm(b, STAGE_Q_NORM, q, w->q_norm);
+    k = heads_norm(b, STAGE_K_NORM, k, w->k_norm);
     int32_t q_rope = rope(b, STAGE_Q_ROPE, q, c->n_head);
     int32_t k_rope = rope(b, STAGE_K_ROPE, k, c->n_head_kv);
     int32_t k_cache = store(b, STAGE_K_CACHE, k_rope), v_cache = store(b, STAGE_V_CACHE, v);

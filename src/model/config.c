@@ -323,6 +323,7 @@ greta_status config_read(const gguf *g, config *cfg, greta_error *err)
     GRETA_TRY(read_cap(g, cfg, "final_logit_softcapping", &cfg->logit_softcap, err));
     GRETA_TRY(read_window(g, cfg, err));
     GRETA_TRY(read_experts(g, cfg, err));
+    config_derive(cfg);
     return config_check(cfg, err);
 }
 
@@ -366,6 +367,15 @@ greta_status config_defaults(config *cfg, greta_error *err)
         a->defaults(cfg);
     }
     return GRETA_OK;
+}
+
+void config_derive(config *cfg)
+{
+    rope_config *r = &cfg->rope;
+    if (arch_find(cfg->arch)->is_local_unscaled && cfg->window > 0 &&
+        r->scaling != ROPE_SCALING_NONE && r->freq_base_local == 0) {
+        r->freq_base_local = r->freq_base;
+    }
 }
 
 typedef struct int_check {

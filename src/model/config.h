@@ -5,7 +5,8 @@
  * "HF:". The order is the same for every source:
  *
  *   1. memset 0, arch, name, the sizes;  2. config_defaults: what the architecture implies;
- *   3. what the file says on top of it;  4. config_check: ranges, and what must agree.
+ *   3. what the file says on top of it, and config_derive what follows from that;
+ *   4. config_check: ranges, and what must agree.
  *
  * A field that an architecture does not have keeps its neutral value: 0, or 1 for factors.
  */
@@ -66,6 +67,9 @@ greta_status config_read(const gguf *g, config *cfg, greta_error *err);
 greta_status config_defaults(config *cfg, greta_error *err);
 /* Every window pattern that is a period: layer l is local unless l % period == period - 1. */
 void config_window_period(config *cfg, int32_t period);
+/* What follows from numbers of the file and not from the architecture alone. Before config_check.
+ */
+void config_derive(config *cfg);
 /* Ranges and agreement of everything, whatever the source. */
 greta_status config_check(const config *cfg, greta_error *err);
 

@@ -236,6 +236,9 @@ static greta_status read_rope_types(const keys *k, const json_t *full, const jso
 {
     keys all = {full, k->err}, window = {local, k->err};
     rope_scaling kind = ROPE_SCALING_NONE;
+    if (local == NULL && arch_find(c->arch)->is_local_unscaled) {
+        c->rope.freq_base_local = c->rope.freq_base; /* the one beside, or the class's */
+    }
     if (!json_is_object(full) || (local != NULL && !json_is_object(local))) {
         return fail_key(k, "rope_parameters", "is not an object for each type of layer");
     }
@@ -358,7 +361,7 @@ static greta_status read_caps(const keys *k, const hf_class *class, config *c)
 {
     float q = 0;
     int bidirectional = 0;
-    if (class->window != HF_WINDOW_TYPES) {
+    if (strncmp(class->model_type, "gemma", 5) != 0) {
         return GRETA_OK; /* the Gemmas alone have these */
     }
     GRETA_TRY(key_positive(k, "query_pre_attn_scalar", 1, &q));
@@ -429,6 +432,7 @@ static greta_status read_all(const hf_folder *f, config *c, greta_error *err)
     GRETA_TRY(read_window(&k, f->class, c));
     GRETA_TRY(read_caps(&k, f->class, c));
     GRETA_TRY(read_experts(&k, f->class, c));
+    config_derive(c);
     return config_check(c, err);
 }
 

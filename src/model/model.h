@@ -17,7 +17,7 @@ typedef struct layer_weights {
     weight_view attn_post_norm, ffn_post_norm; /* (n_embd) f32, of what a block adds */
     weight_view q, k, v; /* (n_head*head_dim, n_embd), (n_head_kv*head_dim, n_embd) x 2 */
     weight_view q_bias, k_bias, v_bias; /* of the rows of q, k, v; f32 */
-    weight_view q_norm, k_norm;         /* (head_dim) f32, of each head */
+    weight_view q_norm, k_norm;         /* (head_dim) f32, of each head; or of the whole row */
     weight_view o;                      /* (n_embd, n_head*head_dim) */
     weight_view gate, up;               /* (n_ff, n_embd), or (n_expert, n_ff_expert, n_embd) */
     weight_view down;                   /* (n_embd, n_ff), or (n_expert, n_embd, n_ff_expert) */

@@ -87,6 +87,20 @@ CASES = [
           "rope_parameters": {
               "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
               "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}}),
+    Case("olmo2", "olmo2", "olmo2", {**BASE, **rope(5e5)}),
+    Case("olmo2-tied", "olmo2", "olmo2",
+         {**BASE, **rope(1e4, **YARN), "hidden_size": 120, "tie_word_embeddings": True,
+          "num_key_value_heads": 6}),
+    Case("olmo3", "olmo3", "olmo2",
+         {**BASE, "num_hidden_layers": 5, "sliding_window": 13,
+          "rope_parameters": {
+              "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+              "full_attention": {"rope_type": "default", "rope_theta": 5e5}}}),
+    Case("olmo3-yarn", "olmo3", "olmo2",
+         {**BASE, "hidden_size": 120, "num_hidden_layers": 5, "sliding_window": 13,
+          "rope_parameters": {
+              "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+              "full_attention": {"rope_theta": 5e5, **YARN}}}),
     Case("phi3", "phi3", "phi3", {**BASE, **rope(1e4)}),
     Case("phi3-window", "phi3", "phi3", {**BASE, **rope(1e4), "sliding_window": 13}),
     Case("phi3-longrope-short", "phi3", "phi3",

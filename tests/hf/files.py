@@ -64,9 +64,10 @@ def respell(folder):
     parameters = config.pop("rope_parameters")
     if "full_attention" in parameters:
         local, parameters = parameters["sliding_attention"], parameters["full_attention"]
-        config["rope_local_base_freq"] = local["rope_theta"]
-        config.pop("layer_types")
-        config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
+        if config["model_type"] != "olmo3":
+            config["rope_local_base_freq"] = local["rope_theta"]
+            config.pop("layer_types")
+            config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
     config["rope_theta"] = parameters.pop("rope_theta")
     if "partial_rotary_factor" in parameters:
         config["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
@@ -115,7 +116,8 @@ def tensors_of(model, arch):
 def write_rope(writer, config, is_gemma):
     p = config.rope_parameters
     if "full_attention" in p and isinstance(p["full_attention"], dict):
-        writer.add_rope_freq_base_swa(p["sliding_attention"]["rope_theta"])
+        if is_gemma:
+            writer.add_rope_freq_base_swa(p["sliding_attention"]["rope_theta"])
         p = p["full_attention"]
     writer.add_rope_freq_base(p["rope_theta"])
     kind, scaling = p["rope_type"], gguf.RopeScalingType

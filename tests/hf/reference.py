@@ -16,6 +16,7 @@ import rope_table
 import torch
 
 FAMILY_OF_FOUR_NORMS = ("gemma2", "gemma3_text")
+FAMILY_OF_POST_NORMS = ("olmo2", "olmo3")
 
 
 class Recorder:
@@ -53,11 +54,13 @@ class Recorder:
     def hook_all(self):
         inner = self.model.model
         self.hook_embedding(inner.embed_tokens)
+        has_pre_norm = self.config.model_type not in FAMILY_OF_POST_NORMS
         for i, layer in enumerate(inner.layers):
             last = i + 1 == len(inner.layers)
             self.hook_attention(layer, i)
             self.hook_ffn(layer, i)
-            following = inner.norm if last else inner.layers[i + 1].input_layernorm
+            following = (inner.norm if last else inner.layers[i + 1].input_layernorm
+                         if has_pre_norm else inner.layers[i + 1].self_attn.q_proj)
             self.input(following, "x_after_mlp", i)
         self.output(inner.norm, "final_norm", -1)
         is_capped = getattr(self.config, "final_logit_softcapping", None) is not None
@@ -75,7 +78,8 @@ class Recorder:
         attention = layer.self_attn
         self.handles.append(attention.register_forward_pre_hook(
             lambda module, args: setattr(self, "layer", i)))
-        self.output(layer.input_layernorm, "attn_norm", i)
+        if self.config.model_type not in FAMILY_OF_POST_NORMS:
+            self.output(layer.input_layernorm, "attn_norm", i)
         if hasattr(attention, "qkv_proj"):
             self.handles.append(attention.qkv_proj.register_forward_hook(
                 lambda module, args, out: self.keep_qkv(attention, out, i)))
@@ -98,14 +102,15 @@ class Recorder:
         self.keep_parts("qkv", out.split([q_dim, kv_dim, kv_dim], dim=-1), i)
 
     def hook_ffn(self, layer, i):
-        if self.config.model_type in FAMILY_OF_FOUR_NORMS:
+        norm, is_post = layer.post_attention_layernorm, False
+        if self.config.model_type in FAMILY_OF_FOUR_NORMS + FAMILY_OF_POST_NORMS:
             self.output(layer.post_attention_layernorm, "attn_post_norm", i)
             self.output(layer.post_feedforward_layernorm, "ffn_post_norm", i)
-            norm = layer.pre_feedforward_layernorm
-        else:
-            norm = layer.post_attention_layernorm
+            is_post = self.config.model_type in FAMILY_OF_POST_NORMS
+            norm = layer.mlp if is_post else layer.pre_feedforward_layernorm
         self.input(norm, "x_after_attn", i)
-        self.output(norm, "ffn_norm", i)
+        if not is_post:
+            self.output(norm, "ffn_norm", i)
         self.output(layer.mlp, "mlp_out", i)
         if hasattr(layer.mlp, "experts"):
             self.hook_experts(layer.mlp, i)

@@ -31,7 +31,7 @@ class Side:
         for key, op in self.trace.rows.items():
             self.stage[key] = self.trace.outputs(op)
             self.position[key] = sorted(op)
-        tokens = self.trace.rows["attn_norm", 0]
+        tokens = self.trace.rows["q", 0]
         self.ids = [tokens[p]["token"] for p in sorted(tokens)]
 
 

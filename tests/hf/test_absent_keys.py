@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 CASES = ["llama-tied", "llama-yarn", "mistral-window", "qwen2-window", "qwen3", "gemma2", "gemma3",
-         "gemma3-linear", "phi3-longrope-long", "phi3-partial", "mixtral", "qwen3moe",
-         "qwen3moe-no-norm"]
+         "gemma3-linear", "olmo2", "olmo3", "olmo3-yarn", "phi3-longrope-long", "phi3-partial",
+         "mixtral", "qwen3moe", "qwen3moe-no-norm"]
 KEPT = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype"}
 N = 50
 

@@ -48,7 +48,8 @@ def test_published_spelling(subject, case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "phi3", "mixtral", "qwen3moe"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "olmo3-yarn", "phi3", "mixtral",
+                                  "qwen3moe"])
 def test_halves(subject, name, dtype):
     """Folders of 16-bit weights, as nearly all are published: transformers widens them to f32."""
     s = subject(name)

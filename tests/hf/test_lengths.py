@@ -14,7 +14,7 @@ import torch
 
 WINDOW, ORIGINAL = 13, 40
 LENGTHS = [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 63, 64, 65]
-WINDOWED = ["mistral-window", "qwen2-window", "gemma2", "gemma3", "phi3-window"]
+WINDOWED = ["mistral-window", "qwen2-window", "gemma2", "gemma3", "olmo3", "phi3-window"]
 KINDS = pytest.mark.parametrize("kind", stages.KINDS)
 
 

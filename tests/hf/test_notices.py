@@ -105,6 +105,12 @@ CHANGES = {
     "local base in global layers": ("gemma3", lambda m: theta(m, 1e-2, "full_attention"),
                                     "q_rope", 5),
     "bases swapped": ("gemma3", swap_bases, "q_rope", 0),
+    "norm of all heads of q": ("olmo2", lambda m: scale(
+        attention(m).q_norm.weight[-1], 1.02), "q_norm", 1),
+    "olmo's layer without a window": ("olmo3", lambda m: m.config.layer_types.__setitem__(
+        1, "full_attention"), "attn_out", 1),
+    "base of olmo's local layers": ("olmo3-yarn", lambda m: theta(m, 1.01, "sliding_attention"),
+                                    "q_rope", 0),
     "fused gate and up swapped": ("phi3", lambda m: swap_halves(
         layer(m).mlp.gate_up_proj.weight), "gate", 1),
     "router": ("mixtral", lambda m: scale(layer(m).mlp.gate.weight, 1.001), "router", 1),

@@ -78,6 +78,11 @@ VARIANTS = {
         **BASE, **longrope(5, attention_factor=1.2), "original_max_position_embeddings": 40}),
     "phi3 with factor": ("phi3", {
         **BASE, **longrope(5, factor=2.5), "original_max_position_embeddings": 40}),
+    "olmo2 with biases": ("olmo2", {**BASE, **rope(5e5), "attention_bias": True}),
+    "olmo2 with linear": ("olmo2", {**BASE, **rope(1e4, rope_type="linear", factor=3.0)}),
+    "olmo3 with layer types": ("olmo3", {
+        **BASE, **rope(5e5), "sliding_window": 13,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
     "mixtral with a window": ("mixtral", {**MOE, **rope(1e6), "num_local_experts": 7,
                                           "sliding_window": 13}),
     "mixtral, all experts": ("mixtral", {**MOE, **rope(1e6), "num_local_experts": 3}),

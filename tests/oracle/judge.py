@@ -25,19 +25,20 @@ def same_bits(recorded, exact):
 
 # stage: what it reads, its weight (a part of a fused one, where the file has that). `x` is what the
 # layer before wrote, `a|b` is a where the model has that stage, else b; a matmul may read the int8
-# form of its input.
+# form of its input, which is called after the norm even where there is none.
 WIRING = {
     "embed": ("tokens", "token_embd"), "embed_scaled": ("embed", None),
     "attn_norm": ("x", "attn_norm"),
-    "q": ("attn_norm", "attn_q|attn_qkv"), "k": ("attn_norm", "attn_k|attn_qkv"),
-    "v": ("attn_norm", "attn_v|attn_qkv"),
+    "q": ("attn_norm|x", "attn_q|attn_qkv"), "k": ("attn_norm|x", "attn_k|attn_qkv"),
+    "v": ("attn_norm|x", "attn_v|attn_qkv"),
     "q_norm": ("q", "attn_q_norm"), "k_norm": ("k", "attn_k_norm"),
     "q_rope": ("q_norm|q", None), "k_rope": ("k_norm|k", None),
     "k_cache": ("k_rope", None), "v_cache": ("v", None),
     "attn_out": ("q_rope k_cache v_cache", None), "wo_out": ("attn_out", "attn_output"),
     "attn_post_norm": ("wo_out", "post_attention_norm"),
     "x_after_attn": ("x attn_post_norm|wo_out", None), "ffn_norm": ("x_after_attn", "ffn_norm"),
-    "gate": ("ffn_norm", "ffn_gate|ffn_up"), "up": ("ffn_norm", "ffn_up"),
+    "gate": ("ffn_norm|x_after_attn", "ffn_gate|ffn_up"),
+    "up": ("ffn_norm|x_after_attn", "ffn_up"),
     "act": ("gate up", None), "mlp_out": ("act", "ffn_down"),
     "ffn_post_norm": ("mlp_out", "post_ffw_norm"),
     "x_after_mlp": ("x_after_attn ffn_post_norm|mlp_out", None),
@@ -75,23 +76,22 @@ class Judge:
     def sources(self, stage, layer):
         """The edges, as (stage, layer), that an op must read."""
         if stage.endswith("_q8"):
-            return [(stage[:-3], layer)]
-        found = []
-        for names in self.wiring(stage)[0].split():
-            if names == "x":
-                before = layer - 1 if layer >= 0 else self.model.n_layer - 1
-                first = "embed_scaled|embed"
-                names, at = (first, -1) if layer == 0 else ("x_after_mlp", before)
-            else:
-                at = layer
-            name, _, other = names.partition("|")
-            found.append((name if (name, at) in self.trace.rows or not other else other, at))
-        return found
+            unnormed = {"attn_norm": "attn_norm|x", "ffn_norm": "ffn_norm|x_after_attn"}
+            return [self.source(unnormed.get(stage[:-3], stage[:-3]), layer)]
+        return [self.source(names, layer) for names in self.wiring(stage)[0].split()]
+
+    def source(self, names, layer):
+        name, _, other = names.partition("|")
+        name = other if other and (name, layer) not in self.trace.rows else name
+        if name != "x":
+            return name, layer
+        if layer == 0:
+            return self.source("embed_scaled|embed", -1)
+        return "x_after_mlp", (layer if layer >= 0 else self.model.n_layer) - 1
 
     def check_wiring(self, stage, layer, record):
-        is_product = record["op"] in ("matmul", "expert_matmul")
-        read = [(t["stage"].removesuffix("_q8") if is_product else t["stage"],
-                 t.get("layer", -1)) for t in record["in"]]
+        read = [self.sources(t["stage"], layer)[0] if t["stage"].endswith("_q8") else
+                (t["stage"], t.get("layer", -1)) for t in record["in"]]
         assert read == self.sources(stage, layer), (stage, layer, read)
         weight = None if stage.endswith("_q8") else self.wiring(stage)[1]
         prefix = f"blk.{layer}." if layer >= 0 else ""

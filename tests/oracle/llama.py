@@ -13,8 +13,9 @@ import gguf
 import numpy as np
 
 F64 = np.float64
-HALVES = ["qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3"]  # pairs (i, i + dim / 2)
-NEIGHBOURS = ["llama"]                                               # pairs (2i, 2i + 1)
+# Pairs (i, i + dim / 2), and (2i, 2i + 1).
+HALVES = ["qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "olmo2", "phi3"]
+NEIGHBOURS = ["llama"]
 
 
 class Model:
@@ -52,7 +53,7 @@ class Model:
         self.n_expert_used = key("expert_used_count", 0) if key("expert_count", 0) else 0
         self.expert_norm = key("expert_weights_norm", True)
         self.window = key("attention.sliding_window", 4096 if arch == "gemma2" else 0)
-        period = {"gemma2": 2, "gemma3": 6}.get(arch, self.n_layer + 1)
+        period = {"gemma2": 2, "gemma3": 6, "olmo2": 4}.get(arch, self.n_layer + 1)
         period = key("attention.sliding_window_pattern", period)
         self.is_local = [self.window > 0 and layer % period != period - 1
                          for layer in range(self.n_layer)]
@@ -62,8 +63,8 @@ class Model:
         self.halves = self.arch in HALVES
         self.rope_dim = key("rope.dimension_count", self.head_dim)
         self.rope_freq_base = key("rope.freq_base", 1e6 if self.arch == "gemma3" else 10000.0)
-        has_own = self.arch == "gemma3"
-        self.rope_freq_base_local = key("rope.freq_base_swa", 1e4) if has_own else None
+        local = {"gemma3": 1e4, "olmo2": self.rope_freq_base}.get(self.arch)
+        self.rope_freq_base_local = local and key("rope.freq_base_swa", local)
         self.rope_factors = self.optional("rope_freqs.weight")  # divisors of the frequencies
         self.rope_scaling = key("rope.scaling.type", "none")
         self.rope_factor = key("rope.scaling.factor", 1.0)
@@ -236,7 +237,9 @@ def forward(model, sequences, tokens, look=lambda stage, layer, x: None):
             weight = model.optional(f"blk.{layer}.{name}.weight")
             if weight is None:
                 return x
-            y = rms_norm(x, weight, model.rms_eps)
+            # Of heads by themselves, or of all of them as one row.
+            y = rms_norm(x.reshape(len(x), -1, len(weight)), weight, model.rms_eps)
+            y = y.reshape(x.shape)
             look(stage, layer, y)
             return y
 

@@ -30,9 +30,10 @@ def place(variable):
 
 # What llama.cpp asks of a model of an architecture beyond mkmodel's defaults: it takes the heads of
 # these to share the width of the model, and reads no window of phi3. Gemma's logits are capped
-# because they would be one-hot, and any two distributions the same.
+# because they would be one-hot, and any two distributions the same. OLMo has a head of its own.
 SHARED = ["--embd", 256, "--heads", 4, "--head-dim", 64]
-FITTING = {"qwen2": SHARED, "phi3": [*SHARED, "--window", 100_000], "gemma3": ["--logit-cap", 8]}
+FITTING = {"qwen2": SHARED, "phi3": [*SHARED, "--window", 100_000], "gemma3": ["--logit-cap", 8],
+           "olmo2": [*SHARED, "--untied"]}
 
 
 def listed(after, before, needed):

@@ -53,6 +53,9 @@ FAMILIES = {
                            "rope_local_base_freq": 10000.0, "tie_word_embeddings": "absent"},
                           {"attention.sliding_window": 8, "attention.sliding_window_pattern": 2},
                           {"gemma", "qk_norm"}),
+    "Olmo2ForCausalLM": ("olmo2", "olmo2", {}, {}, {"post_norms"}),
+    "Olmo3ForCausalLM": ("olmo3", "olmo2", {"sliding_window": 8}, {"attention.sliding_window": 8},
+                         {"post_norms"}),
     "Phi3ForCausalLM": ("phi3", "phi3", {"sliding_window": None}, {}, {"fused"}),
 }
 
@@ -77,6 +80,8 @@ def weights(name, seed=1, tied=None):
         norms = ["input_layernorm", "post_attention_layernorm"]
         if "gemma" in traits:
             norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        if "post_norms" in traits:
+            norms = ["post_attention_layernorm", "post_feedforward_layernorm"]
         for norm in norms:
             out[f"{at}{norm}.weight"] = draw(N_EMBD, centre=centre)
         q, kv = N_HEAD * HEAD, N_KV * HEAD
@@ -90,6 +95,9 @@ def weights(name, seed=1, tied=None):
         if "qk_norm" in traits:
             out[f"{at}self_attn.q_norm.weight"] = draw(HEAD, centre=centre)
             out[f"{at}self_attn.k_norm.weight"] = draw(HEAD, centre=centre)
+        if "post_norms" in traits:
+            out[f"{at}self_attn.q_norm.weight"] = draw(q, centre=centre)
+            out[f"{at}self_attn.k_norm.weight"] = draw(kv, centre=centre)
         out[f"{at}self_attn.o_proj.weight"] = draw(N_EMBD, q)
         if "mixtral" in traits or "moe" in traits:
             block = "block_sparse_moe" if "mixtral" in traits else "mlp"

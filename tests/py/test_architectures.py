@@ -17,6 +17,9 @@ MODELS = {
     "qwen3moe": ["--arch", "qwen3moe", "--type", "Q4_K", "--experts", 9, "--experts-used", 4],
     "gemma2": ["--arch", "gemma2", "--type", "F16"],
     "gemma3": ["--arch", "gemma3", "--type", "Q4_1", "--layers", 7],
+    "olmo2": ["--arch", "olmo2", "--type", "Q8_0", "--heads", 4, "--heads-kv", 2],
+    "olmo3": ["--arch", "olmo2", "--type", "F16", "--layers", 5, "--window", 37,
+              "--rope-scaling", "yarn"],
     "phi3": ["--arch", "phi3", "--type", "Q5_0"],
     "mixtral": ["--type", "Q5_1", "--experts", 4, "--split-experts"],
     "window": ["--type", "BF16", "--window", 64],
@@ -92,6 +95,12 @@ CHANGES = {
     "expert weights": ("mixtral", set_to("expert_norm", False)),
     "yarn's ramp": ("yarn", times("rope_original", 4)),
     "yarn's size": ("yarn", set_to("rope_size", 1.0)),
+    "norm of all heads": ("olmo2", lambda m: [m.widened.update({name: m.weight(name)[:m.head_dim]})
+                                              for name in m.tensors if "_q_norm" in name]),
+    "missing pre-norm": ("olmo2", lambda m: [m.tensors.update({
+        f"blk.{layer}.ffn_norm.weight": m.tensors[f"blk.{layer}.post_ffw_norm.weight"]})
+        for layer in range(m.n_layer)]),
+    "scaling of local layers": ("olmo3", set_to("rope_freq_base_local", None)),
     "longrope's size": ("phi3", times("rope_size", 1.01)),
     "linear factor": ("linear", times("rope_factor", 2)),
 }
@@ -109,7 +118,7 @@ def test_notices(greta, mkmodel, scratch, change):
     assert overall > 1e-4
 
 
-@pytest.mark.parametrize("name", ["qwen3moe", "gemma2", "gemma3", "phi3", "yarn"])
+@pytest.mark.parametrize("name", ["qwen3moe", "gemma2", "gemma3", "olmo2", "olmo3", "phi3", "yarn"])
 def test_stages(greta, mkmodel, scratch, name):
     """Norms, rotation, attention and both sums of every layer, at every position."""
     path = mkmodel(*MODELS[name])
