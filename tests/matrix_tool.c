@@ -4,7 +4,9 @@
  *     matrix_tool sample SEED [2]           tiny models of all weight types, or of every
  *                                           second one, a covering array
  *     matrix_tool archs SEED                tiny models of all architectures, a covering array
- *     matrix_tool full TYPE                 the tiny model of one weight type, every combination
+ *     matrix_tool full NAME                 one of these models, by its weight type or the name of
+ *                                           its architecture, every combination
+ *     matrix_tool list                      the names of the architectures
  *     matrix_tool model FILE SEED PROMPT... a real model on text files, a covering array
  *     matrix_tool --device NAME FOLDER ...  any of these with a device as the only kernels; its
  *                                           plugin lies in FOLDER
@@ -670,10 +672,25 @@ static int matrix_run(matrix *m, int axis)
 
 static int usage(void)
 {
-    fputs("usage: matrix_tool [--device NAME FOLDER] sample SEED [2] | archs SEED | full TYPE | "
-          "model FILE SEED PROMPT PROMPT PROMPT\n",
+    fputs("usage: matrix_tool [--device NAME FOLDER] WHAT; WHAT is\n"
+          "       sample SEED [2] | archs SEED | full NAME | list |\n"
+          "       model FILE SEED PROMPT PROMPT PROMPT\n",
           stderr);
     return 2;
+}
+
+/* The model of a weight type, or of an architecture, alone. */
+static int model_choose(matrix *m, const char *name)
+{
+    for (size_t i = 0; i < BITS_MODELS + BITS_ARCHS; i++) {
+        int is_arch = i >= BITS_MODELS;
+        m->models = is_arch ? bits_archs : bits_models;
+        m->first_type = (uint8_t)(is_arch ? i - BITS_MODELS : i);
+        if (strcmp(model_name(&m->models[m->first_type]), name) == 0) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int matrix_tool(matrix *m, int argc, char **argv)
@@ -699,12 +716,14 @@ static int matrix_tool(matrix *m, int argc, char **argv)
         configs_cover(m, strtoull(argv[2], NULL, 10));
         return matrix_run(m, AXIS_TYPE);
     }
-    if (argc == 3 && strcmp(argv[1], "full") == 0) {
-        while (m->first_type < BITS_MODELS &&
-               strcmp(bits_models[m->first_type].type, argv[2]) != 0) {
-            m->first_type++;
+    if (argc == 2 && strcmp(argv[1], "list") == 0) {
+        for (size_t i = 0; i < BITS_ARCHS; i++) {
+            puts(bits_archs[i].name);
         }
-        if (m->first_type == BITS_MODELS) {
+        return 0;
+    }
+    if (argc == 3 && strcmp(argv[1], "full") == 0) {
+        if (!model_choose(m, argv[2])) {
             return usage();
         }
         configs_all(m);

@@ -452,9 +452,10 @@ def jobs_long(run):
     jobs.append(Job("device/faults", [],
                     tap_job(run, "device/faults", [run.build / "tests/test_device", "all"],
                             SECONDS_LONG)))
-    jobs += [Job(f"matrix/{weights}", [],
-                 tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
-             for weights in WEIGHTS]
+    archs = (run.output([tool, "list"]) or "matrix_tool list failed").splitlines()
+    for model in [*WEIGHTS, *archs]:
+        name = "matrix/" + model.replace(", ", "-").replace(" ", "_")
+        jobs.append(Job(name, [], tap_job(run, name, [tool, "full", model], SECONDS_LONG)))
     jobs.append(Job("matrix/sample", [],
                     tap_job(run, "matrix/sample", [tool, "sample", SEED], SECONDS_LONG)))
     jobs += [Job(f"whole/{test}", [], py_job(run, f"whole/{test}", ROOT / f"tests/py/{test}.py",
