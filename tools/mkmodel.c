@@ -22,8 +22,8 @@ static const char usage[] =
     "                        belongs to it (default llama)\n"
     "  --seed N              of the generator (default 1)\n"
     "  --type TYPE           of matmul weights: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K\n"
-    "                        Q4_K Q5_K Q6_K IQ4_NL IQ4_XS or MXFP4 (default Q8_0); or Q4_K_M, a\n"
-    "                        mix of Q4_K and Q6_K as llama.cpp's quantiser makes it\n"
+    "                        Q4_K Q5_K Q6_K IQ4_NL IQ4_XS or MXFP4 (default Q8_0); or a mix as\n"
+    "                        llama.cpp's quantiser makes it: Q2_K_MIX Q3_K_M or Q4_K_M\n"
     "  --embd-type TYPE      of the embedding (default: Q8_0, or TYPE where that is a float type,\n"
     "                        or what the mix says)\n"
     "  --shape NAME          135m, 1b or 8b; options below override it. Default: a tiny shape, as\n"
@@ -271,9 +271,10 @@ static int family_complete(options *p)
 static int options_complete(options *p)
 {
     const char *type_names = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K "
-                             "IQ4_NL IQ4_XS MXFP4 Q4_K_M";
-    p->is_mix = p->type_name && !strcmp(p->type_name, "Q4_K_M");
-    p->type = type_find(p->is_mix ? "Q4_K" : p->type_name ? p->type_name : "Q8_0");
+                             "IQ4_NL IQ4_XS MXFP4 Q2_K_MIX Q3_K_M Q4_K_M";
+    const type_traits *base = mix_base(p->type_name ? p->type_name : "");
+    p->is_mix = base != NULL;
+    p->type = base ? base : type_find(p->type_name ? p->type_name : "Q8_0");
     if (!p->type) {
         return usage_error("--type", p->type_name, type_names);
     }

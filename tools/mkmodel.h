@@ -67,7 +67,7 @@ typedef struct options {
     const char *arch_name, *rope_scaling;
     const family *family;
     bool untied, bias, rope_factors, help, split_experts;
-    bool is_mix; /* Q4_K_M: type_mixed says which matrix has which type */
+    bool is_mix; /* of types by type_mixed; `type` is that of most matrices */
 } options;
 
 typedef enum fill { FILL_NORMAL, FILL_UNIFORM } fill;
@@ -88,6 +88,8 @@ typedef struct tensor_list {
 
 /* By name, as GGUF tools spell it; NULL: no such type. */
 const type_traits *type_find(const char *name);
+/* The type of most matrices of a mix; NULL: no mix has this name. */
+const type_traits *mix_base(const char *name);
 /* The type of a matrix of rows of n_col values in a mix; layer -1: the embedding or the head. */
 const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col);
 /* All tensors in file order; false: out of memory. Free list->item. */

@@ -172,21 +172,59 @@ static void vector_add(tensor_list *list, int64_t layer, const char *name, tenso
     t->high = shape.high;
 }
 
-/* "Q4_K_M" as llama.cpp's quantiser lays it out (llama_tensor_get_type and use_more_bits in its
- * sources): Q6_K for the output matrix, which is the embedding where they are tied, and for attn_v
- * and ffn_down of the first and the last eighth of the layers and of every third between them; Q4_K
- * for all else; where rows are no multiple of 256, Q8_0 stands for Q6_K and Q5_0 for Q4_K. */
-const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col)
+/* Mixes as llama.cpp's quantiser lays them out (llama_tensor_get_type_impl and use_more_bits in its
+ * sources, for models without eight experts); Q2_K_MIX is the one it calls Q2_K. The output matrix,
+ * which is the embedding where they are tied, is Q6_K in all. Where rows are no multiple of 256,
+ * another type stands for each. */
+static const struct mix {
+    const char *name, *base;
+} mixes[] = {{"Q2_K_MIX", "Q2_K"}, {"Q3_K_M", "Q3_K"}, {"Q4_K_M", "Q4_K"}};
+#define N_MIX (sizeof mixes / sizeof mixes[0])
+
+const type_traits *mix_base(const char *name)
+{
+    for (size_t i = 0; i < N_MIX; i++) {
+        if (!strcmp(mixes[i].name, name)) {
+            return type_find(mixes[i].base);
+        }
+    }
+    return NULL;
+}
+
+static const char *mixed_name(const options *p, int64_t layer, const char *name)
 {
     const int64_t n = p->layers, eighth = n / 8;
     bool is_output = !strcmp(name, p->untied ? "output.weight" : "token_embd.weight");
-    bool is_sensitive = !strcmp(name, "attn_v.weight") || !strcmp(name, "ffn_down.weight");
+    bool is_v = !strcmp(name, "attn_v.weight") || !strcmp(name, "attn_qkv.weight");
+    bool is_o = !strcmp(name, "attn_output.weight"), is_down = !strncmp(name, "ffn_down", 8);
     bool has_more = layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2;
-    bool is_high = is_output || (is_sensitive && has_more);
-    if (n_col % 256) {
-        return type_find(is_high ? "Q8_0" : "Q5_0");
+    if (is_output) {
+        return "Q6_K";
     }
-    return type_find(is_high ? "Q6_K" : "Q4_K");
+    if (!strcmp(p->type->name, "Q2_K")) {
+        return is_v && p->heads / p->heads_kv >= 4 ? "Q4_K"
+               : is_v || is_o || is_down           ? "Q3_K"
+                                                   : "Q2_K";
+    }
+    if (!strcmp(p->type->name, "Q3_K")) {
+        return (is_v && layer < 2) || (is_down && layer < n / 16) ? "Q5_K"
+               : is_v || is_o || is_down                          ? "Q4_K"
+                                                                  : "Q3_K";
+    }
+    return (is_v || is_down) && has_more ? "Q6_K" : "Q4_K";
+}
+
+const type_traits *type_mixed(const options *p, int64_t layer, const char *name, int64_t n_col)
+{
+    static const char *const narrow[][2] = {
+        {"Q2_K", "Q4_0"}, {"Q3_K", "Q4_0"}, {"Q4_K", "Q5_0"}, {"Q5_K", "Q5_1"}, {"Q6_K", "Q8_0"}};
+    const char *type = mixed_name(p, layer, name);
+    for (size_t i = 0; n_col % 256 && i < sizeof narrow / sizeof narrow[0]; i++) {
+        if (!strcmp(narrow[i][0], type)) {
+            return type_find(narrow[i][1]);
+        }
+    }
+    return type_find(type);
 }
 
 static tensor *weights_add(tensor_list *list, const options *p, int64_t layer, const char *name,
@@ -339,9 +377,9 @@ uint64_t tensor_bytes(const tensor *t)
 static void fill_floats(const tensor *t, uint64_t *state, uint8_t *buffer, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        float value = (float)(t->fill == FILL_NORMAL
-                                  ? t->high * random_normal(state)
-                                  : t->low + (t->high - t->low) * random_uniform(state));
+        float value =
+            (float)(t->fill == FILL_NORMAL ? t->high * random_normal(state)
+                                           : t->low + (t->high - t->low) * random_uniform(state));
         uint16_t narrow;
         if (t->type == type_f32) {
             memcpy(buffer + 4 * i, &value, 4);

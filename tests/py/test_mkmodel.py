@@ -91,6 +91,32 @@ def test_mix(mkmodel):
     assert found["token_embd.weight"] == "Q8_0" and found["blk.0.ffn_down.weight"] == "Q6_K"
 
 
+# mix: output, attn_v of the first two layers, of others, ffn_down of the first layer, of others,
+# attn_output, all else
+MIXES = {
+    "Q2_K_MIX": ("Q6_K", "Q3_K", "Q3_K", "Q3_K", "Q3_K", "Q3_K", "Q2_K"),
+    "Q3_K_M": ("Q6_K", "Q5_K", "Q4_K", "Q5_K", "Q4_K", "Q4_K", "Q3_K"),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_low_mixes(mkmodel, mix):
+    """What llama.cpp's quantiser makes of 16 layers; tests/peer asks it."""
+    output, v_first, v, down_first, down, o, others = MIXES[mix]
+    options = ["--type", mix, "--layers", 16, "--heads", 4, "--heads-kv", 2, "--untied"]
+    found = {name: t.tensor_type.name for name, t in tensors(mkmodel(*options)).items()}
+    expected = {"output.weight": output, "token_embd.weight": others}
+    for layer in range(16):
+        kinds = dict.fromkeys(["attn_q", "attn_k", "ffn_gate", "ffn_up"], others)
+        kinds |= {"attn_v": v_first if layer < 2 else v, "attn_output": o,
+                  "ffn_down": down_first if layer == 0 else down}
+        expected |= {f"blk.{layer}.{name}.weight": kind for name, kind in kinds.items()}
+    assert {name: found[name] for name in expected} == expected
+    shared = tensors(mkmodel("--type", mix, "--heads", 4, "--heads-kv", 1))
+    wanted = "Q4_K" if mix == "Q2_K_MIX" else "Q5_K"  # four query heads share what v makes
+    assert shared["blk.0.attn_v.weight"].tensor_type.name == wanted
+
+
 def test_same_seed_same_bytes(mkmodel, scratch):
     again = scratch / "again"
     for kind in ("F16", "Q5_K"):
