@@ -1,5 +1,7 @@
 /* peer_record.c - every node of llama.cpp's graph for one prompt: operands, parameters, result.
  *
+ * With the option `tokens` stdin is a text instead, and its ids go to stdout.
+ *
  * Ids are read from stdin as int32 and evaluated as one batch in an empty context. The callback of
  * the scheduler sees each node twice. Asked before a node is computed, it answers yes, so that
  * nodes are computed one by one, and writes the operands, before a result can overwrite them; told
@@ -146,6 +148,24 @@ static int evaluate(struct llama_context *context, llama_token *id, int32_t n)
     return status;
 }
 
+/* Ids of stdin's text, with what the model adds in front of one, to stdout. */
+static int tokens_write(const char *path, struct llama_model_params params)
+{
+    static char text[IDS_MAX];
+    static llama_token id[IDS_MAX];
+    params.vocab_only = true;
+    struct llama_model *model = llama_model_load_from_file(path, params);
+    if (!model) {
+        return fail("the model cannot be opened");
+    }
+    int32_t length = (int32_t)fread(text, 1, sizeof text, stdin);
+    const struct llama_vocab *vocab = llama_model_get_vocab(model);
+    int32_t n = llama_tokenize(vocab, text, length, id, IDS_MAX, true, false);
+    int status = n < 0 || fwrite(id, sizeof *id, (size_t)n, stdout) != (size_t)n;
+    llama_model_free(model);
+    return status || fflush(stdout) ? fail("ids") : 0;
+}
+
 static int options_read(int argc, char **argv, struct llama_model_params *model,
                         struct llama_context_params *context)
 {
@@ -169,10 +189,13 @@ int main(int argc, char **argv)
     char blob[4096];
     recorder r = {0};
     if (argc < 4) {
-        return fail("MODEL OUT THREADS [kv-f32] [no-flash] [no-repack] < ids");
+        return fail("MODEL OUT THREADS [kv-f32] [no-flash] [no-repack] < ids, or tokens < text");
     }
     struct llama_model_params model_params = llama_model_default_params();
     struct llama_context_params params = llama_context_default_params();
+    if (argc == 5 && !strcmp(argv[4], "tokens")) {
+        return tokens_write(argv[1], model_params);
+    }
     int32_t n = (int32_t)fread(id, sizeof *id, IDS_MAX, stdin);
     params.n_ctx = params.n_batch = params.n_ubatch = (uint32_t)n;
     params.n_threads = params.n_threads_batch = (int32_t)strtol(argv[3], NULL, 10);
