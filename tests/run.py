@@ -41,7 +41,8 @@ WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP
 SAN_LONG = ("test_fault_bits", "test_op_replay")
 WHOLE_C = ("test_engine", "test_vocabulary")
 WHOLE_PY = ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
-            "test_isolate", "test_oracle")
+            "test_isolate", "test_oracle", "long_vocabulary")
+SPLICED = ("test_chat", "test_hf", "test_safetensors")  # and test_vocabulary: tests/splice.h
 # What takes longest starts first, so that nothing long is left for the end.
 SLOW = ["san", "py/test_oracle", "py/test_architectures", "py/test_isolate", "matrix",
         "py/test_pull", "py/test_chat", "py/test_bench", "golden", "san/test_simd"]
@@ -472,7 +473,8 @@ def jobs_long(run):
     jobs += [Job(f"san/{test}", ["san"],
                  tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG,
                          GRETA_WHOLE="1"))
-             for test in (*SAN_LONG, *WHOLE_C, "test_simd", "test_kernel", "test_op_sites")]
+             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel",
+                          "test_op_sites")]
     jobs.append(Job("second-compiler", [],
                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
                             folder=run.build / other)))

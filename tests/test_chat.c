@@ -5,9 +5,11 @@
 #include "model/tokenizer.h"
 
 #include "gguf_builder.h"
+#include "splice.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -96,6 +98,119 @@ static void test_changed_anywhere(void **state)
     }
 }
 
+/* What templates are made of, with numbers at the ends of their ranges. */
+static const char *const piece[] = {
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "#}",
+    "-",
+    "(",
+    ")",
+    "[",
+    "]",
+    "|",
+    ".",
+    ",",
+    "~",
+    "=",
+    "\"",
+    "{% for m in messages %}",
+    "{% for a, b in m.items() recursive %}",
+    "{% endfor %}",
+    "{% if m %}",
+    "{% elif loop.index0 > 1 %}",
+    "{% else %}",
+    "{% endif %}",
+    "{% macro f(a, b=1) %}",
+    "{{ f(f, b=messages) }}",
+    "{% endmacro %}",
+    "{{ loop(m) }}",
+    "{% set ns = namespace(n=[], s='') %}",
+    "{% set ns.s = ns.s ~ ns.s %}",
+    "{% set x %}",
+    "{% endset %}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% break %}",
+    "{% continue %}",
+    "{% raw %}",
+    "{% endraw %}",
+    "{% filter upper %}",
+    "{% endfilter %}",
+    "{% call f(1) %}",
+    " | map(attribute='role') | list",
+    " | selectattr('role', 'equalto', 'user')",
+    " | tojson",
+    " | tojson(indent=1000000)",
+    " | join(messages)",
+    " | replace('', 'ab')",
+    " | indent(99999)",
+    " | batch(0)",
+    " | dictsort",
+    " | unique | sort(reverse=true)",
+    " | default(m, true)",
+    ".split(' ', -1)",
+    ".strip('\\u00e9')",
+    "[::-1]",
+    "[1:-9223372036854775808:3]",
+    "[m]",
+    " * 99999",
+    " * 'ab'",
+    " ** 65",
+    " // 0",
+    " % 0",
+    " + 9223372036854775807",
+    " - 1e308",
+    " in messages",
+    " is mapping",
+    " is not none",
+    " and not ",
+    " if m else ",
+    "'\\x41'",
+    "range(1000000)",
+    "range(9, -9, -4)",
+    "cycler('a')",
+    "lipsum()",
+    "dict(a=m, **m)",
+    "raise_exception('x')",
+    "strftime_now('%Y %q %')",
+    "messages[0]",
+    "bos_token",
+    "\xe3\x80",
+};
+
+/* Each answer comes in time, whatever a template asks for: the limits are on steps and bytes. */
+static void test_spliced(void **state)
+{
+    (void)state;
+    static const char plain[] =
+        "Some text {{ messages[0].content }}, and {% for m in messages %} more of it: "
+        "{{ m.role ~ m['content'] }} {% endfor %} {% if bos_token %} between all {% endif %} tags.";
+    const char *sample[] = {template, plain};
+    size_t n_text = 0, n_refused = 0;
+    for (uint64_t round = 0; round < splice_rounds(3000); round++) {
+        char text[2048];
+        greta_error err;
+        const char *whole = sample[round % 2];
+        const splice_source source = {
+            whole, strlen(whole), piece, sizeof piece / sizeof piece[0], 6, 4};
+        size_t n = splice(&source, round, text);
+        clock_t begun = clock();
+        char *rendered = render(text, n, &err);
+        double seconds = (double)(clock() - begun) / CLOCKS_PER_SEC;
+        if (seconds > 30) {
+            fail_msg("round %llu took %.0f seconds", (unsigned long long)round, seconds);
+        }
+        n_text += rendered != NULL;
+        n_refused += rendered == NULL;
+        greta_free(rendered);
+    }
+    assert_true(n_text > 200 && n_refused > 200);
+}
+
 static void test_template_size(void **state)
 {
     (void)state;
@@ -108,8 +223,7 @@ static void test_template_size(void **state)
     assert_int_equal(strlen(text), LIMIT_CHAT_TEMPLATE_BYTES);
     greta_free(text);
     assert_null(render(large, LIMIT_CHAT_TEMPLATE_BYTES + 1, &err));
-    assert_string_equal(err.message,
-                        "tokenizer.chat_template has 1048577 bytes (at most 1048576)");
+    assert_string_equal(err.message, "tokenizer.chat_template has 1048577 bytes (at most 1048576)");
     free(large);
 }
 
@@ -129,8 +243,7 @@ static void test_usage(void **state)
     assert_string_equal(err.message, "message 1 has no content");
     err = (greta_error){0};
     assert_int_equal(chat_render(t, NULL, 0, &options, &out, &err), GRETA_BAD_INPUT);
-    assert_string_equal(err.message,
-                        "the chat template asks for an item of an undefined value");
+    assert_string_equal(err.message, "the chat template asks for an item of an undefined value");
     assert_int_equal(err.place, GRETA_PLACE_LINE);
     assert_int_equal(err.position, 3); /* the line */
     assert_null(out);
@@ -142,9 +255,12 @@ static void test_usage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_written),      cmocka_unit_test(test_cut_anywhere),
-        cmocka_unit_test(test_changed_anywhere), cmocka_unit_test(test_template_size),
+        cmocka_unit_test(test_as_written),
+        cmocka_unit_test(test_cut_anywhere),
+        cmocka_unit_test(test_changed_anywhere),
+        cmocka_unit_test(test_template_size),
         cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_spliced),
     };
     return cmocka_run_group_tests_name("chat", tests, NULL, NULL);
 }

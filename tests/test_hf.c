@@ -7,6 +7,7 @@
 #include "base/limits.h"
 #include "model/arch.h"
 #include "model/hf.h"
+#include "splice.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +23,7 @@ static const char *const class_names[] = {
     "LlamaForCausalLM",  "MistralForCausalLM", "MixtralForCausalLM",
     "Qwen2ForCausalLM",  "Qwen3ForCausalLM",   "Qwen3MoeForCausalLM",
     "Gemma2ForCausalLM", "Gemma3ForCausalLM",  "Gemma3ForConditionalGeneration",
-    "Phi3ForCausalLM",
+    "Olmo2ForCausalLM",  "Olmo3ForCausalLM",   "Phi3ForCausalLM",
 };
 #define N_CLASS (sizeof class_names / sizeof class_names[0])
 
@@ -166,14 +167,6 @@ static void put_weights(void)
     put_file("model.safetensors", whole, (size_t)n + 8 + 24);
 }
 
-static uint64_t seed;
-
-static size_t random_below(size_t n)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (size_t)(seed >> 33) % n;
-}
-
 static const char sample[] =
     "{\"architectures\":[\"Gemma3ForCausalLM\"],\"model_type\":\"gemma3_text\",\"hidden_size\":8,"
     "\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,"
@@ -250,21 +243,13 @@ static void test_mutations(void **state)
                                         "\"num_experts\":3,",
                                         "\\u0000",
                                         "\xff"};
+    const splice_source source = {
+        sample, sizeof sample - 1, piece, sizeof piece / sizeof piece[0], 20, 2};
     size_t n_open = 0, n_refused = 0;
     put_weights();
-    for (uint64_t first = 1; first <= 1000; first++) {
+    for (uint64_t round = 0; round < splice_rounds(1000); round++) {
         char text[2048];
-        size_t n = sizeof sample - 1;
-        memcpy(text, sample, n);
-        seed = first * 0x9e3779b97f4a7c15u;
-        for (size_t times = 1 + random_below(2); times > 0; times--) {
-            const char *p = piece[random_below(sizeof piece / sizeof piece[0])];
-            size_t at = random_below(n), cut = random_below(20), bytes = strlen(p);
-            cut = cut > n - at ? n - at : cut;
-            memmove(text + at + bytes, text + at + cut, n - at - cut);
-            memcpy(text + at, p, bytes);
-            n = n - cut + bytes;
-        }
+        size_t n = splice(&source, round, text);
         put_file("config.json", text, n);
         greta_error err = {0};
         greta_status status = touch(&err);

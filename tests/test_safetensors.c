@@ -6,6 +6,7 @@
  */
 #include "base/limits.h"
 #include "format/safetensors.h"
+#include "splice.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -568,14 +569,6 @@ static void test_cuts_and_bits(void **state)
     free(file);
 }
 
-static uint64_t seed;
-
-static uint32_t random_below(size_t n)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((seed >> 33) % n);
-}
-
 /* Mutations that stay close to the grammar: pieces of headers put over, in and out of the sample.
  */
 static void test_mutations(void **state)
@@ -604,24 +597,14 @@ static void test_mutations(void **state)
                                         "\"__metadata__\":{},",
                                         "24",
                                         "38"};
-    for (seed = 1; seed <= 20000;) {
-        uint64_t first = seed++;
+    const splice_source source = {
+        sample, sizeof sample - 1, piece, sizeof piece / sizeof piece[0], 12, 3};
+    for (uint64_t round = 0; round < splice_rounds(20000); round++) {
         char text[1024];
-        size_t n = sizeof sample - 1, size;
-        memcpy(text, sample, n);
-        seed = first * 0x9e3779b97f4a7c15u;
-        for (uint32_t times = 1 + random_below(3); times > 0; times--) {
-            const char *p = piece[random_below(sizeof piece / sizeof piece[0])];
-            size_t at = random_below(n), cut = random_below(12), bytes = strlen(p);
-            cut = cut > n - at ? n - at : cut;
-            memmove(text + at + bytes, text + at + cut, n - at - cut);
-            memcpy(text + at, p, bytes);
-            n = n - cut + bytes;
-        }
+        size_t n = splice(&source, round, text), size;
         uint8_t *file = file_new(text, n, 38, &size);
         touch(file, size);
         free(file);
-        seed = first + 1;
     }
 }
 

@@ -8,6 +8,7 @@
 #include "model/tokenizer.h"
 
 #include "gguf_builder.h"
+#include "splice.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -201,6 +202,77 @@ static void test_damaged_json(void **state)
     }
 }
 
+/* What tokenizer.json is made of. */
+static const char *const piece[] = {
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "0",
+    "-1",
+    "1e999",
+    "9223372036854775807",
+    "null",
+    "true",
+    "\"a\"",
+    "\"\"",
+    "[\"a\",\"b\"],",
+    "\"a b\",",
+    "\"ab\":4,",
+    "\"<0x00>\":9,",
+    "{\"type\":\"NFKC\"},",
+    "{\"type\":\"Lowercase\"},",
+    "{\"type\":\"StripAccents\"},",
+    "{\"type\":\"Sequence\",\"normalizers\":[",
+    "{\"type\":\"ByteLevel\"},",
+    "{\"type\":\"Digits\",\"individual_digits\":true},",
+    "{\"type\":\"Punctuation\"},",
+    "\"Regex\":\"(a|aa)+$\"",
+    "\"Regex\":\"\"",
+    "\"String\":\"\"",
+    "\"Removed\"",
+    "\"Isolated\"",
+    "\"invert\":true,",
+    "\"special\":true,",
+    "\"id\":1,",
+    "\"id\":2147483647,",
+    "\"content\":\"\",",
+    "\"content\":\"a\",",
+    "\"normalized\":true,",
+    "\"byte_fallback\":true,",
+    "\"unk_id\":99,",
+    "\"unk_token\":null,",
+    "\"ignore_merges\":true,",
+    "\"dropout\":0.5,",
+    "\"WordPiece\"",
+    "\"Unigram\"",
+    "\"BPE\"",
+    "\"precompiled_charsmap\":\"AAAA\",",
+    "\\u0000",
+    "\\ud800",
+    "\xff",
+    "\"prepend_scheme\":\"never\",",
+    "\"add_prefix_space\":true,",
+    "\"ids\":[7,-1]",
+    "[[[[[[[[",
+};
+
+static void test_spliced_json(void **state)
+{
+    (void)state;
+    const char *sample[] = {bpe_json, unigram_json};
+    for (uint64_t round = 0; round < splice_rounds(3000); round++) {
+        const char *json = sample[round % 2];
+        const splice_source source = {json, strlen(json), piece, COUNT(piece), 16, 3};
+        char text[2048];
+        try_json(text, splice(&source, round, text));
+    }
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -361,9 +433,10 @@ static void test_long_patterns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damaged_gguf), cmocka_unit_test(test_damaged_json),
-        cmocka_unit_test(test_limits),       cmocka_unit_test(test_long_sentencepiece),
-        cmocka_unit_test(test_long_json),    cmocka_unit_test(test_long_patterns),
+        cmocka_unit_test(test_damaged_gguf),       cmocka_unit_test(test_damaged_json),
+        cmocka_unit_test(test_spliced_json),       cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_long_sentencepiece), cmocka_unit_test(test_long_json),
+        cmocka_unit_test(test_long_patterns),
     };
     return cmocka_run_group_tests_name("vocabulary", tests, NULL, NULL);
 }

@@ -9,8 +9,8 @@
 /* Radians that pair i turns by a position, by the method of `a`; of linear scaling, by a scaled
  * position. */
 double kernel_rope_frequency(const rope_table_args *a, int32_t i);
-/* cos and sin of an angle in radians, below 2^23 in magnitude, times the attention factor, rounded
- * once. */
+/* cos and sin of an angle in radians, times the attention factor, rounded once; NaN beyond
+ * LIMIT_ROPE_ANGLE. */
 void kernel_rope_turn(const rope_table_args *a, double angle, float cos_sin[2]);
 
 #endif

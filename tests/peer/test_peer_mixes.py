@@ -1,7 +1,7 @@
 """mkmodel's mixes of weight types beside what llama.cpp's quantiser makes of the same shapes.
 
-PEER_LIB may have llama-quantize beside the libraries (`cmake --build lc -t llama-quantize`); without
-it there is nothing to ask, and the tests say so.
+PEER_LIB may have llama-quantize beside the libraries (`cmake --build lc -t llama-quantize`);
+without it there is nothing to ask, and the tests say so.
 """
 import subprocess
 
