@@ -200,9 +200,9 @@ static void product_trial(dtype type, product_shape s, int is_q8, data_kind kind
 
 static void products(int is_q8)
 {
-    static const product_shape few[] = {{1, 1, 1},    {37, 3, 2},  {5, 9, 5},   {130, 5, 9},
-                                        {150, 2, 70}, {3, 17, 40}, {64, 33, 8}, {33, 66, 1},
-                                        {20, 66, 12}, {9, 40, 66}};
+    static const product_shape few[] = {{1, 1, 1},    {37, 3, 2},  {5, 9, 5},    {130, 5, 9},
+                                        {150, 2, 70}, {3, 17, 40}, {64, 33, 8},  {33, 66, 1},
+                                        {20, 66, 12}, {9, 40, 66}, {520, 1, 150}};
     for (int i = 0; i < N_WEIGHT_TYPE; i++) {
         dtype type = weight_types[i];
         const dtype_traits *t = dtype_find((uint32_t)type);
@@ -226,6 +226,11 @@ static void test_products_q8(void **state)
 {
     (void)state;
     products(1);
+    for (int i = 0; i < N_WEIGHT_TYPE && is_long(); i++) { /* enough for every tile of a device */
+        if (dtype_find((uint32_t)weight_types[i])->is_quantised) {
+            product_trial(weight_types[i], (product_shape){4000, 2304, 1100}, 1, DATA_RANDOM);
+        }
+    }
 }
 
 static void test_products_f32(void **state)

@@ -69,19 +69,28 @@ static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
     keep_launch(d);
 }
 
-/* Few rows to a block where there are few in all, so that every multiprocessor has some. */
+/* Few rows to a block where there are few in all, so that every multiprocessor has some; threads
+ * for all segments, up to a limit. */
+template <int TYPE, int TOKENS, int ROWS>
+static void launch_floats_by(gpu_device *d, const matvec_args &a, int n_rank)
+{
+    dim3 grid(blocks(a.m.n_out, ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    int64_t threads = (a.m.w.weight.k + SEGMENT_FLOAT - 1) / SEGMENT_FLOAT * ROWS;
+    threads = (threads + GPU_WARP - 1) / GPU_WARP * GPU_WARP;
+    threads = threads < FLOAT_THREADS ? threads : FLOAT_THREADS;
+    GPU_LAUNCH((matvec_floats<TYPE, TOKENS, ROWS>), grid, (unsigned)threads, 0, d->stream, a);
+    keep_launch(d);
+}
+
 template <int TYPE, int TOKENS>
 static void launch_floats(gpu_device *d, const matvec_args &a, int n_rank)
 {
-    unsigned y = blocks(a.m.n_token, TOKENS);
-    if (a.m.n_out * (int64_t)y * n_rank < (int64_t)4 * TILE_ROWS * d->n_processor) {
-        dim3 grid(blocks(a.m.n_out, 8), y, n_rank);
-        GPU_LAUNCH((matvec_floats<TYPE, TOKENS, 8>), grid, FLOAT_THREADS, 0, d->stream, a);
+    int64_t n = a.m.n_out * (int64_t)blocks(a.m.n_token, TOKENS) * n_rank;
+    if (n < (int64_t)64 * d->n_processor) {
+        launch_floats_by<TYPE, TOKENS, 8>(d, a, n_rank);
     } else {
-        dim3 grid(blocks(a.m.n_out, TILE_ROWS), y, n_rank);
-        GPU_LAUNCH((matvec_floats<TYPE, TOKENS, TILE_ROWS>), grid, FLOAT_THREADS, 0, d->stream, a);
+        launch_floats_by<TYPE, TOKENS, TILE_ROWS>(d, a, n_rank);
     }
-    keep_launch(d);
 }
 
 template <int TYPE, int NT> static void launch_gemm(gpu_device *d, const matvec_args &a)
@@ -104,8 +113,12 @@ template <int TYPE> static void launch_quantised(gpu_device *d, const matvec_arg
         launch_units<TYPE, 1, 4>(d, a, 1);
     } else if (a.m.n_token <= 8) {
         launch_units<TYPE, 1, 8>(d, a, 1);
-    } else if (a.m.n_token <= 64) {
+    } else if (a.m.n_token <= gemm_shape<1>::tokens) {
         launch_gemm<TYPE, 1>(d, a);
+    } else if (a.m.n_token <= gemm_shape<2>::tokens ||
+               blocks(a.m.n_out, GEMM_ROWS) * (int64_t)blocks(a.m.n_token, gemm_shape<4>::tokens) <
+                   2 * d->n_processor) {
+        launch_gemm<TYPE, 2>(d, a);
     } else {
         launch_gemm<TYPE, 4>(d, a);
     }

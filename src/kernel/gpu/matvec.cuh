@@ -246,11 +246,26 @@ __device__ inline void float_chain(const uint8_t *data, int64_t k, int64_t row, 
     for (int t = 0; t < TOKENS; t++) {
         is_aligned = is_aligned && (uintptr_t)x[t] % 16 == 0;
     }
-    for (; is_aligned && v + FLOAT_VECTORS <= last; v += FLOAT_VECTORS) {
-        int4 packed[FLOAT_VECTORS];
+    int4 next[FLOAT_VECTORS]; /* under way while the ones before are chained */
+    auto request = [&]() {
 #pragma unroll
         for (int i = 0; i < FLOAT_VECTORS; i++) {
-            packed[i] = load<int4>(data + float_at(n_vector, row, v + i));
+            next[i] = load<int4>(data + float_at(n_vector, row, v + i));
+        }
+    };
+    if (is_aligned && v + FLOAT_VECTORS <= last) {
+        request();
+    }
+    while (is_aligned && v + FLOAT_VECTORS <= last) {
+        int4 packed[FLOAT_VECTORS];
+        int64_t at = v;
+#pragma unroll
+        for (int i = 0; i < FLOAT_VECTORS; i++) {
+            packed[i] = next[i];
+        }
+        v += FLOAT_VECTORS;
+        if (v + FLOAT_VECTORS <= last) {
+            request();
         }
 #pragma unroll
         for (int i = 0; i < FLOAT_VECTORS; i++) {
@@ -260,7 +275,7 @@ __device__ inline void float_chain(const uint8_t *data, int64_t k, int64_t row, 
             for (int j = 0; j < V; j += 4) {
 #pragma unroll
                 for (int t = 0; t < TOKENS; t++) {
-                    float4 four = *(const float4 *)(x[t] + (v + i) * V + j);
+                    float4 four = *(const float4 *)(x[t] + (at + i) * V + j);
                     acc[t] = fmaf(w[j], four.x, acc[t]);
                     acc[t] = fmaf(w[j + 1], four.y, acc[t]);
                     acc[t] = fmaf(w[j + 2], four.z, acc[t]);
@@ -301,13 +316,13 @@ __device__ inline void unit_chain(const planes &p, int64_t k, int64_t row, int64
     }
 }
 
-/* A block has ROWS rows; ROWS lanes have a segment of a round. Grid: (rows / ROWS, tokens / TOKENS,
- * ranks). */
+/* A block has ROWS rows; ROWS threads have a segment of a round, as many segments as the block has
+ * threads for. Grid: (rows / ROWS, tokens / TOKENS, ranks). */
 template <int TYPE, int TOKENS, int ROWS>
 __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
 {
-    constexpr int segments = FLOAT_THREADS / ROWS;
-    __shared__ float part[segments][TOKENS][ROWS];
+    __shared__ float part[FLOAT_THREADS / ROWS][TOKENS][ROWS];
+    int segments = blockDim.x / ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS, rank = blockIdx.z;
     int64_t row = (int64_t)blockIdx.x * ROWS + lane;
