@@ -1,14 +1,13 @@
 /* command_isolate.c - `greta isolate`: why prefill and decode differ, on a set of prompts.
  *
- * The work and the verdict are the library's; here prompts are gathered: every *.txt of a folder,
- * named by its file and in byte order of the names, or one prompt of the command line.
+ * The work and the verdict are the library's; here prompts are gathered: those of a folder
+ * (prompts.h), or one of the command line.
  */
 #include "commands.h"
 #include "output.h"
+#include "prompts.h"
 #include "tracing.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,11 +21,6 @@ typedef struct isolate_args {
     uint64_t seed, bytes_max;
     bool json, force;
 } isolate_args;
-
-typedef struct prompt_list {
-    greta_prompt *prompt; /* ids and tokens are owned */
-    size_t n;
-} prompt_list;
 
 static const flag prompt_flags[] = {
     {.name = "--prompts", .kind = FLAG_PATH, .value = "DIR",
@@ -94,71 +88,6 @@ static greta_status isolate_check(const isolate_args *args, greta_error *err)
     return GRETA_OK;
 }
 
-/* ---- Prompts --------------------------------------------------------------------------------- */
-
-static greta_status list_add(prompt_list *list, const greta_model *model, const char *id,
-                             const prompt_args *args, greta_error *err)
-{
-    prompt_text text;
-    greta_prompt *grown = realloc(list->prompt, (list->n + 1) * sizeof *grown);
-    char *name = text_new("%s", id);
-    list->prompt = grown ? grown : list->prompt;
-    greta_status status =
-        grown && name ? prompt_load(model, args, &text, err) : fail_memory(err);
-    if (status) {
-        free(name);
-        return status;
-    }
-    list->prompt[list->n++] = (greta_prompt){name, text.tokens.id, text.tokens.n};
-    return GRETA_OK;
-}
-
-static void list_free(prompt_list *list)
-{
-    for (size_t i = 0; i < list->n; i++) {
-        free((void *)list->prompt[i].id);
-        greta_free((void *)list->prompt[i].token);
-    }
-    free(list->prompt);
-}
-
-static int is_text(const struct dirent *entry)
-{
-    size_t n = strlen(entry->d_name);
-    return n > 4 && entry->d_name[0] != '.' && strcmp(entry->d_name + n - 4, ".txt") == 0;
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-static greta_status list_folder(prompt_list *list, const greta_model *model,
-                                const isolate_args *args, greta_error *err)
-{
-    struct dirent **entry = NULL;
-    char q[QUOTED_MAX];
-    quoted(args->prompts, strlen(args->prompts), q);
-    int n = scandir(args->prompts, &entry, is_text, by_name);
-    greta_status status = n < 0    ? fail_errno(err, "cannot read the prompts of %s", q)
-                          : n == 0 ? fail(err, GRETA_BAD_INPUT, "%s has no *.txt", q)
-                                   : GRETA_OK;
-    for (int i = 0; i < n; i++) {
-        prompt_args prompt = args->prompt;
-        char *path = text_new("%s/%s", args->prompts, entry[i]->d_name);
-        prompt.file = path;
-        entry[i]->d_name[strlen(entry[i]->d_name) - 4] = '\0';
-        if (!status) {
-            status = path ? list_add(list, model, entry[i]->d_name, &prompt, err)
-                          : fail_memory(err);
-        }
-        free(path);
-        free(entry[i]);
-    }
-    free(entry);
-    return status;
-}
-
 /* ---- The analysis ---------------------------------------------------------------------------- */
 
 static greta_isolate_options isolate_options(const isolate_args *args)
@@ -191,10 +120,10 @@ static greta_status isolate_work(const isolate_args *args, greta_status *verdict
         status = model_load(&args->model, &model, &path, err);
     }
     if (!status && args->prompts) {
-        status = list_folder(&list, model, args, err);
+        status = prompts_add_folder(&list, model, args->prompts, &args->prompt, err);
     } else if (!status && !args->from) {
-        status = list_add(&list, model, args->prompt_id ? args->prompt_id : "prompt",
-                          &args->prompt, err);
+        status = prompts_add(&list, model, args->prompt_id ? args->prompt_id : "prompt",
+                             &args->prompt, err);
     }
     if (!status) {
         status = greta_isolate(model, list.prompt, list.n, &options, args->json, &text, verdict,
@@ -203,7 +132,7 @@ static greta_status isolate_work(const isolate_args *args, greta_status *verdict
     if (!status) {
         status = output_take(text, err);
     }
-    list_free(&list);
+    prompts_free(&list);
     greta_model_release(model);
     free(path);
     return status;

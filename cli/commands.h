@@ -14,6 +14,7 @@ int command_isolate(int argc, char **argv, greta_error *err);
 int command_compare(int argc, char **argv, greta_error *err);
 int command_audit(int argc, char **argv, greta_error *err);
 int command_faults(int argc, char **argv, greta_error *err);
+int command_score(int argc, char **argv, greta_error *err);
 int command_inspect(int argc, char **argv, greta_error *err);
 int command_tokenize(int argc, char **argv, greta_error *err);
 int command_eval(int argc, char **argv, greta_error *err);

@@ -25,6 +25,7 @@ static const command table[] = {
     {"compare", "compare two traces record by record", command_compare},
     {"audit", "hold every op of a trace against the model", command_audit},
     {"faults", "list the faults that isolate can plant", command_faults},
+    {"score", "put the referee to an exam of planted faults", command_score},
     {"inspect", "show what a model file holds", command_inspect},
     {"tokenize", "text to token ids and back", command_tokenize},
     {"eval", "perplexity of a text", command_eval},

@@ -386,6 +386,34 @@ GRETA_API greta_status greta_audit(greta_model *model, const char *path, int jso
 /* The plantable faults, with bucket and description. */
 GRETA_API greta_status greta_faults(int json, char **text, greta_error *err);
 
+/* ---- The exam: planted faults and benign variants with known answers ------------------------- */
+
+typedef struct greta_score_options {
+    size_t size;
+    const char *out;    /* folder of the lines, cases*.jsonl; one that has some goes on */
+    const char *modes;  /* "fresh,warm,engine,batch"; NULL: all */
+    const char *faults; /* part of their names; NULL: all, and pairs of them */
+    int32_t one_of;     /* every n-th kind of fault only; 0: 1 */
+    int32_t n_round;    /* draws of lengths, places and triggers; 0: 1 */
+    uint64_t seed;
+    int32_t part, n_part; /* of several processes in one folder; 0, 0: the only one */
+    greta_session_options session;
+    /* Called before each case and at the end; not 0: stop, what is done is kept. May be NULL. */
+    int (*progress)(void *user, const char *what, size_t done, size_t total);
+    double (*seconds)(void *user); /* the caller's clock; NULL: no cost is told */
+    void *user;
+} greta_score_options;
+
+/* Draws the cases of a model and prompts (8 tokens or more), and sits those that have no line yet:
+ * both runs are recorded, greta_isolate or greta_compare is asked, the answer is a line. `name` is
+ * what lines call the model. */
+GRETA_API greta_status greta_score_run(greta_model *model, const char *name,
+                                       const greta_prompt *prompts, size_t n,
+                                       const greta_score_options *options, greta_error *err);
+/* What all lines of a folder say, beside simpler methods on the same cases; *text is malloc'd. */
+GRETA_API greta_status greta_score_table(const char *folder, int json, char **text,
+                                         greta_error *err);
+
 #ifdef __cplusplus
 }
 #endif

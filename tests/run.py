@@ -41,11 +41,11 @@ WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP
 SAN_LONG = ("test_fault_bits", "test_op_replay")
 WHOLE_C = ("test_engine", "test_vocabulary")
 WHOLE_PY = ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
-            "test_isolate", "test_oracle", "long_vocabulary")
+            "test_isolate", "test_oracle", "test_score", "long_vocabulary")
 SPLICED = ("test_chat", "test_hf", "test_safetensors")  # and test_vocabulary: tests/splice.h
 # What takes longest starts first, so that nothing long is left for the end.
-SLOW = ["san", "py/test_oracle", "py/test_architectures", "py/test_isolate", "matrix",
-        "py/test_pull", "py/test_chat", "py/test_bench", "golden", "san/test_simd"]
+SLOW = ["san", "py/test_score", "py/test_oracle", "py/test_architectures", "py/test_isolate",
+        "matrix", "py/test_pull", "py/test_chat", "py/test_bench", "golden", "san/test_simd"]
 
 # Programs are linked a hundred times: with the faster linker, where it is there.
 LINKER = ["LDFLAGS=-fuse-ld=lld"] if shutil.which("ld.lld") else []

@@ -34,6 +34,7 @@ ARROWS = {
     "explain": ["trace"],
     "report": ["explain"],
     "verdict": ["engine", "replay", "fault", "explain", "report"],
+    "score": ["verdict"],
 }
 PUBLIC_ONLY = ("cli", "examples")
 

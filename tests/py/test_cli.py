@@ -191,8 +191,8 @@ def test_help(cli):
     overview = answer(cli("--help")).decode()
     commands = [line.split()[0] for line in overview.splitlines()
                 if line.startswith("  ") and not line.startswith("  greta")]
-    assert {"run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize", "eval",
-            "bench", "pull", "doctor"} == set(commands)
+    assert {"run", "trace", "isolate", "compare", "audit", "faults", "score", "inspect", "tokenize",
+            "eval", "bench", "pull", "doctor"} == set(commands)
     for command in commands:
         text = answer(cli(command, "--help")).decode()
         assert text.startswith(f"usage: greta {command} ") and "--json" in text
@@ -203,8 +203,8 @@ def test_help(cli):
 def test_documented(cli):
     """docs/commands.md has a section for each command and names each of its flags."""
     text = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text()
-    for command in ("run", "trace", "isolate", "compare", "audit", "faults", "inspect", "tokenize",
-                    "eval", "bench", "pull", "doctor"):
+    for command in ("run", "trace", "isolate", "compare", "audit", "faults", "score", "inspect",
+                    "tokenize", "eval", "bench", "pull", "doctor"):
         assert f"## greta {command}" in text
         flags = re.findall(r"^  (-\w, )?(--[\w-]+)", answer(cli(command, "--help")).decode(), re.M)
         assert len(flags) > 1

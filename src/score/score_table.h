@@ -1,0 +1,51 @@
+/* score_table.h - lines of an exam read back, and what they add up to. */
+#ifndef GRETA_SCORE_TABLE_H
+#define GRETA_SCORE_TABLE_H
+
+#include "score/score.h"
+
+#include <jansson.h>
+
+typedef struct score_lines {
+    json_t **item; /* (n) one object a case, each case once */
+    size_t n, n_most;
+    size_t n_sorted; /* of item, by case */
+} score_lines;
+
+/* Adds the lines of a file; a torn last line is left out. Damage elsewhere: GRETA_BAD_INPUT. */
+greta_status score_lines_read(const char *path, score_lines *out, greta_error *err);
+/* All files of a folder; none: no lines. */
+greta_status score_files_read(const char *folder, score_lines *out, greta_error *err);
+bool score_lines_has(const score_lines *lines, const char *id);
+void score_lines_free(score_lines *lines);
+greta_status score_modes_check(const char *modes, greta_error *err);
+
+#define SCORE_CAUSES 32
+
+/* Counts over cases; a method of its own or the referee. */
+typedef struct score_tally {
+    int32_t n_fault, n_detected;              /* planted cases that change bits; alarms */
+    int32_t n_quiet, n_false;                 /* benign, clean, outside; alarms */
+    int32_t n_quiet_differs, n_false_differs; /* of them, those that differ in bits */
+    int32_t n_place, n_top1, n_top3, n_exact; /* cases with a planted op; at rank 1; within 3;
+                                                 rank 1 at the right position */
+    double rank_sum, exam_sum;                /* of n_place */
+    int32_t n_cause, n_cause_right;
+    int32_t seen[SCORE_CAUSES][SCORE_CAUSES]; /* (expected, told) */
+} score_tally;
+
+typedef struct score_sum {
+    score_tally referee, method[SCORE_METHODS];
+    int32_t n_line, n_refused, n_equal; /* equal: planted, and no bit changed */
+    int32_t n_right, n_right_confirmed; /* place and cause; CONFIRMED among them */
+    int32_t n_confirmed, n_confirmed_right, n_abstained;
+    double seconds;
+    uint64_t bytes;
+} score_sum;
+
+/* half -1: all cases. */
+void score_sum_take(const score_lines *lines, int half, score_sum *out);
+/* Unweighted mean of the F1 of every cause that is expected or told; NAN: none is. */
+double score_macro_f1(const score_tally *t);
+
+#endif
