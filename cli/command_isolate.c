@@ -15,7 +15,8 @@ typedef struct isolate_args {
     model_args model;
     prompt_args prompt;
     session_args session;
-    const char *prompts, *prompt_id, *layers, *fault, *fault_stage, *out, *from;
+    const char *prompts, *prompt_id, *layers, *fault, *fault_stage, *out, *from, *devices;
+    char device[2][64]; /* of --devices */
     int mode, e1; /* E1|E0, fresh|truncate */
     int64_t fault_layer;
     uint64_t seed, bytes_max;
@@ -36,6 +37,9 @@ static const flag isolate_flags[] = {
      .help = "E1: decode the prompt's last token again; E0: the next"},
     {.name = "--e1", .kind = FLAG_CHOICE, .value = "fresh|truncate",
      .offset = offsetof(isolate_args, e1), .help = "E1 in a fresh session, or after a dropped row"},
+    {.name = "--devices", .kind = FLAG_PATH, .value = "A,B",
+     .offset = offsetof(isolate_args, devices),
+     .help = "prefill_last on one, decode0 on the other: cpu,cuda"},
     {.name = "--layers", .kind = FLAG_PATH, .value = "LIST",
      .offset = offsetof(isolate_args, layers), .help = "of the table; default 0"},
     {.name = "--fault", .kind = FLAG_PATH, .value = "NAME", .offset = offsetof(isolate_args, fault),
@@ -58,6 +62,29 @@ static const flag isolate_flags[] = {
     {.name = "--json", .kind = FLAG_SWITCH, .offset = offsetof(isolate_args, json),
      .help = "print analysis.json instead of the tables"},
 };
+
+/* "cpu,cuda:1" into the two. */
+static greta_status devices_split(isolate_args *args, greta_error *err)
+{
+    char q[QUOTED_MAX];
+    const char *list = args->devices, *comma = list ? strchr(list, ',') : NULL;
+    if (!list) {
+        return GRETA_OK;
+    }
+    if (args->session.device) {
+        return fail(err, GRETA_USAGE, "--device and --devices: one of the two");
+    }
+    size_t n = comma ? (size_t)(comma - list) : 0, rest = comma ? strlen(comma + 1) : 0;
+    if (n == 0 || rest == 0 || strchr(comma + 1, ',') || n >= sizeof args->device[0] ||
+        rest >= sizeof args->device[1]) {
+        return fail(err, GRETA_USAGE, "--devices \"%s\" is not two devices, A,B",
+                    quoted(list, strlen(list), q));
+    }
+    memcpy(args->device[0], list, n);
+    memcpy(args->device[1], comma + 1, rest);
+    args->session.device = args->device[0];
+    return GRETA_OK;
+}
 
 static greta_status isolate_check(const isolate_args *args, greta_error *err)
 {
@@ -106,6 +133,7 @@ static greta_isolate_options isolate_options(const isolate_args *args)
         .bytes_max = args->bytes_max,
         .overwrite = args->force,
         .progress = progress_parts,
+        .device_decode = args->devices ? args->device[1] : NULL,
     };
 }
 
@@ -161,7 +189,10 @@ int command_isolate(int argc, char **argv, greta_error *err)
     if (status || line.is_help) {
         return (int)status;
     }
-    status = isolate_check(&args, err);
+    status = devices_split(&args, err);
+    if (!status) {
+        status = isolate_check(&args, err);
+    }
     if (!status) {
         status = isolate_work(&args, &verdict, err);
     }

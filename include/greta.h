@@ -364,6 +364,8 @@ typedef struct greta_isolate_options {
     int overwrite;
     void (*progress)(void *user, const char *what, size_t done, size_t total); /* may be NULL */
     void *user;
+    const char *device_decode; /* decode0 runs there, prefill_last on session.device; fresh only.
+                                  NULL: both on session.device */
 } greta_isolate_options;
 
 /* Pairs prefill_last with decode0 of each prompt and names the bucket. `model` may be NULL with

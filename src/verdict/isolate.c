@@ -266,6 +266,15 @@ static void say_run(text *t, const isolate_run *run)
         text_string(t, " --cpu ");
         say_argument(t, o->session.cpu);
     }
+    if (o->device_decode) {
+        text_string(t, " --devices ");
+        say_argument(t, o->session.device ? o->session.device : "cpu");
+        text_string(t, ",");
+        say_argument(t, o->device_decode);
+    } else if (o->session.device) {
+        text_string(t, " --device ");
+        say_argument(t, o->session.device);
+    }
     if (run->order.n > 0) {
         text_format(t, " --fault %s", run->options->fault);
         if (run->options->fault_stage) {
@@ -406,6 +415,9 @@ static greta_status options_check(const greta_model *model, const greta_isolate_
     }
     if (!o->from && !o->out) {
         return error_set(err, GRETA_USAGE, "no folder for the traces");
+    }
+    if (o->device_decode && o->mode != GRETA_E1_FRESH) {
+        return error_set(err, GRETA_USAGE, "two devices need a fresh session each: E1, fresh");
     }
     if ((unsigned)o->mode > GRETA_E0) {
         return error_set(err, GRETA_USAGE, "no such mode (E1 fresh, E1 truncate, E0)");

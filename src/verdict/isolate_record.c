@@ -348,13 +348,16 @@ static greta_status tokens_plant(const isolate_run *run, decoded *d, greta_error
     return GRETA_OK;
 }
 
-/* The session that prefilled is replaced by a fresh one. */
+/* The session that prefilled is replaced by a fresh one, perhaps on another device. */
 static greta_status record_fresh(const isolate_run *run, const greta_prompt *prompt,
                                  const isolate_files *files, decoded *d, greta_error *err)
 {
+    greta_session_options options = run->options->session;
+    const char *other = run->options->device_decode;
+    options.device = other ? other : options.device;
     GRETA_TRY(prefill_trace(run, d->session, prompt, files->path[0], err));
     greta_session_free(d->session);
-    GRETA_TRY(greta_session_new(run->model, &run->options->session, &d->session, err));
+    GRETA_TRY(greta_session_new(run->model, &options, &d->session, err));
     GRETA_TRY(isolate_plant(run, d->session, -1, &d->planted, err));
     GRETA_TRY(tokens_plant(run, d, err));
     isolate_decode part = {d->session, d->prompt, 0, d->planted, files->path[1]};
