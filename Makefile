@@ -63,7 +63,8 @@ TESTS  := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 REFERENCE := reference oldinterface otherarithmetic misnamed
 GPU     ?=
 EMU     ?= $(if $(SAN),,emu)
-GPU_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU) $(EMU))
+VENDOR_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU))
+GPU_PLUGINS := $(VENDOR_PLUGINS) $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(EMU))
 PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(REFERENCE))
 
 Q   := $(if $(V),,@)
@@ -74,7 +75,7 @@ comma := ,
 # ---- Build ---------------------------------------------------------------------------------------
 
 .PHONY: all lib tools plugins warnings check check-hf check-peer ulp check-long golden golden-kit
-.PHONY: demo deps install
+.PHONY: check-gpu demo deps install
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -204,6 +205,11 @@ check-hf: $(BUILD)/greta ## against Hugging Face transformers: 6 GB in HF_VENV; 
 check-peer: all deps ## beside a llama.cpp: PEER=its source, PEER_LIB=its libraries (PEER/build/bin)
 	@sh tests/peer/run.sh '$(BUILD)' '$(PEER)' '$(PEER_LIB)' $(if $(T),-k '$(T)')
 
+DEVICE ?= cuda
+DEVICE_PLUGIN := $(BUILD)/plugins/libgreta-$(firstword $(subst :, ,$(DEVICE))).so
+check-gpu: deps $(DEVICE_PLUGIN) ## a device against the CPU, bit for bit: DEVICE=cuda:1, hip, emu
+	@python3 tests/run.py --device '$(DEVICE)' --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
+
 golden: tools ## add digests of a new arithmetic version or weight type; FORCE=1 changes any
 	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \
 	    $(BUILD)/tools/golden_tool write tests/golden $(if $(FORCE),force)
@@ -223,7 +229,7 @@ demo:      ## the main job on a real model, in under a minute after the download
 	@+$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/greta
 	@sh examples/demo.sh $(BUILD)
 
-install: lib $(BUILD)/greta ## install program, library, header and pkg-config file; PREFIX, DESTDIR
+install: lib $(BUILD)/greta $(VENDOR_PLUGINS) ## install all but tests; PREFIX, DESTDIR, GPU
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/greta $(DESTDIR)$(PREFIX)/bin/greta
 	install -m 644 include/greta.h $(DESTDIR)$(PREFIX)/include/greta.h
@@ -231,6 +237,8 @@ install: lib $(BUILD)/greta ## install program, library, header and pkg-config f
 	install -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
 	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libgreta.so
+	$(if $(GPU),install -d $(DESTDIR)$(LIBDIR)/greta && install -m 755 $(VENDOR_PLUGINS) \
+	    $(DESTDIR)$(LIBDIR)/greta)
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 	    greta.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/greta.pc
 
@@ -238,7 +246,8 @@ uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/greta $(DESTDIR)$(PREFIX)/include/greta.h \
 	      $(DESTDIR)$(LIBDIR)/pkgconfig/greta.pc $(DESTDIR)$(LIBDIR)/libgreta.a \
 	      $(DESTDIR)$(LIBDIR)/libgreta.so $(DESTDIR)$(LIBDIR)/$(SONAME) \
-	      $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+	      $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/greta/libgreta-cuda.so \
+	      $(DESTDIR)$(LIBDIR)/greta/libgreta-hip.so
 
 clean:     ## remove BUILD
 	rm -rf $(BUILD)

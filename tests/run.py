@@ -481,6 +481,42 @@ def jobs_long(run):
     return jobs
 
 
+def device_find(run, device):
+    """Which device of `greta doctor` a name means: its own name; or None and why there is none."""
+    name, _, number = device.partition(":")
+    env = {**run.env, "GRETA_PLUGIN_DIR": str(run.build / "plugins")}
+    done = subprocess.run([run.build / "greta", "doctor", "--json"], env=env, text=True,
+                          capture_output=True)
+    told = json.loads(done.stdout) if done.returncode == 0 else {"plugins": []}
+    for plugin in told["plugins"]:
+        if plugin["name"] == name:
+            devices = {one["number"]: one for one in plugin["devices"]}
+            found = devices.get(int(number or 0), {"error": plugin.get("error", "no such device")})
+            return found.get("name"), found.get("error", "")
+    return None, f"no plugin libgreta-{name}.so (make GPU={name})"
+
+
+def jobs_gpu(run, device):
+    """`make check-gpu`: the matrix of a device against the CPU, its ops, faults and isolate."""
+    plugins = run.build / "plugins"
+    plugin = plugins / f"libgreta-{device.partition(':')[0]}.so"
+    tool = [run.build / "tools/matrix_tool", "--device", device, plugins]
+    jobs = [Job("gpu/ops", [], tap_job(run, "gpu/ops", [run.build / "tests/test_gpu"],
+                                       SECONDS_LONG, GRETA_GPU_PLUGIN=str(plugin))),
+            Job("gpu/sessions", [],
+                tap_job(run, "gpu/sessions", [run.build / "tests/test_device", "all"],
+                        SECONDS_LONG, GRETA_TEST_DEVICE=device)),
+            Job("gpu/archs", [], tap_job(run, "gpu/archs", [*tool, "archs", SEED], SECONDS_LONG))]
+    if not run.offline:
+        prompts = [ROOT / "prompts" / name
+                   for name in ("p0_short.txt", "p4_sys.txt", "p6_long.txt")]
+        command = [*tool, "model", run.env["GRETA_SMOLLM2"], SEED, *prompts]
+        jobs.append(Job("gpu/smollm2", [], tap_job(run, "gpu/smollm2", command, SECONDS_LONG)))
+    return jobs + [Job(f"gpu/{weights}", [], tap_job(run, f"gpu/{weights}",
+                                                     [*tool, "full", weights], SECONDS_LONG))
+                   for weights in WEIGHTS]
+
+
 def selected(job, words):
     """A word names a job or a family (`san`, `py`), or a part of the name of a C or Python test."""
     family, _, test = job.name.partition("/")
@@ -570,6 +606,7 @@ def main():
     parser.add_argument("--san", default="")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--long", action="store_true", help="the long tests instead")
+    parser.add_argument("--device", help="the tests of a device instead: cuda, hip:1")
     parser.add_argument("words", nargs="*", help="parts: gguf,py,san/test_gguf,tidy; none: all")
     options = parser.parse_args()
     words = [word for argument in options.words for word in argument.split(",") if word]
@@ -578,7 +615,14 @@ def main():
     start = time.monotonic()
     results = prepare(run)
     if not any(counts.failed for counts in results.values()):
-        jobs = jobs_long(run) if options.long else jobs_of(run)
+        if options.device:
+            found, why = device_find(run, options.device)
+            print(f"device {options.device}: {found}" if found else
+                  f"there is no device {options.device} here: {why}; nothing was compared")
+            if not found:
+                return 1
+        jobs = (jobs_gpu(run, options.device) if options.device else
+                jobs_long(run) if options.long else jobs_of(run))
         chosen = [job for job in jobs if selected(job, words)]
         names = {job.name for job in chosen} | {need for job in chosen for need in job.needs}
         results |= run_jobs(run, [job for job in jobs if job.name in names])
