@@ -37,11 +37,11 @@ def library(path):
         return fields[f"tokenizer.ggml.{name}"].contents()
 
     unknown = key("unknown_token_id")
-    proto = b""
+    parts = []
     for i, piece in enumerate(zip(key("tokens"), key("scores"), key("token_type"))):
         text, score, kind = piece
         text = text.replace(" ", MARK) if kind == USER else text
-        proto += piece_field([text, score, UNKNOWN if i == unknown else kind])
+        parts.append(piece_field([text, score, UNKNOWN if i == unknown else kind]))
     # TrainerSpec: model type, byte fallback, ids and names of the four; NormalizerSpec: no prefix,
     # all white space kept, blanks escaped.
     trainer = field(3, BPE) + field(35, 1)
@@ -50,8 +50,8 @@ def library(path):
         trainer += field(40 + at, found) + field(45 + at, key("tokens")[found].encode())
     normalizer = (field(1, b"identity") + field(2, b"") + field(3, int(key("add_space_prefix"))) +
                   field(4, 0) + field(5, 1))
-    proto += field(2, trainer) + field(3, normalizer)
-    return sentencepiece.SentencePieceProcessor(model_proto=proto)
+    parts += [field(2, trainer), field(3, normalizer)]
+    return sentencepiece.SentencePieceProcessor(model_proto=b"".join(parts))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_ids_and_text(gemma3):
     used = {i for answer in answers for i in answer.ids}
     assert len(used) > 20000, len(used)
     decoded = ask(gemma3, [decode(answer.ids) for answer in answers])
-    assert [answer.data.decode() for answer in decoded] == texts
+    # The mark of a blank in a text cannot be told from a blank.
+    assert [answer.data.decode() for answer in decoded] == [t.replace(MARK, " ") for t in texts]
 
 
 def test_any_bytes(gemma3):
