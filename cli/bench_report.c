@@ -151,11 +151,12 @@ json_t *bench_json(const bench *b)
     char cpu[512];
     cpu_brand(cpu);
     return json_pack(
-        "{s:s, s:i, s:o, s:s, s:i, s:s, s:s, s:b, s:i, s:i, s:I, s:o, s:o, s:o, s:o, "
+        "{s:s, s:i, s:o, s:s, s:s, s:i, s:s, s:s, s:b, s:i, s:i, s:I, s:o, s:o, s:o, s:o, "
         "s:{s:I, s:I, s:I, s:I}, s:{s:s, s:o, s:o}, s:o, s:o}",
         "greta", greta_version().library, "arithmetic", greta_version().arithmetic, "cpu",
-        json_text(cpu, strlen(cpu)), "kernels", o->cpu, "threads", o->n_thread, "kv",
-        o->kv == GRETA_KV_F32 ? "f32" : "f16", "act", o->act == GRETA_ACT_F32 ? "f32" : "q8",
+        json_text(cpu, strlen(cpu)), "kernels", o->cpu, "device", o->device, "threads",
+        o->n_thread, "kv", o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
+        o->act == GRETA_ACT_F32 ? "f32" : "q8",
         "packed", b->cost.memory_packed > 0, "n_ctx", o->n_ctx, "n_chunk", o->n_chunk, "repeat",
         (json_int_t)b->args->repeat, "seed",
         json_sprintf("%llu", (unsigned long long)b->args->seed), "model", json_model(b),
@@ -186,8 +187,9 @@ static void print_machine(const bench *b)
 {
     const greta_session_options *o = &b->options;
     char text[512], q[QUOTED_MAX], size[5][32];
-    printf("greta %s, %s, kernels %s, threads %d, act %s, kv %s\n", greta_version().library,
-           cpu_brand(text), o->cpu, o->n_thread, o->act == GRETA_ACT_F32 ? "f32" : "q8",
+    printf("greta %s, %s, kernels %s, device %s, threads %d, act %s, kv %s\n",
+           greta_version().library, cpu_brand(text), o->cpu, o->device, o->n_thread,
+           o->act == GRETA_ACT_F32 ? "f32" : "q8",
            o->kv == GRETA_KV_F32 ? "f32" : "f16");
     printf("model    %s: %.1f M parameters, weights %s\n",
            quoted(b->info.name, strlen(b->info.name), q), (double)b->info.n_parameters / 1e6,

@@ -133,6 +133,10 @@ static greta_status bench_open(bench *b, const char *model, greta_error *err)
         return status;
     }
     b->options = greta_session_describe(b->session);
+    if (strcmp(b->options.device, "cpu") != 0) {
+        note("peaks and read bandwidth are this CPU's: shares of them say nothing of %s",
+             b->options.device);
+    }
     b->cost = greta_session_cost(b->session);
     b->bytes_resident = resident_bytes();
     if (list_max(&b->batch) > b->options.n_chunk) {

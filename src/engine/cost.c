@@ -6,7 +6,7 @@
  * implementation adds (scales, corrections, a layout with padding, attention's own arithmetic) is
  * not counted, except in bytes_read.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 static void cost_matmul(const greta_session *s, const op *o, greta_cost *cost)
 {
@@ -23,7 +23,9 @@ static void cost_matmul(const greta_session *s, const op *o, greta_cost *cost)
     cost->bytes_weights += bytes;
     weight_view one =
         o->kind == OP_EXPERT_MATMUL ? weight_view_expert(view, o->n_expert, 0) : *view;
-    cost->bytes_read += packed_view(s, session_table(s, o), &one)
+    const device *d = s->device;
+    cost->bytes_read += d ? d->plugin->weight_bytes(w->type, n_row, w->n_col)
+                        : packed_view(s, session_table(s, o), &one)
                             ? s->table->packed_bytes(w->type, n_row, w->n_col)
                             : bytes;
     for (int with_logits = is_of_logits; with_logits < 2; with_logits++) {
