@@ -551,12 +551,24 @@ void observer_selection(const greta_trace_options *o, trace_header *h)
     copy_text(h->selection_tokens, sizeof h->selection_tokens, o->tokens, "all");
 }
 
+/* What the kernels of the session claim, those of an override included: one whose results are only
+ * near to the definition makes the whole trace one of another arithmetic. */
+static void header_arithmetic(const greta_session *s, trace_header *h)
+{
+    const char *rounding = s->table->rounding;
+    for (int32_t i = 0; i < s->override.n_op; i++) {
+        const char *of_op = session_table(s, &s->override.op[i])->rounding;
+        rounding = of_op ? of_op : rounding;
+    }
+    h->arithmetic = rounding ? 0 : ARITHMETIC_VERSION;
+    copy_text(h->rounding, sizeof h->rounding, rounding, "");
+}
+
 void observer_header(greta_session *s, const greta_trace_options *o, trace_header *h)
 {
     const config *c = &s->model->cfg;
     *h = (trace_header){
         .format = TRACE_FORMAT_VERSION,
-        .arithmetic = ARITHMETIC_VERSION,
         .stage_list = STAGE_LIST_VERSION,
         .model_hash = model_file_hash(s->model),
         .tokenizer_hash = model_tokenizer_hash(s->model),
@@ -581,6 +593,7 @@ void observer_header(greta_session *s, const greta_trace_options *o, trace_heade
               "");
     copy_text(h->device, sizeof h->device, s->device ? s->device->info.name : NULL, "");
     copy_text(h->compiler, sizeof h->compiler, __VERSION__, "");
+    header_arithmetic(s, h);
     observer_selection(o, h);
 }
 

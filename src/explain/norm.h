@@ -100,6 +100,8 @@ typedef struct finding {
     bool is_hidden;               /* B: the kernel used another number than it was given */
     double eps_min, eps_max;      /* solved from the accused side's inverse rms, see norm_evidence;
                                      empty when eps_min > eps_max */
+    bool is_benign;               /* another precision or order of summation, where the run does not
+                                     claim our bits: no fault */
     bool changed_no_bit;          /* an operand or number is wrong, the output is not (EQUAL) */
     bool is_inherited_too;        /* beside the fault, the proper inputs of the sides differ */
     int32_t n_fit;                /* every hypothesis that reproduces the accused output; they point

@@ -14,6 +14,10 @@
  *                             others too, or none    SUSPECTED
  *     any      yes            as read                EQUAL, changed_no_bit
  *                             not as read            INSTRUMENT_SUSPECT
+ *
+ * Where a run does not claim our bits, to fit is to lie within bounds. Then a precision policy that
+ * explains the row is no fault (benign), and a hidden fault of a run that does not say its class of
+ * rounding is SUSPECTED at most.
  */
 #include "explain/op_judge.h"
 
@@ -198,6 +202,15 @@ static cause cause_of_fit(const op_trial *t, side s, const evidence *item)
     return is_intact ? CAUSE_KERNEL_MATH : item->cause;
 }
 
+/* Whether a hypothesis gives the record: its bits, or for a run held to bounds a row within them,
+ * which leaves no other order to be thought of. */
+static bool is_fit(const op_evidence *e, const evidence *item)
+{
+    return e->is_bounded
+               ? item->is_within && item->role == EVIDENCE_CHANGE
+               : item->fits && (item->role == EVIDENCE_CHANGE || item->role == EVIDENCE_ORDER);
+}
+
 /* A number that was solved from the record fits whatever changes a row by one factor: such
  * hypotheses stand behind those without a free number, and count where none of these is a fault. */
 static void fits_collect(const op_trial *t, side s, finding *f)
@@ -207,8 +220,7 @@ static void fits_collect(const op_trial *t, side s, finding *f)
     for (int solved = 0; solved < 2; solved++) {
         for (int32_t i = 0; i < e->n && f->n_fit < EVIDENCE_MAX; i++) {
             const evidence *item = &e->item[i];
-            bool is_hypothesis = item->role == EVIDENCE_CHANGE || item->role == EVIDENCE_ORDER;
-            if (item->fits && is_hypothesis && item->is_solved == (solved > 0)) {
+            if (is_fit(e, item) && item->is_solved == (solved > 0)) {
                 f->fit[f->n_fit++] = item;
                 causes[solved] |= BIT(cause_of_fit(t, s, item));
             }
@@ -242,6 +254,23 @@ static bool is_contradicted(const op_evidence *e)
     return false;
 }
 
+/* Hypotheses give the output. Rounding and policy are asked before any fault. */
+static void judge_fits(const op_trial *t, side s, finding *f)
+{
+    const op_evidence *e = t->evidence[s];
+    bool is_rounding = f->fit_causes & BIT(CAUSE_ROUNDING);
+    bool is_policy = e->is_bounded && (f->fit_causes & BIT(CAUSE_PRECISION_POLICY));
+    f->cause = is_rounding ? CAUSE_ROUNDING
+               : is_policy ? CAUSE_PRECISION_POLICY
+                           : cause_of_fit(t, s, f->fit[0]);
+    const evidence *lead = fit_lead(t, s, f, f->cause);
+    bool is_proof = is_single(f->fit_causes) && !lead->is_solved &&
+                    (!e->is_bounded || e->is_declared || is_policy);
+    f->state = is_proof ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
+    f->is_benign = is_policy && !e->is_declared;
+    phrase_add(f, "%s", lead->phrase);
+}
+
 static void judge_hidden(const op_trial *t, side s, finding *f)
 {
     const trace_record *r = t->check[s].record;
@@ -253,12 +282,15 @@ static void judge_hidden(const op_trial *t, side s, finding *f)
     fits_collect(t, s, f);
     f->is_hidden = true;
     if (f->n_fit > 0) {
-        bool is_rounding = f->fit_causes & BIT(CAUSE_ROUNDING);
-        f->cause = is_rounding ? CAUSE_ROUNDING : cause_of_fit(t, s, f->fit[0]);
-        const evidence *lead = fit_lead(t, s, f, f->cause);
-        f->state =
-            is_single(f->fit_causes) && !lead->is_solved ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
-        phrase_add(f, "%s", lead->phrase);
+        judge_fits(t, s, f);
+        return;
+    }
+    if (t->evidence[s]->is_bounded && t->evidence[s]->within) {
+        f->state = VERDICT_SUSPECTED;
+        f->cause = CAUSE_PRECISION_POLICY;
+        f->fit_causes = BIT(f->cause);
+        f->is_benign = true;
+        phrase_add(f, "within the bounds of %s", t->evidence[s]->within);
         return;
     }
     uint64_t n_in = 0;
@@ -374,6 +406,37 @@ static bool operands_differ(const op_trial *t)
     return differ;
 }
 
+/* Whether a side is held to bounds. */
+static bool is_bounded(const op_trial *t)
+{
+    return (t->evidence[SIDE_A] && t->evidence[SIDE_A]->is_bounded) ||
+           (t->evidence[SIDE_B] && t->evidence[SIDE_B]->is_bounded);
+}
+
+/* Whether the sides claim nothing wider than roundings to binary32. */
+static bool is_only_rounding(const op_trial *t)
+{
+    bool is_only = true;
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        const char *within = t->evidence[s]->within;
+        is_only = is_only && (!within || strcmp(within, "f32") == 0);
+    }
+    return is_only;
+}
+
+static void describe_bounds(const op_trial *t, finding *f)
+{
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        const op_evidence *e = t->evidence[s];
+        char ratio[NUMBER_MAX];
+        if (e->is_bounded && !isnan(e->f64_ratio_recorded)) {
+            phrase_add(f, "run %c within %s of the bounds of %s", s == SIDE_A ? 'A' : 'B',
+                       number_scientific(e->f64_ratio_recorded, 2, ratio),
+                       e->within ? e->within : "bits");
+        }
+    }
+}
+
 static void judge_accused(const finding *judged, finding *out)
 {
     bool a = finding_is_accused(&judged[SIDE_A]), b = finding_is_accused(&judged[SIDE_B]);
@@ -406,14 +469,20 @@ void op_judge_pair(const op_trial *t, const finding judged[SIDE_COUNT], finding 
         return;
     }
     for (side s = SIDE_A; s < SIDE_COUNT; s++) {
-        if (judged[s].state == VERDICT_UNMEASURED || judged[s].changed_no_bit) {
+        if (judged[s].state == VERDICT_UNMEASURED || judged[s].changed_no_bit ||
+            judged[s].is_benign) {
             *out = judged[s];
             return;
         }
     }
     finding_init(out);
     bool is_equal = hash_equal(a->out[0].hash, b->out[0].hash);
-    if (is_equal) {
+    if (!is_equal && !operands_differ(t) && is_bounded(t)) {
+        out->state = VERDICT_CONFIRMED;
+        out->cause = is_only_rounding(t) ? CAUSE_ROUNDING : CAUSE_PRECISION_POLICY;
+        out->is_benign = true;
+        describe_bounds(t, out);
+    } else if (is_equal) {
         phrase_add(out, operands_differ(t) ? "operands differ, and no bit of the output"
                                            : "no bit differs");
     } else if (operands_differ(t)) {

@@ -27,11 +27,11 @@ void op_judge_side(const op_trial *t, side s, finding *out);
 /* Two runs' findings of one op as one: accused sides, or INHERITED, EQUAL, UNMEASURED. */
 void op_judge_pair(const op_trial *t, const finding judged[SIDE_COUNT], finding *out);
 
-/* Whether a run introduced something here. */
+/* Whether a run introduced something here that its contract does not allow. */
 static inline bool finding_is_accused(const finding *f)
 {
-    return f->state == VERDICT_CONFIRMED || f->state == VERDICT_SUSPECTED ||
-           f->state == VERDICT_INCONCLUSIVE;
+    return !f->is_benign && (f->state == VERDICT_CONFIRMED || f->state == VERDICT_SUSPECTED ||
+                             f->state == VERDICT_INCONCLUSIVE);
 }
 
 #endif

@@ -333,8 +333,18 @@ static bool is_hashed(const trace_tensor *t)
     return t->hash.ordered != 0 || t->hash.bag != 0;
 }
 
+/* A writer may take none. */
+static bool has_statistics(const trace_tensor *t)
+{
+    return t->min < 0 || t->max > 0 || t->sumsq > 0 || t->n_nonfinite > 0;
+}
+
+/* Equal hashes with other statistics are no equal rows: an instrument is wrong. */
 static bool statistics_differ(const trace_tensor *a, const trace_tensor *b)
 {
+    if (!has_statistics(a) || !has_statistics(b)) {
+        return false;
+    }
     return hash_float_bits(a->min) != hash_float_bits(b->min) ||
            hash_float_bits(a->max) != hash_float_bits(b->max) ||
            hash_float_bits(a->sumsq) != hash_float_bits(b->sumsq) ||

@@ -75,34 +75,42 @@ static const control_kind controls[] = {
     {"order-lanes",
      "sums of 16 lanes and a tree, in norms and products",
      CAUSE_ROUNDING,
+     "f32",
      {.rms_norm = norm_lanes, .matmul = matmul_lanes}},
     {"order-backwards",
      "norms in one accumulator, products from the last term to the first",
      CAUSE_ROUNDING,
+     "f32",
      {.rms_norm = norm_in_order, .matmul = matmul_backwards}},
     {"not-fused",
      "no fused operations in products, rotation and attention",
      CAUSE_ROUNDING,
+     "f32",
      {.matmul = matmul_not_fused, .rope = rope_not_fused, .attention = attention_not_fused}},
     {"exp-libm",
      "exp and tanh of the C library, in attention and activations",
      CAUSE_ROUNDING,
+     "f32",
      {.glu = glu_libm, .attention = attention_libm_exp}},
     {"attention-plain",
      "attention over all positions at once, without tiles",
      CAUSE_ROUNDING,
+     "f32",
      {.attention = attention_plain}},
     {"attention-tiles-16",
      "attention in tiles of 16 positions",
      CAUSE_ROUNDING,
+     "f32",
      {.attention = attention_tiles_16}},
     {"quantize-per-256",
      "one scale for 256 activations",
      CAUSE_PRECISION_POLICY,
+     "",
      {.quantize = quantize_per_256}},
     {"kv-bf16",
      "keys and values rounded to bfloat16 first",
      CAUSE_PRECISION_POLICY,
+     "",
      {.kv_store = store_bf16}},
 };
 
@@ -135,5 +143,6 @@ kernel_table control_table(const control_kind *kind, const kernel_table *table)
 {
     kernel_table varied = *table;
     kernels_replace(&varied, &kind->kernel);
+    varied.rounding = kind->rounding;
     return varied;
 }

@@ -2,8 +2,9 @@
  *
  * A referee that calls one of them a fault raises a false alarm. They are whole kernels of the kind
  * other engines have: another order of summation, no fused operations, another exp, attention in
- * one piece, another quantiser. All ops of a list run the variant. What a session can be asked for
- * (threads, kernels, chunk, KV type, activation contract) is no variant.
+ * one piece, another quantiser. All ops of a list run the variant, and their table says what class
+ * of rounding it claims, so that traces do not promise the bits of docs/numerics.md. What a session
+ * can be asked for (threads, kernels, chunk, KV type, activation contract) is no variant.
  */
 #ifndef GRETA_FAULT_CONTROL_H
 #define GRETA_FAULT_CONTROL_H
@@ -14,8 +15,9 @@
 
 typedef struct control_kind {
     const char *name, *description;
-    cause cause;         /* the right answer: CAUSE_ROUNDING or CAUSE_PRECISION_POLICY */
-    kernel_table kernel; /* entries that are not NULL */
+    cause cause;          /* the right answer: CAUSE_ROUNDING or CAUSE_PRECISION_POLICY */
+    const char *rounding; /* what its kernels claim (kernel_table); "": nothing */
+    kernel_table kernel;  /* entries that are not NULL */
 } control_kind;
 
 const control_kind *control_kinds(size_t *n);

@@ -171,6 +171,9 @@ typedef struct expert_weights_args {
 
 typedef struct kernel_table {
     const char *name; /* "ref", "ref-avx2": written into traces */
+    /* NULL: every bit as docs/numerics.md defines it. Else the results of these kernels are only as
+     * near as their class of replay/op_bound.h says ("f32"; "": no class is claimed). */
+    const char *rounding;
     void (*embed)(const embed_args *a);
     void (*rms_norm)(norm_args *a);
     /* Values [first, last) of a row of k, both multiples of ACT_BLOCK. */

@@ -20,6 +20,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define FLOAT_MOST 0x1.fffffep+127
 #define HALF_MOST  65504.0
@@ -27,43 +28,71 @@
 /* ---- The classes ----------------------------------------------------------------------------- */
 
 static const struct {
-    const char *text;
+    const char *name, *text;
     noise noise;
 } classes[BOUND_CLASS_COUNT] = {
-    [BOUND_SOUND] = {"operands as recorded, sums in binary32 or wider in any order, fused or not, "
+    [BOUND_SOUND] = {"f32",
+                     "operands as recorded, sums in binary32 or wider in any order, fused or not, "
                      "functions as exact as docs/numerics.md says, no flush to zero",
                      {.u_sum = U}},
-    [BOUND_CALIBRATED] = {"as sound, with errors that wander: 8 u S, and 2 sqrt(n) u |y| more",
+    [BOUND_CALIBRATED] = {"calibrated",
+                          "as sound, with errors that wander: 8 u S, and 2 sqrt(n) u |y| more",
                           {.u_sum = U, .is_calibrated = true}},
-    [BOUND_ACT_Q8] = {"as sound, and 8-bit activations, a scale per 32 values in f32 or f16",
+    [BOUND_ACT_Q8] = {"act_q8",
+                      "as sound, and 8-bit activations, a scale per 32 values in f32 or f16",
                       {.u_sum = U, .width = 32}},
-    [BOUND_ACT_Q8_256] = {"as sound, and 8-bit activations, a scale per 256 values in f32 or f16",
+    [BOUND_ACT_Q8_256] = {"act_q8_256",
+                          "as sound, and 8-bit activations, a scale per 256 values in f32 or f16",
                           {.u_sum = U, .width = 256}},
     [BOUND_STORE_F16] =
-        {"as sound, and rows kept in binary16",
+        {"store_f16",
+         "as sound, and rows kept in binary16",
          {.u_sum = U, .u_row = U_F16, .tiny_row = TINY_F16, .is_stored = true, .most = HALF_MOST}},
-    [BOUND_STORE_BF16] = {"as sound, and rows kept in bfloat16",
+    [BOUND_STORE_BF16] = {"store_bf16",
+                          "as sound, and rows kept in bfloat16",
                           {.u_sum = U, .u_row = U_BF16, .tiny_row = TINY_BF16, .is_stored = true}},
-    [BOUND_KV_F16] = {"as sound, and the cache in binary16",
+    [BOUND_KV_F16] = {"kv_f16",
+                      "as sound, and the cache in binary16",
                       {.u_sum = U, .u_kv = U_F16, .tiny_kv = TINY_F16}},
-    [BOUND_INPUT_TF32] = {"as sound, and factors of products rounded to TF32",
+    [BOUND_INPUT_TF32] = {"input_tf32",
+                          "as sound, and factors of products rounded to TF32",
                           {.u_sum = U, .u_factor = U_TF32, .tiny_factor = TINY_TF32}},
     [BOUND_INPUT_F16] =
-        {"as sound, and factors of products rounded to binary16",
+        {"input_f16",
+         "as sound, and factors of products rounded to binary16",
          {.u_sum = U, .u_factor = U_F16, .tiny_factor = TINY_F16, .most = HALF_MOST}},
-    [BOUND_INPUT_BF16] = {"as sound, and factors of products rounded to bfloat16",
+    [BOUND_INPUT_BF16] = {"input_bf16",
+                          "as sound, and factors of products rounded to bfloat16",
                           {.u_sum = U, .u_factor = U_BF16, .tiny_factor = TINY_BF16}},
-    [BOUND_SUM_F16] = {"as sound, but sums of products in binary16",
+    [BOUND_SUM_F16] = {"sum_f16",
+                       "as sound, but sums of products in binary16",
                        {.u_sum = U_F16, .tiny_sum = TINY_F16, .most = HALF_MOST}},
-    [BOUND_SUM_BF16] = {"as sound, but sums of products in bfloat16",
+    [BOUND_SUM_BF16] = {"sum_bf16",
+                        "as sound, but sums of products in bfloat16",
                         {.u_sum = U_BF16, .tiny_sum = TINY_BF16}},
-    [BOUND_ANGLES_F32] = {"as sound, and rotary angles in binary32, by products or by powers",
+    [BOUND_ANGLES_F32] = {"angles_f32",
+                          "as sound, and rotary angles in binary32, by products or by powers",
                           {.u_sum = U, .u_angle = U}},
 };
 
 const char *bound_class_text(bound_class of)
 {
     return (unsigned)of < BOUND_CLASS_COUNT ? classes[of].text : "?";
+}
+
+const char *bound_class_name(bound_class of)
+{
+    return (unsigned)of < BOUND_CLASS_COUNT ? classes[of].name : "?";
+}
+
+bound_class bound_class_find(const char *name)
+{
+    int of = 0;
+    while (of < BOUND_CLASS_COUNT &&
+           (of == BOUND_CALIBRATED || strcmp(classes[of].name, name) != 0)) {
+        of++;
+    }
+    return (bound_class)of;
 }
 
 double noise_gamma(double n, double u)
@@ -228,6 +257,18 @@ static greta_status bound_norm(const bounding *b)
     return GRETA_OK;
 }
 
+/* Another width or precision of scales: both codes are at most half a step from the value. */
+static double requantized(const bounding *b, int64_t at, double step)
+{
+    int64_t width = b->noise.width, first = width > 0 ? at / width * width : 0;
+    double most = 0.0;
+    for (int64_t i = first; i < first + width && i < b->c->out.n; i++) {
+        double x = fabs(op_value_at(&b->c->in[0], i));
+        most = x > most ? x : most;
+    }
+    return width > 0 ? most / 127.0 * (0.5 + 127.0 * (U_F16 + 4 * U)) + step / 2 : 0.0;
+}
+
 /* Codes are exact but where a value lies so near the middle of two that roundings decide. */
 static greta_status bound_quantize(const bounding *b)
 {
@@ -237,12 +278,12 @@ static greta_status bound_quantize(const bounding *b)
             double x = fabs(op_value_at(&b->c->in[0], i));
             most = x > most ? x : most;
         }
-        double step = most / 127.0;
+        double step = most / 127.0, other = requantized(b, at, step);
         for (int64_t i = at; i < at + ACT_BLOCK; i++) {
             double x = fabs(op_value_at(&b->c->in[0], i)), codes = step > 0 ? x / step : 0.0;
             double to_middle = fabs(codes - floor(codes) - 0.5);
             double flip = to_middle <= 127.0 * 4 * U ? step : 0.0;
-            b->out[i] = flip * (1.0 + 2 * U) + noise_gamma(2, U) * (x + step) + 0x1p-140;
+            b->out[i] = flip * (1.0 + 2 * U) + noise_gamma(2, U) * (x + step) + 0x1p-140 + other;
         }
     }
     return GRETA_OK;

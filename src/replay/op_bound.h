@@ -34,6 +34,10 @@ typedef enum bound_class {
     BOUND_CLASS_COUNT
 } bound_class;
 
+/* "f32" of SOUND, "store_f16": as the header of a trace claims it. */
+const char *bound_class_name(bound_class of);
+/* BOUND_CLASS_COUNT: no class has this name ("calibrated" is no claim that holds for all data). */
+bound_class bound_class_find(const char *name);
 /* One line: what every engine of the class does, and what is assumed of the record. */
 const char *bound_class_text(bound_class of);
 

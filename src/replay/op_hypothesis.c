@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/text.h"
 #include "replay/change.h"
+#include "replay/op_bound.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -103,6 +104,7 @@ typedef struct tries {
     const op_trial_terms *trial;
     const kernel_table *table;
     op_output y;
+    double *bound; /* (recorded->n) of the case in hand; NULL: trial->bound */
     evidence *item;
     row_hash *result; /* (n) */
     int32_t n, capacity;
@@ -171,7 +173,10 @@ static void item_judge(const tries *t, evidence *item)
     for (int64_t i = 0; i < recorded->n; i++) {
         value_judge(item, value_of(t->y.type, t->y.values, t->y.n, i),
                     value_of(recorded->type, recorded->values, recorded->n, i),
-                    t->trial->bound ? t->trial->bound[i] : -1.0, i);
+                    t->bound          ? (isfinite(t->bound[i]) ? 2 * t->bound[i] : 0)
+                    : t->trial->bound ? t->trial->bound[i]
+                                      : -1.0,
+                    i);
     }
     item->fits = same_bits(&t->y, recorded);
 }
@@ -213,6 +218,9 @@ static greta_status try_case(tries *t, const op_case *c, const evidence *told, g
     }
     memset(t->y.values, 0, t->y.bytes);
     GRETA_TRY(op_replay(t->table, c, &t->y, err));
+    if (t->bound) {
+        GRETA_TRY(op_bound(c, t->trial->contract, BOUND_CALIBRATED, t->bound, err));
+    }
     item_add(t, told);
     return GRETA_OK;
 }
@@ -244,7 +252,14 @@ static greta_status try_one(tries *t, const hypothesis *h, greta_error *err)
 static greta_status try_all(tries *t, greta_error *err)
 {
     evidence healthy = {.role = EVIDENCE_HEALTHY, .cause = CAUSE_NONE, .phrase = "healthy"};
+    size_t n = (size_t)t->trial->recorded->n;
     GRETA_TRY(op_output_new(t->healthy, &t->y, err));
+    if (t->trial->contract) {
+        t->bound = malloc(n * sizeof *t->bound);
+        if (!t->bound) {
+            return error_memory(err, "bounds", n * sizeof *t->bound);
+        }
+    }
     GRETA_TRY(try_case(t, t->healthy, &healthy, err));
     for (size_t i = 0; i < TABLES; i++) {
         for (int32_t r = 0; r < tables[i]->n; r++) {
@@ -277,6 +292,7 @@ greta_status op_try(const op_case *c, const op_around *around, const op_trial_te
                .table = op_replay_table(trial->recorded_by)};
     greta_status status = try_all(&t, err);
     op_output_free(&t.y);
+    free(t.bound);
     free(t.result);
     if (status != GRETA_OK) {
         free(t.item);

@@ -29,6 +29,9 @@ typedef struct op_trial_terms {
     const char *recorded_by;    /* kernel of the record: another one replays (op_replay_table) */
     const op_operand *recorded; /* the op's row */
     const double *bound;        /* (recorded->n) op_bound, or NULL: bits only */
+    const op_contract
+        *contract; /* not NULL: each result is held instead against twice its own
+                      calibrated bound, from the operands as the hypothesis has them */
 } op_trial_terms;
 
 /* Replays the healthy op and every hypothesis that applies. *item is malloc'd, (*n), at least 1.

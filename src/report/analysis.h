@@ -91,6 +91,7 @@ typedef struct op_line {
     bool is_decisive; /* the prompt's verdict stands on it */
     bool is_accused;  /* a run introduced something here */
     bool is_policy;   /* nothing was introduced: the contracts differ, and do this */
+    bool is_rounding; /* nothing was introduced: both rows are within bounds of one operands' */
     finding found;    /* its `fit` points into items, or evidence of norm_line */
     op_evidence evidence[SIDE_COUNT]; /* items are owned */
     op_terms terms;
@@ -102,13 +103,14 @@ typedef struct op_coverage {
     int32_t n_site, n_site_judged; /* compare, audit: tokens; those whose ops were replayed */
     bool is_judged;                /* there was a model to judge with */
     int32_t n_op;                  /* op records of both sides */
-    int32_t n_replayed, n_healthy; /* those replayed; with the recorded bits */
+    int32_t n_replayed, n_healthy; /* those replayed; with the recorded bits, or within bounds */
     int32_t n_broken;              /* with a broken operand */
     int32_t n_unmeasured,
-        n_unrecorded; /* recorded, not replayed; ops of the model without a record */
-    int32_t n_policy; /* ops whose difference has a policy term */
-    double gap_max;   /* of the four terms, over all ops that differ */
-    int32_t n_terms;  /* ops whose difference was taken apart */
+        n_unrecorded;              /* recorded, not replayed; ops of the model without a record */
+    int32_t n_policy;              /* ops whose difference has a policy term */
+    int32_t n_rounding, n_bounded; /* differences that are rounding; records held to bounds */
+    double gap_max;                /* of the four terms, over all ops that differ */
+    int32_t n_terms;               /* ops whose difference was taken apart */
 } op_coverage;
 
 /* What the difference does to the next token. */

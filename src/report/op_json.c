@@ -102,18 +102,19 @@ static json_t *sides_of(const op_line *op)
 static json_t *op_of(const op_line *op)
 {
     const finding *f = &op->found;
-    return json_pack("{s:s, s:o, s:i, s:I, s:s, s:b, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:b, s:b, "
-                     "s:o, s:o, s:o, "
-                     "s:o, s:s}",
-                     "stage", stage_name(op->name), "layer", layer_of(op->layer), "position",
-                     (int)op->position, "pass", (json_int_t)op->pass, "op", op->kind, "is_decisive",
-                     (int)op->is_decisive, "is_fault", (int)op->is_accused, "is_policy",
-                     (int)op->is_policy, "state", verdict_state_name(f->state), "bucket",
-                     analysis_bucket(f->state, f->cause), "cause", cause_name(f->cause),
-                     "wrong_sides", sides_of(op), "phrase", string_of(f->phrase), "is_hidden",
-                     (int)f->is_hidden, "changed_no_bit", (int)f->changed_no_bit, "source",
-                     source_of(&f->source), "fits", fits_of(f), "terms", terms_of(&op->terms),
-                     "patch", patch_of(&op->patch), "replay_kernel", f->replay_kernel);
+    return json_pack(
+        "{s:s, s:o, s:i, s:I, s:s, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:b, s:b, "
+        "s:o, s:o, s:o, "
+        "s:o, s:s}",
+        "stage", stage_name(op->name), "layer", layer_of(op->layer), "position", (int)op->position,
+        "pass", (json_int_t)op->pass, "op", op->kind, "is_decisive", (int)op->is_decisive,
+        "is_fault", (int)op->is_accused, "is_policy", (int)op->is_policy, "is_rounding",
+        (int)op->is_rounding, "state", verdict_state_name(f->state), "bucket",
+        analysis_bucket(f->state, f->cause), "cause", cause_name(f->cause), "wrong_sides",
+        sides_of(op), "phrase", string_of(f->phrase), "is_hidden", (int)f->is_hidden,
+        "changed_no_bit", (int)f->changed_no_bit, "source", source_of(&f->source), "fits",
+        fits_of(f), "terms", terms_of(&op->terms), "patch", patch_of(&op->patch), "replay_kernel",
+        f->replay_kernel);
 }
 
 json_t *json_ops(const op_findings *p)
@@ -151,7 +152,9 @@ json_t *json_judged(const op_coverage *c)
                  {"unmeasured", c->n_unmeasured},
                  {"unrecorded", c->n_unrecorded},
                  {"with_terms", c->n_terms},
-                 {"policy", c->n_policy}};
+                 {"policy", c->n_policy},
+                 {"rounding", c->n_rounding},
+                 {"bounded", c->n_bounded}};
     json_t *out = c->is_judged ? json_object() : json_null();
     for (size_t i = 0; c->is_judged && i < sizeof count / sizeof *count; i++) {
         json_object_set_new(out, count[i].key, json_integer(count[i].value));

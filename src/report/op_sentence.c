@@ -68,6 +68,15 @@ void say_op(text *t, lang l, const op_line *op)
                 text_format(t, "%c", *form);
             }
         }
+    } else if (op->is_rounding) {
+        text_format(t,
+                    SAY("%s is rounded otherwise, and no more than that (%s)",
+                        "%s se redondea de otro modo, y nada más (%s)"),
+                    name, quoted);
+    } else if (op->is_policy && f->is_hidden) {
+        text_format(
+            t, SAY("%s keeps %s in another precision (%s)", "%s guarda %s con otra precisión (%s)"),
+            side_names(l, op->naming, f->sides), name, quoted);
     } else if (op->is_policy) {
         text_format(t,
                     SAY("the contracts make another %s of the same operands (%s)",
@@ -183,12 +192,35 @@ void say_op_details(text *t, lang l, const op_line *op)
 void say_op_evidence(text *t, lang l, const op_line *op)
 {
     const finding *f = &op->found;
-    if (op->is_policy) {
+    const bool is_bounded = op->evidence[SIDE_A].is_bounded || op->evidence[SIDE_B].is_bounded;
+    if (op->is_rounding) {
+        text_string(t,
+                    SAY(" The operands are the same to the last bit, and each row lies within "
+                        "what rounding of its kind can do with them.",
+                        " Los operandos son iguales hasta el último bit, y cada fila está dentro "
+                        "de lo que su redondeo puede hacer con ellos."));
+    } else if (op->is_policy && f->is_hidden) {
+        text_string(t,
+                    SAY(" The run claims neither our bits nor a class of rounding; this precision "
+                        "explains its row.",
+                        " La ejecución no promete nuestros bits ni una clase de redondeo; esta "
+                        "precisión explica su fila."));
+    } else if (op->is_policy) {
         text_string(t,
                     SAY(" Each side's row is what its own contract gives on its own operands; on "
                         "the same operands the contracts give two rows.",
                         " La fila de cada lado es la que da su contrato con sus operandos; con "
                         "los mismos operandos los contratos dan dos filas."));
+    } else if (f->state == VERDICT_CONFIRMED && is_bounded) {
+        text_format(
+            t,
+            SAY(" Replayed with this change alone (%s), %s lies within twice its calibrated "
+                "bound of the record; the healthy op is outside its sound one, and no "
+                "hypothesis of another cause fits.",
+                " Recalculado solo con este cambio (%s), %s está a menos de dos cotas "
+                "calibradas del registro; la operación sana está fuera de su cota segura, "
+                "y ninguna hipótesis de otra causa encaja."),
+            f->replay_kernel, stage_name(op->name));
     } else if (f->state == VERDICT_CONFIRMED) {
         text_format(t,
                     SAY(" Replayed with this change alone (%s), %s gives the recorded bits; the "
@@ -245,10 +277,12 @@ void say_judged(text *t, lang l, const analysis_prompt *p)
     text_format(t,
                 SAY("%" PRId32 " of %" PRId32
                     " op records of both sides were replayed by builds of the definition: %" PRId32
-                    " give the recorded bits; %" PRId32 " read something else than was written.",
+                    " are as recorded (%" PRId32 " of all are held to bounds, the rest to every "
+                    "bit); %" PRId32 " read something else than was written.",
                     "%" PRId32 " de %" PRId32
                     " registros de operaciones de ambos lados se recalcularon con compilaciones de "
-                    "la definición: %" PRId32 " dan los bits registrados; %" PRId32
+                    "la definición: %" PRId32 " son como se registraron (%" PRId32
+                    " de todos se miden con cotas, los demás bit a bit); %" PRId32
                     " leyeron algo distinto de lo escrito."),
-                c->n_replayed, c->n_op, c->n_healthy, c->n_broken);
+                c->n_replayed, c->n_op, c->n_healthy, c->n_bounded, c->n_broken);
 }

@@ -100,6 +100,12 @@ typedef struct op_evidence {
     bool f64_agrees;              /* the healthy result is within its bound of binary64 */
     double f64_ratio;             /* its largest distance over the bound; NAN: not asked */
     double f64_ratio_recorded;    /* the same of the recorded row */
+    /* A run that does not claim this build's bits (op_standard.h) is held to bounds: whatever
+     * `fits` here lies within them. */
+    bool is_bounded;
+    bool is_declared;             /* the trace says which class its rounding is of */
+    const char *within;           /* the class in whose bounds the row lies, a claimed one or the
+                                     first policy that explains it; NULL: none */
     int32_t n;
     evidence *item;               /* (n) hypotheses that were tried, malloc'd by replay's caller */
 } op_evidence;

@@ -82,13 +82,16 @@ typedef struct trace_buffer { /* header's buffer map: shown, proves nothing */
 } trace_buffer;
 
 typedef struct trace_header {
-    int format, arithmetic, stage_list;
+    int format, stage_list;
+    int arithmetic;           /* version of docs/numerics.md; 0: other than any of them */
     char greta[32];           /* library version */
     char model_name[TRACE_NAME_MAX], arch[32];
     uint64_t model_hash, tokenizer_hash;
     char prompt_id[TRACE_NAME_MAX]; /* "" */
     int32_t n_layer, n_embd, n_vocab;
     int32_t n_ctx, n_sequence, n_chunk, n_thread;
+    char rounding[32];        /* class of op_bound.h that the rows claim ("f32"); "": with this
+                                 build's arithmetic they are its bits, else nothing is claimed */
     char kv[8], act[8], kernel[32], cpu[128], compiler[64];
     char device[128]; /* that computed it, as its vendor spells it; "": the CPU */
     uint32_t mxcsr;

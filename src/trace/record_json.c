@@ -124,6 +124,7 @@ static const field header_fields[] = {
     NEEDED("n_sequence", FIELD_I32, n_sequence, ALL, 0),
     NEEDED("n_chunk", FIELD_I32, n_chunk, ALL, 0),
     NEEDED("n_thread", FIELD_I32, n_thread, ALL, 0),
+    OPTIONAL("rounding", FIELD_TEXT, rounding, ALL, 0),
     NEEDED("kv", FIELD_TEXT, kv, ALL, 0),
     NEEDED("act", FIELD_TEXT, act, ALL, 0),
     NEEDED("kernel", FIELD_TEXT, kernel, ALL, 0),

@@ -5,7 +5,8 @@
  * build of the definition that did not make the record. Two runs can agree and both be wrong; this
  * is asked of each alone.
  *
- * Exit: 0 every recorded op was replayed and gives the recorded bits; 1 a fault; 6 something that
+ * Exit: 0 every recorded op was replayed and is as recorded: to the bit where the trace claims our
+ * arithmetic, else within its bounds; 1 a fault; 6 something that
  * was recorded could not be judged, or nothing was recorded.
  */
 #include "report/op_json.h"
@@ -36,7 +37,7 @@ static void judge(audit *a)
     if (op_findings_first(&a->found)) {
         decide(a, GRETA_FAULT, "do not give what the model says", c->n_replayed - c->n_healthy);
     } else if (op_findings_suspect(&a->found)) {
-        decide(a, GRETA_NO_VERDICT, "give the recorded bits, and others contradict their records",
+        decide(a, GRETA_NO_VERDICT, "are as recorded, and others contradict their records",
                c->n_healthy);
     } else if (c->n_op == 0) {
         decide(a, GRETA_NO_VERDICT, "were there to audit", 0);
@@ -44,10 +45,13 @@ static void judge(audit *a)
         decide(a, GRETA_NO_VERDICT, "could not be replayed: values of their rows were not kept",
                c->n_unmeasured);
     } else if (strcmp(a->t->status, "complete") != 0) {
-        decide(a, GRETA_NO_VERDICT, "give the recorded bits, but the trace ended early",
-               c->n_healthy);
+        decide(a, GRETA_NO_VERDICT, "are as recorded, but the trace ended early", c->n_healthy);
     } else {
-        decide(a, GRETA_OK, "give the recorded bits", c->n_healthy);
+        decide(a, GRETA_OK,
+               c->n_policy > 0    ? "are as recorded, the others another precision"
+               : c->n_bounded > 0 ? "lie within their bounds of what their operands give"
+                                  : "give the recorded bits",
+               c->n_healthy);
     }
 }
 
@@ -86,11 +90,12 @@ static void print_text(text *out, const audit *a)
         text_format(out, "\n(and %zu more, in --json)\n", a->found.n_op - LINES_PRINTED);
     }
     text_format(out, "\nwhat was audited: %" PRId32 " tokens; ", c->n_site);
-    text_format(
-        out,
-        "%" PRId32 " op records, %" PRId32 " replayed, %" PRId32 " with the recorded bits, %" PRId32
-        " read something else than was written; %" PRId32 " ops of the model have no record.\n",
-        c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded);
+    text_format(out,
+                "%" PRId32 " op records, %" PRId32 " replayed, %" PRId32 " as recorded, %" PRId32
+                " read something else than was written; %" PRId32
+                " ops of the model have no record.\n",
+                c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded);
+    op_standard_say(out, &a->t->header);
     text_string(out, "  ");
     say_configuration(out, &a->t->header);
     text_format(out, "; trace %s\n", a->t->status);

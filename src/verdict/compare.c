@@ -70,6 +70,7 @@ static const setting settings[] = {
     {"model_hash", SETTING_HASH, AT(model_hash), IS_PROMISE | IS_RUN},
     {"tokenizer_hash", SETTING_HASH, AT(tokenizer_hash), IS_RUN},
     {"arithmetic", SETTING_I32, AT(arithmetic), IS_PROMISE | IS_RUN},
+    {"rounding", SETTING_TEXT, AT(rounding), IS_PROMISE | IS_RUN},
     {"kv", SETTING_TEXT, AT(kv), IS_PROMISE | IS_RUN},
     {"act", SETTING_TEXT, AT(act), IS_PROMISE | IS_RUN},
     {"kernel", SETTING_TEXT, AT(kernel), IS_RUN},
@@ -430,12 +431,15 @@ static void text_ops(text *out, const comparison *c)
     if (!judged->is_judged) {
         return;
     }
-    text_format(
-        out,
-        "\nops: %d of %d tokens differ and were judged; %d op records, %d replayed, %d with "
-        "the recorded bits; %d differences are policy\n",
-        judged->n_site_judged, judged->n_site, judged->n_op, judged->n_replayed, judged->n_healthy,
-        judged->n_policy);
+    text_format(out,
+                "\nops: %d of %d tokens differ and were judged; %d op records, %d replayed, %d as "
+                "recorded; %d differences are policy, %d rounding\n",
+                judged->n_site_judged, judged->n_site, judged->n_op, judged->n_replayed,
+                judged->n_healthy, judged->n_policy, judged->n_rounding);
+    for (int s = 0; s < 2; s++) {
+        text_format(out, "%c: ", s == 0 ? 'A' : 'B');
+        op_standard_say(out, &c->t[s]->header);
+    }
     for (size_t i = 0; i < c->found.n_op && i < 8; i++) {
         const op_line *at = &c->found.op[i];
         text_string(out, "  ");
@@ -618,10 +622,13 @@ static greta_status judge_ops(comparison *c, greta_model *model, greta_error *er
         text_free(&said);
     } else if (judged->n_unmeasured > 0 || c->n_unmeasured > 0) {
         decide(c, GRETA_NO_VERDICT, "%d recorded ops could not be replayed", judged->n_unmeasured);
-    } else if (c->n_differ > 0 && judged->n_policy > 0) {
+    } else if (c->n_differ > 0 && judged->n_policy + judged->n_rounding > 0) {
         decide(c, GRETA_OK,
-               "no run introduced anything: what %zu pairs differ in is policy, and inherited",
-               c->n_differ);
+               "no run introduced anything: what %zu pairs differ in is %s, and inherited",
+               c->n_differ,
+               judged->n_rounding == 0 ? "policy"
+               : judged->n_policy == 0 ? "rounding"
+                                       : "policy and rounding");
     } else if (c->n_differ > 0) {
         decide(c, GRETA_NO_VERDICT,
                "%zu pairs differ, and no recorded op introduced it: it comes from what was not "

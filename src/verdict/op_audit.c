@@ -10,8 +10,6 @@
 #include "verdict/op_audit.h"
 
 #include "explain/norm_side.h"
-#include "explain/terms.h"
-#include "replay/op_bound.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -252,10 +250,35 @@ static bool output_fits(const op_output *y, const trace_record *record)
            hash_equal(trace_values_hash(y->type, y->values, y->n), out->hash);
 }
 
+/* The recorded row, if all of it was kept and it is of the op's type and length. */
+static bool recorded_row(const op_audit *audit, const op_output *y, op_operand *row)
+{
+    return operand_of(&audit->check.record->out[0], row) && row->type == y->type && row->n == y->n;
+}
+
 static void missing_set(op_evidence *e, const char *what)
 {
     e->is_measured = false;
     snprintf(e->missing, sizeof e->missing, "%s", what);
+}
+
+/* Whether the recorded row is what the case gives: its bits, or within its bounds. */
+static greta_status case_fits(const audit_terms *terms, const op_case *c, const op_output *y,
+                              op_audit *out, greta_error *err)
+{
+    const op_standard standard = op_standard_of(&terms->run.site->trace->header);
+    op_arbiter a = {0};
+    op_operand recorded;
+    double ratio;
+    out->evidence.as_read_fits = output_fits(y, out->check.record);
+    if (out->evidence.as_read_fits || standard.is_bits || !recorded_row(out, y, &recorded)) {
+        return GRETA_OK;
+    }
+    GRETA_TRY(op_arbiter_open(c, &terms->plan->contract, &a, err));
+    greta_status status = op_arbiter_ratio(&a, standard.of, &recorded, &ratio, err);
+    out->evidence.as_read_fits = status == GRETA_OK && ratio <= 1;
+    op_arbiter_close(&a);
+    return status;
 }
 
 /* The op on what it did read. */
@@ -278,7 +301,7 @@ static greta_status try_as_read(const audit_terms *terms, int32_t i, const op_ca
             status = op_replay(op_replay_table(out->check.record->kernel), &r.changed, &y, err);
         }
         out->evidence.has_as_read = status == GRETA_OK;
-        out->evidence.as_read_fits = status == GRETA_OK && output_fits(&y, out->check.record);
+        status = status == GRETA_OK ? case_fits(terms, &r.changed, &y, out, err) : status;
         op_output_free(&y);
     }
     free(r.row[0]);
@@ -298,50 +321,25 @@ static greta_status try_hypotheses(const audit_terms *terms, int32_t i, const op
     if (!operand_of(&out->check.record->out[0], &recorded)) {
         return GRETA_OK;
     }
-    op_trial_terms trial = {.recorded_by = out->check.record->kernel, .recorded = &recorded};
+    op_trial_terms trial = {.recorded_by = out->check.record->kernel,
+                            .recorded = &recorded,
+                            .contract = out->evidence.is_bounded ? &terms->plan->contract : NULL};
     return op_try(c, &around, &trial, &out->evidence.item, &out->evidence.n, err);
-}
-
-/* The largest distance of a row from its exact one, over the element's bound. */
-static double ratio_of(dtype type, const void *values, int64_t n, const double *exact,
-                       const double *bound)
-{
-    const term_row row = {type, n, values};
-    double largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double distance = fabs(term_value(&row, i) - exact[i]);
-        double ratio = distance <= bound[i] ? (distance > 0 ? distance / bound[i] : 0)
-                       : bound[i] > 0       ? distance / bound[i]
-                                            : INFINITY;
-        largest = isnan(distance) ? INFINITY : fmax(largest, ratio);
-    }
-    return largest;
 }
 
 /* Who is wrong, by binary64 from the stored weights, inside the run's own contract: the recorded
  * row, or the definition? */
-static greta_status arbitrate(const audit_terms *terms, const op_case *c, op_audit *out,
+static greta_status arbitrate(const op_audit *audit, op_arbiter *a, bound_class of, op_evidence *e,
                               greta_error *err)
 {
-    size_t n = (size_t)c->out.n;
-    double *exact = malloc(n * sizeof *exact), *bound = malloc(n * sizeof *bound);
-    const op_contract *contract = &terms->plan->contract;
+    const op_output *y = &audit->healthy;
+    const op_operand healthy = {y->type, y->n, y->values};
     op_operand recorded;
-    greta_status status = exact && bound ? GRETA_OK : error_memory(err, "a row", 2 * n * 8);
-    status = status ? status : op_replay_f64(c, contract, exact, err);
-    status = status ? status : op_bound(c, contract, BOUND_SOUND, bound, err);
-    if (status == GRETA_OK) {
-        op_evidence *e = &out->evidence;
-        e->f64_ratio = ratio_of(out->healthy.type, out->healthy.values, c->out.n, exact, bound);
-        e->f64_agrees = e->f64_ratio <= 1;
-        if (operand_of(&out->check.record->out[0], &recorded) && recorded.n == c->out.n) {
-            e->f64_ratio_recorded =
-                ratio_of(recorded.type, recorded.values, recorded.n, exact, bound);
-        }
-    }
-    free(exact);
-    free(bound);
-    return status;
+    GRETA_TRY(op_arbiter_ratio(a, BOUND_SOUND, &healthy, &e->f64_ratio, err));
+    e->f64_agrees = e->f64_ratio <= 1;
+    return recorded_row(audit, y, &recorded)
+               ? op_arbiter_ratio(a, of, &recorded, &e->f64_ratio_recorded, err)
+               : GRETA_OK;
 }
 
 static bool is_of_definition(const trace_record *r)
@@ -349,13 +347,58 @@ static bool is_of_definition(const trace_record *r)
     return r->kernel && strncmp(r->kernel, "ref", 3) == 0;
 }
 
+/* Held to the bits of the definition. */
+static greta_status judge_bits(const audit_terms *terms, const op_case *c, op_audit *out,
+                               greta_error *err)
+{
+    op_evidence *e = &out->evidence;
+    op_arbiter a = {0};
+    e->healthy_fits = output_fits(&out->healthy, out->check.record);
+    if (e->healthy_fits && !is_of_definition(out->check.record)) {
+        return GRETA_OK;
+    }
+    GRETA_TRY(op_arbiter_open(c, &terms->plan->contract, &a, err)); /* its other build may share a
+                                                                       fault of the definition */
+    greta_status status = arbitrate(out, &a, BOUND_SOUND, e, err);
+    op_arbiter_close(&a);
+    return status;
+}
+
+/* Held to the bounds of the class that the trace claims; where it claims none, a policy may
+ * explain what the bounds of rounding do not. */
+static greta_status judge_bounds(const audit_terms *terms, const op_standard *standard,
+                                 const op_case *c, op_audit *out, greta_error *err)
+{
+    op_evidence *e = &out->evidence;
+    op_arbiter a = {0};
+    op_operand recorded;
+    e->is_bounded = true;
+    e->is_declared = standard->is_declared;
+    if (!recorded_row(out, &out->healthy, &recorded)) {
+        e->healthy_fits = output_fits(&out->healthy, out->check.record);
+        if (!e->healthy_fits) {
+            missing_set(e, "row of its own, with all values");
+        }
+        return GRETA_OK;
+    }
+    GRETA_TRY(op_arbiter_open(c, &terms->plan->contract, &a, err));
+    greta_status status = arbitrate(out, &a, standard->of, e, err);
+    e->healthy_fits = status == GRETA_OK && e->f64_ratio_recorded <= 1;
+    e->within = e->healthy_fits ? bound_class_name(standard->of) : NULL;
+    if (status == GRETA_OK && !e->healthy_fits && !standard->is_declared) {
+        status = op_arbiter_policy(&a, &recorded, &e->within, err);
+    }
+    op_arbiter_close(&a);
+    return status;
+}
+
 static greta_status case_replay(const audit_terms *terms, int32_t i, const op_case *c,
                                 op_audit *out, greta_error *err)
 {
+    const op_standard standard = op_standard_of(&terms->run.site->trace->header);
     op_evidence *e = &out->evidence;
     char missing[OP_MISSING_MAX];
-    const trace_record *record = out->check.record;
-    const kernel_table *table = op_replay_table(record->kernel);
+    const kernel_table *table = op_replay_table(out->check.record->kernel);
     if (!op_case_check(c, missing)) {
         missing_set(e, missing);
         return GRETA_OK;
@@ -364,9 +407,10 @@ static greta_status case_replay(const audit_terms *terms, int32_t i, const op_ca
     snprintf(e->kernel, sizeof e->kernel, "%s", table->name);
     GRETA_TRY(op_output_new(c, &out->healthy, err));
     GRETA_TRY(op_replay(table, c, &out->healthy, err));
-    e->healthy_fits = output_fits(&out->healthy, record);
-    if (!e->healthy_fits || is_of_definition(record)) { /* whose other build may share its fault */
-        GRETA_TRY(arbitrate(terms, c, out, err));
+    GRETA_TRY(standard.is_bits ? judge_bits(terms, c, out, err)
+                               : judge_bounds(terms, &standard, c, out, err));
+    if (!e->is_measured || terms->is_trial) {
+        return GRETA_OK;
     }
     if (op_check_is_broken(&out->check)) {
         GRETA_TRY(try_as_read(terms, i, c, out, err));

@@ -4,13 +4,15 @@
  *     op_plan_new(model, &trace->header, &plan, err);     the op list of the run's own contract
  *     op_audit_run(&plan, &seen, NULL, &list, err);       one op_audit per op, in execution order
  *
- * Replay runs builds of the definition only, never the kernels that made the records.
+ * Replay runs builds of the definition only, never the kernels that made the records. What a row is
+ * held to, bits or bounds, is what the run's own trace claims (op_standard.h).
  */
 #ifndef GRETA_VERDICT_OP_AUDIT_H
 #define GRETA_VERDICT_OP_AUDIT_H
 
 #include "explain/op_judge.h"
 #include "replay/op_hypothesis.h"
+#include "verdict/op_standard.h"
 
 /* The op list of one contract, as replay and as explain see it. */
 typedef struct op_plan {
@@ -40,6 +42,7 @@ typedef struct audit_terms {
     const site *other;    /* the other run at the same token, for values; NULL: none */
     const op_audit *twin; /* (n_op) of a run of the same plan: what is equal to the last bit there
                              is not replayed again; NULL: none */
+    bool is_trial;        /* asks only whether an op is healthy, not why it is not (op_canary.h) */
 } audit_terms;
 
 /* (plan->list.n_op) audits, malloc'd; free with op_audits_free. */

@@ -60,7 +60,7 @@ static bool row_make(cross *x, int32_t producer, op_operand *row)
 {
     cross_finder finder = {x, producer};
     op_rows rows = {cross_find, &finder};
-    op_place at = {x->b->model, &x->b->list, producer, x->a->run.site->any->position,
+    op_place at = {x->b->model,       &x->b->list, producer, x->a->run.site->any->position,
                    x->b->contract.kv, x->b->n_ctx};
     char missing[OP_MISSING_MAX];
     op_case c;
@@ -108,8 +108,12 @@ greta_status op_cross(const audit_terms *a, const op_plan *b, int32_t i, op_outp
     cross_finder finder = {&x, i};
     op_rows rows = {cross_find, &finder};
     bool is_store = b->list.op[i].kind == OP_KV_STORE;
-    op_place at = {b->model, &b->list, i, a->run.site->any->position,
-                   is_store ? b->contract.kv : a->plan->contract.kv, b->n_ctx};
+    op_place at = {b->model,
+                   &b->list,
+                   i,
+                   a->run.site->any->position,
+                   is_store ? b->contract.kv : a->plan->contract.kv,
+                   b->n_ctx};
     char missing[OP_MISSING_MAX];
     op_case c;
     *out = (op_output){0};

@@ -41,6 +41,14 @@ static bool is_one_contract(const op_pair *p)
     return p->plan[SIDE_A] == p->plan[SIDE_B];
 }
 
+/* Whether both runs claim our bits, on one contract: then what differs behind a patch is a fault.
+ */
+static bool is_bits(const op_pair *p)
+{
+    return is_one_contract(p) && op_standard_of(&p->side[SIDE_A]->trace->header).is_bits &&
+           op_standard_of(&p->side[SIDE_B]->trace->header).is_bits;
+}
+
 /* ---- Setting up ------------------------------------------------------------------------------ */
 
 static greta_status lines_match(pair_case *c, greta_error *err)
@@ -118,13 +126,13 @@ static bool outputs_differ(const pair_case *c, int32_t i)
 
 /* ---- Judging --------------------------------------------------------------------------------- */
 
-/* The classifier of norms knows more of a norm (its numbers, its weights): where it names a cause,
- * its finding stands. But a number that was solved for fits whatever scales a row by one factor:
- * alone it confirms nothing, and it and several causes yield to a hypothesis that alone gives the
- * bits. */
+/* The classifier of norms asks for bits, and knows more of a norm (its numbers, its weights): where
+ * it names a cause, its finding stands. But a number that was solved for fits whatever scales a row
+ * by one factor: alone it confirms nothing, and it and several causes yield to a hypothesis that
+ * alone gives the bits. */
 static void norm_take(const op_pair *p, op_line *line)
 {
-    for (size_t i = 0; i < p->n_norm && line->is_accused; i++) {
+    for (size_t i = 0; i < p->n_norm && line->is_accused && is_bits(p); i++) {
         const norm_line *norm = &p->norm[i];
         const finding *f = &norm->found;
         bool is_named = f->state == VERDICT_CONFIRMED || f->state == VERDICT_SUSPECTED;
@@ -210,9 +218,11 @@ static void policy_judge(const pair_case *c, int32_t i)
     op_line *line = &c->line[i];
     const op_plan *a = c->p->plan[SIDE_A], *b = c->p->plan[SIDE_B];
     bool is_kv = c->p->plan[SIDE_A]->list.op[c->of[SIDE_A][i]].kind == OP_KV_STORE;
-    line->is_policy =
+    bool is_declared =
         !line->is_accused && line->terms.is_measured && line->terms.norm[TERM_POLICY] > 0;
-    if (line->is_policy) {
+    line->is_policy = is_declared || (line->found.is_benign && line->found.cause != CAUSE_ROUNDING);
+    line->is_rounding = !line->is_policy && line->found.is_benign;
+    if (is_declared) {
         line->found.state = VERDICT_CONFIRMED;
         line->found.cause = CAUSE_PRECISION_POLICY;
         line->found.sides = SIDES_NONE;
@@ -226,7 +236,7 @@ static greta_status terms_fill(pair_case *c, int32_t i, op_findings *out, greta_
 {
     op_line *line = &c->line[i];
     const trace_record *a = record_of(c, SIDE_A, i), *b = record_of(c, SIDE_B, i);
-    if (!a || !b || (!outputs_differ(c, i) && !line->is_accused)) {
+    if (!a || !b || (!outputs_differ(c, i) && !line->is_accused && !line->found.is_benign)) {
         return GRETA_OK;
     }
     const op_audit *x = audit_of(c, SIDE_A, i), *y = audit_of(c, SIDE_B, i);
@@ -247,6 +257,7 @@ static greta_status terms_fill(pair_case *c, int32_t i, op_findings *out, greta_
     policy_judge(c, i);
     out->judged.n_terms += line->terms.is_measured;
     out->judged.n_policy += line->is_policy;
+    out->judged.n_rounding += line->is_rounding;
     out->judged.gap_max = fmax(out->judged.gap_max, line->terms.gap);
     return GRETA_OK;
 }
@@ -314,7 +325,7 @@ static void patch_try(const pair_case *c, int32_t last, edge_now *now, patch *ou
 }
 
 /* A cause whose patch leaves a difference behind it is not the whole cause. Runs of two contracts
- * differ behind a patch by design: nothing is tried there. */
+ * differ behind a patch by design, as do runs that promise no bits: nothing is tried there. */
 static greta_status patches_try(pair_case *c, greta_error *err)
 {
     size_t n = (size_t)c->p->plan[SIDE_A]->list.n_edge;
@@ -322,7 +333,7 @@ static greta_status patches_try(pair_case *c, greta_error *err)
     if (!now) {
         return error_memory(err, "the patch", n * sizeof *now);
     }
-    for (int32_t i = 0; i < c->n_line && is_one_contract(c->p); i++) {
+    for (int32_t i = 0; i < c->n_line && is_bits(c->p); i++) {
         op_line *line = &c->line[i];
         if (line->is_accused) {
             patch_try(c, i, now, &line->patch);
@@ -397,6 +408,7 @@ static void coverage_add(const op_audit *a, op_coverage *out)
     out->n_op++;
     out->n_replayed += a->evidence.is_measured;
     out->n_healthy += a->evidence.is_measured && a->evidence.healthy_fits;
+    out->n_bounded += a->evidence.is_measured && a->evidence.is_bounded;
     out->n_broken += op_check_is_broken(&a->check);
     out->n_unmeasured += !a->evidence.is_measured;
 }
@@ -404,7 +416,7 @@ static void coverage_add(const op_audit *a, op_coverage *out)
 static bool is_told(const op_line *line)
 {
     const finding *f = &line->found;
-    return line->is_accused || line->is_policy || f->changed_no_bit ||
+    return line->is_accused || line->is_policy || line->is_rounding || f->changed_no_bit ||
            f->state == VERDICT_INSTRUMENT_SUSPECT;
 }
 
@@ -476,6 +488,8 @@ greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *
         line_start(&line, t.expected[SIDE_A], s->site, NAMES_AUDIT);
         side_judge(&t, SIDE_A, &audit[i], &line, &line.found);
         line.is_accused = finding_is_accused(&line.found);
+        line.is_policy = line.found.is_benign;
+        out->judged.n_policy += line.is_policy;
         status = line_keep(&line, is_told(&line), out, err);
     }
     op_audits_free(audit, n);

@@ -1,0 +1,136 @@
+"""Traces of another engine (tests/oracle/engine.py, NumPy) beside ours: bits differ in nearly every
+row, and nobody is accused; a fault in the other engine is.
+
+GRETA_LONG=1 (`make check-long`) runs every case, else a spread of them.
+"""
+import itertools
+import json
+import os
+
+import engine
+import greta_trace
+import numpy as np
+import pytest
+from command import cli  # noqa: F401 (a fixture)
+from test_oracle import random_ids
+
+MODELS = {
+    "llama": ["--type", "F32"], "q8": ["--type", "Q8_0"], "q4k": ["--type", "Q4_K"],
+    "qwen2": ["--arch", "qwen2", "--type", "Q4_0"], "qwen3": ["--arch", "qwen3", "--type", "F16"],
+    "gemma2": ["--arch", "gemma2", "--type", "BF16", "--window", 9],
+    "gemma3": ["--arch", "gemma3", "--type", "Q6_K", "--window", 9, "--layers", 7],
+    "phi3": ["--arch", "phi3", "--type", "Q5_0"],
+}
+CONTRACTS = [("f32", "f32"), ("q8", "f16"), ("f32", "f16"), ("q8", "f32")]
+CASES = list(itertools.product(MODELS, CONTRACTS, (13, 22)))
+LONG = os.environ.get("GRETA_LONG") == "1"
+
+
+def ours(cli, path, ids, out, act, kv):  # noqa: F811
+    done = cli("trace", "-m", path, "--tokens", ",".join(map(str, ids)), "-o", out, "--force", "-n",
+               0, "--sample", "all", "--act", act, "--kv", kv)
+    assert done.returncode == 0, done.stderr
+    return greta_trace.read(out).header
+
+
+def judged(cli, *arguments):  # noqa: F811
+    done = cli(*arguments, "--json")
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def pair(cli, mkmodel, tmp_path):  # noqa: F811
+    """pair(model, ids, act, kv, **engine's) -> model, our trace, the engine's trace."""
+    def make(model, ids, act="f32", kv="f32", theirs=None, **options):
+        path, a, b = mkmodel(*MODELS[model]), tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+        header = ours(cli, path, ids, a, act, kv)
+        contract = theirs or (act, kv)
+        engine.Engine(path, ids, *contract, **options).write(b, {**header, "stages": "all"})
+        return path, a, b
+    return make
+
+
+def test_traces_follow_the_format(pair):
+    _, _, b = pair("qwen2", random_ids(9, 300), "q8", "f16")
+    trace = greta_trace.read(b)
+    assert trace.status == "complete" and len(trace.records) > 9 * 17
+
+
+@pytest.mark.parametrize("model, contract, n", CASES if LONG else CASES[::11])
+def test_no_false_alarm(cli, pair, model, contract, n):  # noqa: F811
+    path, a, b = pair(model, random_ids(n, 300), *contract)
+    status, audit = judged(cli, "audit", b, "-m", path)
+    assert status == 0, audit["why"]
+    assert audit["judged"]["bounded"] == audit["judged"]["replayed"] > 0
+    status, both = judged(cli, "compare", a, b, "-m", path)
+    assert status == 0, both["why"]
+    assert both["differ"] > 0 and both["judged"]["rounding"] > 0
+    assert not any(op["is_fault"] for op in both["ops"])
+    first = both["ops"][0]
+    assert first["bucket"] == "R_rounding" and first["stage"] == both["first_difference"]["stage"]
+    assert both["judged"]["gap_max"] <= 2**-45
+
+
+@pytest.mark.parametrize("ours_is, theirs, stage", [
+    (("q8", "f16"), ("f32", "f16"), "q"), (("f32", "f32"), ("f32", "f16"), "k_cache")])
+def test_policy_is_policy(cli, pair, ours_is, theirs, stage):  # noqa: F811
+    """What the two contracts make of one row is told as policy, beside what is rounding."""
+    path, a, b = pair("q8", random_ids(13, 300), *ours_is, theirs)
+    status, both = judged(cli, "compare", a, b, "-m", path)
+    assert status == 0, both["why"]
+    policy = [op["stage"] for op in both["ops"] if op["bucket"] == "P_precision_policy"]
+    assert policy and policy[0] == stage
+    assert not any(op["is_fault"] for op in both["ops"])
+
+
+def scaled(stage, layer, factor, first=0):
+    """Rows from `first` on, times a factor."""
+    def fault(at, of, rows):
+        if (at, of) == (stage, layer):
+            rows = rows.copy()
+            rows[first:] = rows[first:] * np.float32(factor)
+        return rows
+    return fault
+
+
+@pytest.mark.parametrize("model, contract, stage, layer, factor", [
+    ("llama", ("f32", "f32"), "attn_norm", 1, 1.001), ("q4k", ("q8", "f16"), "up", 1, 1.01),
+    ("gemma2", ("f32", "f16"), "attn_out", 0, 0.5), ("phi3", ("q8", "f32"), "x_after_mlp", 1, 2),
+])
+def test_a_fault_is_theirs(cli, pair, model, contract, stage, layer, factor):  # noqa: F811
+    path, a, b = pair(model, random_ids(13, 300), *contract,
+                      fault=scaled(stage, layer, factor, first=5))
+    status, audit = judged(cli, "audit", b, "-m", path)
+    assert status == 1
+    status, both = judged(cli, "compare", a, b, "-m", path)
+    assert status == 1
+    for found in (audit, both):
+        fault = next(op for op in found["ops"] if op["is_fault"])
+        assert (fault["stage"], fault["layer"], fault["position"]) == (stage, layer, 5)
+    assert fault["wrong_sides"] == ["b"]
+
+
+@pytest.mark.parametrize("claim, state", [("store_bf16", 0), ("", 0), ("f32", 1)])
+def test_what_a_trace_claims_decides(cli, pair, claim, state):  # noqa: F811
+    """Rows of attention in bfloat16: within that claim, benign without one, a fault if it claims
+    f32. The trace says so itself; nothing else is told."""
+    def narrow(at, layer, rows):
+        if at != "attn_out":
+            return rows
+        bits = rows.view(np.uint32) + np.uint32(0x8000)
+        return (bits & np.uint32(0xFFFF0000)).view(np.float32)
+    path, a, b = pair("llama", random_ids(13, 300), fault=narrow, rounding=claim)
+    status, audit = judged(cli, "audit", b, "-m", path)
+    assert status == state, audit["why"]
+    if claim == "":
+        assert {op["bucket"] for op in audit["ops"]} == {"P_precision_policy"}
+    status, both = judged(cli, "compare", a, b, "-m", path)
+    assert status == state, both["why"]
+
+
+def test_a_promise_of_bits_is_held_to(cli, pair):  # noqa: F811
+    """The same rows under a header that claims our arithmetic are not what it promises."""
+    path, _, b = pair("llama", random_ids(13, 300), rounding="", arithmetic=2)
+    status, audit = judged(cli, "audit", b, "-m", path)
+    assert status == 1 and audit["judged"]["bounded"] == 0
