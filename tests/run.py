@@ -457,6 +457,15 @@ def jobs_long(run):
     for model in [*WEIGHTS, *archs]:
         name = "matrix/" + model.replace(", ", "-").replace(" ", "_")
         jobs.append(Job(name, [], tap_job(run, name, [tool, "full", model], SECONDS_LONG)))
+    jobs.append(Job("benign/all", [],
+                    tap_job(run, "benign/all", [run.build / "tests/test_benign", "all"],
+                            SECONDS_LONG)))
+    jobs.append(Job("foreign/all", [],
+                    py_job(run, "foreign/all", ROOT / "tests/py/test_foreign.py", SECONDS_LONG,
+                           GRETA_LONG="1")))
+    jobs += [Job(f"matrix/{weights}", [],
+                 tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
+             for weights in WEIGHTS]
     jobs.append(Job("matrix/sample", [],
                     tap_job(run, "matrix/sample", [tool, "sample", SEED], SECONDS_LONG)))
     jobs += [Job(f"whole/{test}", [], py_job(run, f"whole/{test}", ROOT / f"tests/py/{test}.py",

@@ -221,10 +221,9 @@ class Engine:
 
     def header(self, ours):
         """What the run was; of the model it says what a trace of ours of the same file says."""
-        same = """stage_list model arch n_layer n_embd n_vocab n_ctx n_sequence stages layers phases
-                  bytes_max""".split()
-        file = {key: f"{ours[key]:016x}" for key in ("model_hash", "tokenizer_hash")}
-        return {**{key: ours[key] for key in same}, **file, "process": 1, "greta": "numpy",
+        same = """stage_list model arch model_hash tokenizer_hash n_layer n_embd n_vocab n_ctx
+                  n_sequence stages layers phases bytes_max""".split()
+        return {**{key: ours[key] for key in same}, "process": 1, "greta": "numpy",
                 "arithmetic": 0, "rounding": "f32", "prompt_id": "", "n_chunk": len(self.ids),
                 "n_thread": 1, "kv": self.kv, "act": self.act, "kernel": "numpy", "cpu": "",
                 "compiler": f"numpy {np.__version__}", "mxcsr": "00001f80", "tokens": "all",

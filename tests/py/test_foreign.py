@@ -30,7 +30,8 @@ def ours(cli, path, ids, out, act, kv):  # noqa: F811
     done = cli("trace", "-m", path, "--tokens", ",".join(map(str, ids)), "-o", out, "--force", "-n",
                0, "--sample", "all", "--act", act, "--kv", kv)
     assert done.returncode == 0, done.stderr
-    return greta_trace.read(out).header
+    with open(out) as lines:
+        return json.loads(lines.readline())
 
 
 def judged(cli, *arguments):  # noqa: F811
@@ -57,7 +58,7 @@ def test_traces_follow_the_format(pair):
     assert trace.status == "complete" and len(trace.records) > 9 * 17
 
 
-@pytest.mark.parametrize("model, contract, n", CASES if LONG else CASES[::11])
+@pytest.mark.parametrize("model, contract, n", CASES if LONG else CASES[::13])
 def test_no_false_alarm(cli, pair, model, contract, n):  # noqa: F811
     path, a, b = pair(model, random_ids(n, 300), *contract)
     status, audit = judged(cli, "audit", b, "-m", path)
