@@ -460,9 +460,9 @@ def jobs_long(run):
     jobs.append(Job("benign/all", [],
                     tap_job(run, "benign/all", [run.build / "tests/test_benign", "all"],
                             SECONDS_LONG)))
-    jobs.append(Job("foreign/all", [],
-                    py_job(run, "foreign/all", ROOT / "tests/py/test_foreign.py", SECONDS_LONG,
-                           GRETA_LONG="1")))
+    jobs += [Job(f"{test}/all", [],
+                 py_job(run, f"{test}/all", ROOT / f"tests/py/test_{test}.py", SECONDS_LONG,
+                        GRETA_LONG="1")) for test in ("foreign", "located")]
     jobs += [Job(f"matrix/{weights}", [],
                  tap_job(run, f"matrix/{weights}", [tool, "full", weights], SECONDS_LONG))
              for weights in WEIGHTS]

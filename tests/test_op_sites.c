@@ -29,8 +29,9 @@ typedef struct traced_run {
     int32_t layer;
 } traced_run;
 
-/* Prefills all but the last token, decodes it, traced. */
-static void run_traced(const traced_run *r, const char *path)
+/* Prefills all but the last token, decodes it, traced. The fault is planted at `name` (STAGE_NONE:
+ * where its kind says), in these phases. */
+static void run_planted(const traced_run *r, stage name, uint32_t phases, const char *path)
 {
     greta_error err = {0};
     greta_session *session;
@@ -47,6 +48,9 @@ static void run_traced(const traced_run *r, const char *path)
                                   .overwrite = 1};
     greta_isolate_options isolate = {.size = sizeof isolate, .session = options};
     isolate_run plant = {model, &isolate, fault_order_of(r->fault, r->layer)};
+    if (r->fault && name != STAGE_NONE) {
+        plant.order.part[0].stage = name;
+    }
     fault_planted *planted = NULL;
     const greta_prompt *p = &prompts[1];
     int32_t last = (int32_t)p->n - 1;
@@ -54,7 +58,7 @@ static void run_traced(const traced_run *r, const char *path)
     check(isolate_plant(&plant, session, -1, &planted, &err), &err);
     if (planted) {
         session_override override = {.list = &planted->list,
-                                     .phases = 1u << GRETA_PHASE_DECODE,
+                                     .phases = phases,
                                      .table = planted->table,
                                      .trigger = planted->trigger,
                                      .cos_sin = planted->cos_sin};
@@ -68,6 +72,11 @@ static void run_traced(const traced_run *r, const char *path)
     check(greta_trace_end(session, "complete", &err), &err);
     greta_session_free(session);
     fault_planted_free(planted);
+}
+
+static void run_traced(const traced_run *r, const char *path)
+{
+    run_planted(r, STAGE_NONE, 1u << GRETA_PHASE_DECODE, path);
 }
 
 static json_t *parsed(char *text)
@@ -222,6 +231,42 @@ static void faults_are_found(void **state)
     }
 }
 
+/* A kernel that is wrong in every run: both runs agree to the last bit, in prefill and in decode,
+ * by the same table. Replay by another build sees it; the same table would not. */
+static void a_wrong_kernel_is_not_replayed_away(void **state)
+{
+    (void)state;
+    const char *a = path_of("kernel");
+    static const struct {
+        const char *fault;
+        stage at; /* 500 rows of logits: a tail of 20 */
+        int32_t layer;
+    } wrong[] = {{"matmul-rows-tail-skipped", STAGE_LOGITS, -1},
+                 {"matmul-rows-tail-doubled", STAGE_LOGITS, -1},
+                 {"matmul-last-block-skipped", STAGE_MLP_OUT, 1}};
+    const kernel_table *const *table = kernel_tables();
+    for (int k = 0; table[k]; k++) {
+        for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+            traced_run r = {GRETA_KV_F16,
+                            GRETA_ACT_Q8,
+                            table[k]->name,
+                            7,
+                            "all,cache",
+                            -1,
+                            fault_find(wrong[i].fault),
+                            wrong[i].layer};
+            assert_non_null(r.fault);
+            run_planted(&r, wrong[i].at, 3, a);
+            json_t *root = audited(a, GRETA_FAULT), *line = first_fault(root);
+            assert_string_equal(text_at(line, "stage"), stage_name(wrong[i].at));
+            assert_int_equal(whole_at(line, "layer"), wrong[i].layer);
+            assert_string_equal(text_at(line, "bucket"), "D_kernel_math");
+            assert_true(strcmp(text_at(line, "replay_kernel"), table[k]->name) != 0);
+            json_decref(root);
+        }
+    }
+}
+
 /* ---- No verdict ------------------------------------------------------------------------------ */
 
 static void what_was_not_kept_is_no_verdict(void **state)
@@ -259,6 +304,7 @@ int main(void)
         cmocka_unit_test(clean_traces_pass_the_audit),
         cmocka_unit_test(policies_are_no_faults),
         cmocka_unit_test(faults_are_found),
+        cmocka_unit_test(a_wrong_kernel_is_not_replayed_away),
         cmocka_unit_test(what_was_not_kept_is_no_verdict),
         cmocka_unit_test(another_model_is_refused),
     };

@@ -19,6 +19,16 @@ const char *analysis_mode_name(analysis_mode mode)
     return name[mode];
 }
 
+stage canaries_missed(const op_canaries *c)
+{
+    for (stage s = 0; s < STAGE_COUNT; s++) {
+        if (c->of[s].state == CANARY_MISSED) {
+            return s;
+        }
+    }
+    return STAGE_NONE;
+}
+
 void op_findings_free(op_findings *f)
 {
     for (size_t i = 0; i < f->n_op; i++) {

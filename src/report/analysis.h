@@ -122,25 +122,35 @@ typedef struct logit_effect {
     double kl;               /* KL(A || B) of the next token, nats */
 } logit_effect;
 
+typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
+
+/* A wrong value planted in a copy of one record, judged through the same code path. */
+typedef struct canary {
+    canary_state state;
+    stage name;
+    int32_t layer, position;
+    int64_t index;
+} canary;
+
+/* One for each stage (verdict/op_canary.h). */
+typedef struct op_canaries {
+    canary of[STAGE_COUNT];
+    bool is_recorded[STAGE_COUNT];
+} op_canaries;
+
+/* The first stage whose canary was missed; STAGE_NONE: none was. */
+stage canaries_missed(const op_canaries *c);
+
 /* What came of judging the ops of one token, or of many. */
 typedef struct op_findings {
     op_line *op; /* (n_op) with something to tell, in execution order */
     size_t n_op;
     op_coverage judged;
     logit_effect effect; /* of the first token whose logits differ */
+    op_canaries canaries;
 } op_findings;
 
 void op_findings_free(op_findings *f); /* what it owns; a zeroed one is fine */
-
-typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
-
-/* One ulp planted in a copy of one recorded value, compared through the same code path. */
-typedef struct canary {
-    canary_state state;
-    stage name;
-    int32_t layer;
-    int64_t index;
-} canary;
 
 typedef enum tracing_state {
     TRACING_UNCHECKED,

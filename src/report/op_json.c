@@ -165,6 +165,27 @@ json_t *json_judged(const op_coverage *c)
     return out;
 }
 
+/* Where each was, and whether it was seen; recorded stages without one. */
+json_t *json_canaries(const op_canaries *c)
+{
+    json_t *planted = json_array(), *none = json_array();
+    bool is_seen = true;
+    for (stage s = 0; s < STAGE_COUNT; s++) {
+        const canary *at = &c->of[s];
+        if (at->state != CANARY_ABSENT) {
+            json_array_append_new(
+                planted, json_pack("{s:s, s:o, s:i, s:I, s:b}", "stage", stage_name(s), "layer",
+                                   layer_of(at->layer), "position", (int)at->position, "value",
+                                   (json_int_t)at->index, "found", at->state == CANARY_FOUND));
+            is_seen = is_seen && at->state == CANARY_FOUND;
+        } else if (c->is_recorded[s]) {
+            json_array_append_new(none, json_string(stage_name(s)));
+        }
+    }
+    return json_pack("{s:b, s:o, s:o}", "all_found", (int)(is_seen && json_array_size(planted) > 0),
+                     "planted", planted, "not_planted", none);
+}
+
 json_t *json_effect(const logit_effect *e)
 {
     return e->is_measured ? json_pack("{s:b, s:[i, i], s:[o, o], s:o, s:o}", "flips",

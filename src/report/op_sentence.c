@@ -266,6 +266,42 @@ void say_effect(text *t, lang l, const analysis_prompt *p)
                 largest, gap, kl);
 }
 
+static void say_stages(text *t, const op_canaries *c, canary_state state)
+{
+    const char *separator = "";
+    for (stage s = 0; s < STAGE_COUNT; s++) {
+        if (c->of[s].state == state && (state != CANARY_ABSENT || c->is_recorded[s])) {
+            text_format(t, "%s%s", separator, stage_name(s));
+            separator = ", ";
+        }
+    }
+}
+
+void say_canaries(text *t, lang l, const op_canaries *c)
+{
+    int n[3] = {0, 0, 0}, n_none = 0;
+    for (stage s = 0; s < STAGE_COUNT; s++) {
+        n[c->of[s].state]++;
+        n_none += c->of[s].state == CANARY_ABSENT && c->is_recorded[s];
+    }
+    text_format(t,
+                SAY("Canaries, one wrong value in a copy of one record of a stage: %d planted, "
+                    "%d found.",
+                    "Canarios, un valor equivocado en una copia de un registro de una etapa: %d "
+                    "plantados, %d encontrados."),
+                n[CANARY_FOUND] + n[CANARY_MISSED], n[CANARY_FOUND]);
+    if (n[CANARY_MISSED] > 0) {
+        text_string(t, SAY(" Missed: ", " Inadvertidos: "));
+        say_stages(t, c, CANARY_MISSED);
+        text_string(t, ".");
+    }
+    if (n_none > 0) {
+        text_string(t, SAY(" None in ", " Ninguno en "));
+        say_stages(t, c, CANARY_ABSENT);
+        text_string(t, SAY(" (not replayed).", " (sin recalcular)."));
+    }
+}
+
 void say_judged(text *t, lang l, const analysis_prompt *p)
 {
     const op_coverage *c = &p->ops.judged;

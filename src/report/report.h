@@ -49,6 +49,8 @@ void say_instrument(text *t, lang l, const analysis_prompt *p);
 void say_not_seen(text *t, lang l, const analysis_prompt *p);
 /* What to do next. Full sentences. */
 void say_next_step(text *t, lang l, const analysis_prompt *p);
+/* Canaries of every stage: how many were found, which were missed, which stages have none. */
+void say_canaries(text *t, lang l, const op_canaries *c);
 /* "model NAME (hash), kernel ref-avx2, arithmetic 1, kv f16, act q8, chunk 512, threads 2" */
 void say_configuration(text *t, const trace_header *h);
 /* "token 198 at position 12, pass 0, row 12 of 13, p0_short.prefill.jsonl" */

@@ -554,6 +554,10 @@ void say_instrument(text *t, lang l, const analysis_prompt *p)
                     p->canary.state == CANARY_FOUND ? SAY("found", "se encontró")
                                                     : SAY("missed", "pasó inadvertido"));
     }
+    if (p->ops.judged.is_judged) {
+        text_string(t, " ");
+        say_canaries(t, l, &p->ops.canaries);
+    }
 }
 
 static bool has_stage(const analysis_prompt *p, stage name)

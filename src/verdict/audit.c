@@ -34,7 +34,11 @@ static void decide(audit *a, greta_status verdict, const char *what, int32_t n)
 static void judge(audit *a)
 {
     const op_coverage *c = &a->found.judged;
-    if (op_findings_first(&a->found)) {
+    const stage missed = canaries_missed(&a->found.canaries);
+    if (missed != STAGE_NONE) {
+        a->verdict = GRETA_NO_VERDICT;
+        snprintf(a->why, sizeof a->why, "the judge missed its canary in %s", stage_name(missed));
+    } else if (op_findings_first(&a->found)) {
         decide(a, GRETA_FAULT, "do not give what the model says", c->n_replayed - c->n_healthy);
     } else if (op_findings_suspect(&a->found)) {
         decide(a, GRETA_NO_VERDICT, "are as recorded, and others contradict their records",
@@ -97,6 +101,8 @@ static void print_text(text *out, const audit *a)
                 c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded);
     op_standard_say(out, &a->t->header);
     text_string(out, "  ");
+    say_canaries(out, LANG_EN, &a->found.canaries);
+    text_string(out, "\n  ");
     say_configuration(out, &a->t->header);
     text_format(out, "; trace %s\n", a->t->status);
 }
@@ -104,12 +110,13 @@ static void print_text(text *out, const audit *a)
 static greta_status print_json(text *out, const audit *a, greta_error *err)
 {
     json_t *root = json_pack(
-        "{s:i, s:s, s:i, s:s, s:s, s:s, s:o, s:o}", "format", ANALYSIS_FORMAT, "verdict",
+        "{s:i, s:s, s:i, s:s, s:s, s:s, s:o, s:o, s:o}", "format", ANALYSIS_FORMAT, "verdict",
         a->verdict == GRETA_OK      ? "aligned"
         : a->verdict == GRETA_FAULT ? "fault"
                                     : "no verdict",
         "exit_code", (int)a->verdict, "why", a->why, "path", a->t->path, "status", a->t->status,
-        "judged", json_judged(&a->found.judged), "ops", json_ops(&a->found));
+        "judged", json_judged(&a->found.judged), "canaries", json_canaries(&a->found.canaries),
+        "ops", json_ops(&a->found));
     char *dump = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     if (!dump) {

@@ -17,6 +17,7 @@
 #include "report/op_json.h"
 #include "report/report.h"
 #include "trace/field.h"
+#include "verdict/op_canary.h"
 #include "verdict/op_sites.h"
 
 #include <inttypes.h>
@@ -39,6 +40,7 @@ typedef struct comparison {
     const pair *first;          /* that differs; NULL: none */
     pair_difference difference; /* of it */
     op_findings found;          /* with a model */
+    op_canaries canaries;       /* of the comparison of rows */
     greta_status verdict;
     char why[256];
 } comparison;
@@ -175,6 +177,63 @@ static void count_rows(comparison *c)
             c->n_alone[which][c->pairs.alone[which][i].field]++;
         }
     }
+}
+
+/* ---- Canaries -------------------------------------------------------------------------------- */
+
+/* One wrong value in a copy of one equal record of each stage. */
+static greta_status canaries_plant(comparison *c, pair *pairs, altered_record *planted,
+                                   greta_error *err)
+{
+    const uint64_t seed = c->t[1]->body_sum ^ c->t[1]->header.model_hash;
+    const size_t n = c->pairs.n_pair, start = (size_t)canary_draw(seed, n);
+    for (size_t k = 0; k < n; k++) {
+        pair *p = &pairs[(start + k) % n];
+        const trace_record *of = p->record[1];
+        canary *at = &c->canaries.of[of->name];
+        pair_difference difference;
+        c->canaries.is_recorded[of->name] = true;
+        if (at->state != CANARY_ABSENT) {
+            continue;
+        }
+        pair_compare(p, &difference);
+        if (difference.state == PAIR_EQUAL) {
+            altered_record *copy = &planted[of->name];
+            GRETA_TRY(altered_record_new(of, seed ^ (uint64_t)of->name, copy, err));
+            p->record[1] = &copy->record;
+            *at = (canary){CANARY_MISSED, of->name, of->layer, of->position, copy->index};
+        }
+    }
+    return GRETA_OK;
+}
+
+/* The comparison is run once more, over the planted pairs: each stage with a canary must count one
+ * difference more. */
+static greta_status canaries_run(comparison *c, greta_error *err)
+{
+    altered_record planted[STAGE_COUNT] = {0};
+    const size_t bytes = (c->pairs.n_pair + 1) * sizeof *c->pairs.pair;
+    comparison *trial = calloc(1, sizeof *trial);
+    pair *pairs = malloc(bytes);
+    greta_status status = trial && pairs ? GRETA_OK : error_memory(err, "canaries", bytes);
+    if (status == GRETA_OK) {
+        memcpy(pairs, c->pairs.pair, c->pairs.n_pair * sizeof *pairs);
+        status = canaries_plant(c, pairs, planted, err);
+    }
+    if (status == GRETA_OK) {
+        trial->pairs = (pairing){.pair = pairs, .n_pair = c->pairs.n_pair};
+        count_pairs(trial);
+    }
+    for (stage s = 0; s < STAGE_COUNT; s++) {
+        canary *at = &c->canaries.of[s];
+        if (status == GRETA_OK && trial->stage[s].differ == c->stage[s].differ + 1) {
+            at->state = CANARY_FOUND;
+        }
+        altered_record_free(&planted[s]);
+    }
+    free(pairs);
+    free(trial);
+    return status;
 }
 
 /* ---- Verdict --------------------------------------------------------------------------------- */
@@ -425,6 +484,18 @@ static void text_coverage(text *out, const comparison *c)
     text_string(out, separator[0] == '\0' ? "no stage\n" : "\n");
 }
 
+static void text_canaries(text *out, const comparison *c)
+{
+    text_string(out, "rows: ");
+    say_canaries(out, LANG_EN, &c->canaries);
+    text_string(out, "\n");
+    if (c->found.judged.n_site_judged > 0) {
+        text_string(out, "ops: ");
+        say_canaries(out, LANG_EN, &c->found.canaries);
+        text_string(out, "\n");
+    }
+}
+
 static void text_ops(text *out, const comparison *c)
 {
     const op_coverage *judged = &c->found.judged;
@@ -460,6 +531,7 @@ static void print_text(text *out, const comparison *c)
     text_first(out, c);
     text_coverage(out, c);
     text_ops(out, c);
+    text_canaries(out, c);
     text_format(out, "\n%s: %s\n",
                 c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
                 : c->verdict == GRETA_FAULT ? "fault"
@@ -590,6 +662,10 @@ static void print_json(text *json, const comparison *c)
     json_side(json, c, 0);
     json_side(json, c, 1);
     json_ops_put(json, "ops", json_ops(&c->found));
+    json_ops_put(json, "canaries", json_canaries(&c->canaries));
+    json_ops_put(json, "op_canaries",
+                 c->found.judged.n_site_judged > 0 ? json_canaries(&c->found.canaries)
+                                                   : json_null());
     json_ops_put(json, "judged", json_judged(&c->found.judged));
     json_ops_put(json, "effect", json_effect(&c->found.effect));
     text_string(json, "}\n");
@@ -638,6 +714,17 @@ static greta_status judge_ops(comparison *c, greta_model *model, greta_error *er
     return GRETA_OK;
 }
 
+/* A comparison that misses what was planted says nothing, whatever it found. */
+static void judge_canaries(comparison *c)
+{
+    const stage rows = canaries_missed(&c->canaries), ops = canaries_missed(&c->found.canaries);
+    if (rows != STAGE_NONE || ops != STAGE_NONE) {
+        decide(c, GRETA_NO_VERDICT, "%s missed its canary in %s",
+               rows != STAGE_NONE ? "the comparison" : "the judge of ops",
+               stage_name(rows != STAGE_NONE ? rows : ops));
+    }
+}
+
 static greta_status compare(comparison *c, greta_model *model, const char *const path[2],
                             greta_error *err)
 {
@@ -646,7 +733,12 @@ static greta_status compare(comparison *c, greta_model *model, const char *const
     GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
     count_rows(c);
     count_pairs(c);
-    return judge(c) && model ? judge_ops(c, model, err) : GRETA_OK;
+    GRETA_TRY(canaries_run(c, err));
+    if (judge(c) && model) {
+        GRETA_TRY(judge_ops(c, model, err));
+    }
+    judge_canaries(c);
+    return GRETA_OK;
 }
 
 greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b, int json,

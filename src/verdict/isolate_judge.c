@@ -12,6 +12,7 @@
 #include "explain/pair.h"
 #include "replay/norm_replay.h"
 #include "verdict/isolate.h"
+#include "verdict/op_canary.h"
 
 #include "base/text.h"
 
@@ -370,15 +371,6 @@ static greta_status norms_complete(const uint8_t *chosen, int32_t n_layer, analy
 
 /* ---- The instrument -------------------------------------------------------------------------- */
 
-/* splitmix64 of a hash in the trace: anyone can say where the canary must have been. */
-static uint64_t canary_draw(uint64_t seed, uint64_t n)
-{
-    uint64_t z = seed + 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (z ^ (z >> 31)) % n;
-}
-
 /* A stage that is equal and kept as floats on both sides, from a drawn place on; NULL: none. */
 static const stage_line *canary_stage(const isolate_side sides[SIDE_COUNT], uint64_t seed,
                                       const analysis_prompt *p)
@@ -419,8 +411,8 @@ static greta_status canary_run(const isolate_side sides[SIDE_COUNT], analysis_pr
     stage_compare(a, &b, &seen);
     free(values);
     bool is_found = seen.state == STAGE_STATE_DIFFERS && seen.n_differ == 1 && seen.ulp_max <= 1;
-    out->canary =
-        (canary){is_found ? CANARY_FOUND : CANARY_MISSED, line->name, line->layer, (int64_t)at};
+    out->canary = (canary){is_found ? CANARY_FOUND : CANARY_MISSED, line->name, line->layer,
+                           a->position, (int64_t)at};
     return GRETA_OK;
 }
 
@@ -528,8 +520,10 @@ static void conclude(analysis_prompt *p)
         return;
     }
     bool is_untold = p->unrepeated.is_found && p->first == p->n_stage;
-    if (p->tracing == TRACING_OTHER_LOGITS || is_untold || p->canary.state == CANARY_MISSED) {
-        p->why = p->canary.state == CANARY_MISSED ? REASON_CANARY : REASON_TRACING;
+    bool is_missed =
+        p->canary.state == CANARY_MISSED || canaries_missed(&p->ops.canaries) != STAGE_NONE;
+    if (p->tracing == TRACING_OTHER_LOGITS || is_untold || is_missed) {
+        p->why = is_missed ? REASON_CANARY : REASON_TRACING;
         conclude_from(p, VERDICT_INSTRUMENT_SUSPECT, CAUSE_NONE);
     } else if (p->first < p->n_stage) {
         if (p->unrepeated.is_found) {

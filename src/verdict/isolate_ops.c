@@ -42,6 +42,7 @@ greta_status isolate_judge_ops(const isolate_side sides[SIDE_COUNT], const isola
                      .catalog = {&catalogs[SIDE_A], &catalogs[SIDE_B]},
                      .plan = {&plan, &plan},
                      .is_one_session = is_same_session(a, b),
+                     .has_canaries = true,
                      .norm = out->norm,
                      .n_norm = out->n_norm};
         status = op_pair_judge(&p, &out->ops, err);

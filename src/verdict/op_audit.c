@@ -491,6 +491,9 @@ greta_status op_audit_run(const audit_terms *terms, op_audit **out, greta_error 
         return error_memory(err, "the audit", (uint64_t)n * sizeof **out);
     }
     for (int32_t i = 0; i < n; i++) {
+        if (terms->is_trial && i != terms->trial_op) {
+            continue;
+        }
         greta_status status = audit_op(terms, i, &(*out)[i], err);
         if (status != GRETA_OK) {
             op_audits_free(*out, n);

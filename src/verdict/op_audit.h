@@ -42,7 +42,8 @@ typedef struct audit_terms {
     const site *other;    /* the other run at the same token, for values; NULL: none */
     const op_audit *twin; /* (n_op) of a run of the same plan: what is equal to the last bit there
                              is not replayed again; NULL: none */
-    bool is_trial;        /* asks only whether an op is healthy, not why it is not (op_canary.h) */
+    bool is_trial;        /* a canary (op_canary.h): only op trial_op, and not why it is wrong */
+    int32_t trial_op;     /* of the list */
 } audit_terms;
 
 /* (plan->list.n_op) audits, malloc'd; free with op_audits_free. */

@@ -15,6 +15,7 @@
 #include "verdict/op_pair.h"
 
 #include "explain/norm_side.h"
+#include "verdict/op_canary.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -435,6 +436,11 @@ static greta_status line_keep(op_line *line, bool is_kept, op_findings *out, gre
     return GRETA_OK;
 }
 
+static uint64_t canary_seed(const site *s)
+{
+    return s->trace->body_sum ^ s->trace->header.model_hash;
+}
+
 static greta_status case_judge(pair_case *c, op_findings *out, greta_error *err)
 {
     bool is_first = out->n_op == 0;
@@ -452,7 +458,9 @@ static greta_status case_judge(pair_case *c, op_findings *out, greta_error *err)
         GRETA_TRY(line_keep(&c->line[i], is_kept, out, err));
         is_first = is_first && !outputs_differ(c, i);
     }
-    return GRETA_OK;
+    return c->p->has_canaries ? op_canaries_run(&c->terms[SIDE_B], canary_seed(c->p->side[SIDE_B]),
+                                                &out->canaries, err)
+                              : GRETA_OK;
 }
 
 greta_status op_pair_judge(const op_pair *p, op_findings *out, greta_error *err)
@@ -493,5 +501,7 @@ greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *
         status = line_keep(&line, is_told(&line), out, err);
     }
     op_audits_free(audit, n);
-    return status;
+    return status == GRETA_OK && s->has_canaries
+               ? op_canaries_run(&terms, canary_seed(s->site), &out->canaries, err)
+               : status;
 }

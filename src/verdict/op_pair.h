@@ -18,6 +18,7 @@ typedef struct op_pair {
     const norm_line *norm;           /* (n_norm) judged norms whose findings stand; may be none */
     size_t n_norm;
     side_naming naming;
+    bool has_canaries; /* plant them in B, after it was judged */
 } op_pair;
 
 /* Adds to *out: its lines are in execution order of A's list, those of B's own ops behind. */
@@ -27,6 +28,7 @@ typedef struct op_single {
     const site *site;
     const catalog *catalog;
     const op_plan *plan;
+    bool has_canaries;
 } op_single;
 
 greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *err);

@@ -6,6 +6,8 @@
  */
 #include "verdict/op_sites.h"
 
+#include "verdict/op_canary.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -157,9 +159,11 @@ static greta_status case_open(const struct greta_model *model, const trace *cons
     return GRETA_OK;
 }
 
-static greta_status pair_judge(const sites_case *c, const site_pair *p, bool is_one_contract,
+static greta_status pair_judge(const sites_case *c, const site_pair *p, bool has_canaries,
                                op_findings *out, greta_error *err)
 {
+    bool is_one_contract = c->plan[SIDE_A].contract.act == c->plan[SIDE_B].contract.act &&
+                           c->plan[SIDE_A].contract.kv == c->plan[SIDE_B].contract.kv;
     site at[SIDE_COUNT] = {{0}, {0}};
     greta_status status = GRETA_OK;
     for (side s = SIDE_A; s < SIDE_COUNT && status == GRETA_OK; s++) {
@@ -171,12 +175,24 @@ static greta_status pair_judge(const sites_case *c, const site_pair *p, bool is_
             .catalog = {&c->catalog[SIDE_A], &c->catalog[SIDE_B]},
             .plan = {&c->plan[SIDE_A], &c->plan[is_one_contract ? SIDE_A : SIDE_B]},
             .naming = NAMES_COMPARE,
+            .has_canaries = has_canaries,
         };
         status = op_pair_judge(&both, out, err);
     }
     site_free(&at[SIDE_A]);
     site_free(&at[SIDE_B]);
     return status;
+}
+
+/* From which of the tokens that are judged on canaries are planted: a drawn one, and where that
+ * leaves stages without any, those behind it. */
+static int64_t canary_site(const trace *t, const site_pair *tokens, size_t n)
+{
+    uint64_t n_judged = 0;
+    for (size_t i = 0; i < n; i++) {
+        n_judged += tokens[i].differs;
+    }
+    return (int64_t)canary_draw(t->body_sum, n_judged);
 }
 
 greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
@@ -189,14 +205,13 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
     if (status == GRETA_OK) {
         status = sites_pair(c.list, pairs, &tokens, &n, err);
     }
-    bool is_one_contract = c.plan[SIDE_A].contract.act == c.plan[SIDE_B].contract.act &&
-                           c.plan[SIDE_A].contract.kv == c.plan[SIDE_B].contract.kv;
+    int64_t first = status == GRETA_OK ? canary_site(t[SIDE_B], tokens, n) : 0;
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < n && status == GRETA_OK; i++) {
         out->judged.n_site++;
         if (tokens[i].differs) {
             out->judged.n_site_judged++;
-            status = pair_judge(&c, &tokens[i], is_one_contract, out, err);
+            status = pair_judge(&c, &tokens[i], out->judged.n_site_judged > first, out, err);
         }
     }
     findings_order(out);
@@ -213,12 +228,13 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_
     sites_case c = {0};
     const trace *const one[SIDE_COUNT] = {t, NULL};
     greta_status status = case_open(model, one, &c, err);
+    size_t first = (size_t)canary_draw(t->body_sum, c.list[SIDE_A].n);
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < c.list[SIDE_A].n && status == GRETA_OK; i++) {
         site at = {0};
         status = site_list_open(&c.list[SIDE_A], i, &at, err);
         if (status == GRETA_OK) {
-            op_single single = {&at, &c.catalog[SIDE_A], &c.plan[SIDE_A]};
+            op_single single = {&at, &c.catalog[SIDE_A], &c.plan[SIDE_A], i >= first};
             out->judged.n_site++;
             out->judged.n_site_judged++;
             status = op_single_judge(&single, out, err);
