@@ -12,7 +12,8 @@ static void drop_run_fields(json_t *root)
 {
     for (size_t i = 0; i < json_array_size(json_object_get(root, "prompts")); i++) {
         json_object_del(prompt_at(root, i), "tracing_keeps_logits");
-        static const char *const of_model[] = {"judged", "ops", "effect"}; /* need the model */
+        static const char *const of_model[] = {"judged", "ops", "effect", "canaries",
+                                               "growth"}; /* need the model */
         for (size_t k = 0; k < sizeof of_model / sizeof *of_model; k++) {
             json_object_del(prompt_at(root, i), of_model[k]);
         }

@@ -43,7 +43,7 @@ static void try_all(setup *s, const double *bound)
     greta_error err = {0};
     op_around around = {&s->at, &s->rows, NULL, 0};
     op_operand recorded = {s->wrong.type, s->wrong.n, s->wrong.values};
-    op_trial_terms terms = {"avx2", &recorded, bound};
+    op_trial_terms terms = {"avx2", &recorded, bound, NULL};
     rig_check(op_try(&s->c, &around, &terms, &s->item, &s->n, &err), &err);
     assert_true(s->n > 1);
     assert_int_equal(s->item[0].role, EVIDENCE_HEALTHY);

@@ -231,6 +231,34 @@ static void faults_are_found(void **state)
     }
 }
 
+/* From the logits back to the fault, and what it does to the next token. */
+static void effects_are_told(void **state)
+{
+    (void)state;
+    const char *a = path_of("effect-a"), *b = path_of("effect-b");
+    traced_run x = {GRETA_KV_F16, GRETA_ACT_Q8, NULL, 7, "all,cache", -1, NULL, -1};
+    traced_run y = {
+        GRETA_KV_F16, GRETA_ACT_Q8, NULL, 7, "all,cache", -1, fault_find("ffn_norm-no-root"), 1};
+    run_traced(&x, a);
+    run_traced(&y, b);
+    json_t *root = compared(a, b, GRETA_FAULT), *effect = json_object_get(root, "effect");
+    json_t *origin = json_object_get(effect, "origin"), *top = json_object_get(effect, "top");
+    assert_int_equal(whole_at(effect, "position"), 17);
+    assert_true(json_real_value(json_object_get(effect, "kl")) > 0);
+    bool flips =
+        json_integer_value(json_array_get(top, 0)) != json_integer_value(json_array_get(top, 1));
+    assert_int_equal(json_is_true(json_object_get(effect, "flips")), flips);
+    assert_int_equal(whole_at(effect, "tokens"), 1);
+    assert_int_equal(whole_at(effect, "tokens_changed"), flips);
+    assert_int_equal(whole_at(effect, "first_changed"), flips ? 17 : -1);
+    double gap = json_real_value(json_array_get(json_object_get(effect, "gap_in_bounds"), 0));
+    assert_true(gap > 1 && !json_is_true(json_object_get(effect, "is_tie")));
+    assert_string_equal(text_at(origin, "stage"), "ffn_norm");
+    assert_int_equal(whole_at(origin, "layer"), 1);
+    assert_true(json_array_size(json_object_get(root, "growth")) > 0);
+    json_decref(root);
+}
+
 /* A kernel that is wrong in every run: both runs agree to the last bit, in prefill and in decode,
  * by the same table. Replay by another build sees it; the same table would not. */
 static void a_wrong_kernel_is_not_replayed_away(void **state)
@@ -304,6 +332,7 @@ int main(void)
         cmocka_unit_test(clean_traces_pass_the_audit),
         cmocka_unit_test(policies_are_no_faults),
         cmocka_unit_test(faults_are_found),
+        cmocka_unit_test(effects_are_told),
         cmocka_unit_test(a_wrong_kernel_is_not_replayed_away),
         cmocka_unit_test(what_was_not_kept_is_no_verdict),
         cmocka_unit_test(another_model_is_refused),

@@ -19,6 +19,12 @@ const char *analysis_mode_name(analysis_mode mode)
     return name[mode];
 }
 
+bool effect_is_tie(const logit_effect *e)
+{
+    return e->gap[SIDE_A] <= 0 || e->gap[SIDE_B] <= 0 || e->gap_in_bounds[SIDE_A] <= 1 ||
+           e->gap_in_bounds[SIDE_B] <= 1;
+}
+
 stage canaries_missed(const op_canaries *c)
 {
     for (stage s = 0; s < STAGE_COUNT; s++) {

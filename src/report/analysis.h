@@ -113,14 +113,38 @@ typedef struct op_coverage {
     int32_t n_terms;               /* ops whose difference was taken apart */
 } op_coverage;
 
-/* What the difference does to the next token. */
+/* What differs does to the next token: at the first position where the most likely one changes, or
+ * if none does at the first whose logits differ. */
 typedef struct logit_effect {
     bool is_measured;
-    int32_t top[SIDE_COUNT]; /* most likely token */
-    double gap[SIDE_COUNT];  /* between its logit and the next one's */
-    double largest;          /* difference of logits */
-    double kl;               /* KL(A || B) of the next token, nats */
+    int32_t position;
+    int32_t top[SIDE_COUNT];          /* most likely token */
+    double gap[SIDE_COUNT];           /* between its logit and the next one's */
+    double gap_in_bounds[SIDE_COUNT]; /* over what rounding of these two logits may do; NAN */
+    double largest;                   /* difference of logits */
+    double kl;                        /* KL(A || B) of the next token, nats */
+    int32_t n, n_changed;     /* tokens whose logits differ; whose most likely one changes */
+    int32_t changed_position; /* of the first of them; -1: none */
+    /* Backwards from these logits along differing edges. */
+    bool has_origin;  /* to an op of this token that introduced something, the first one */
+    bool has_earlier; /* through cache rows of earlier tokens */
+    stage origin;
+    int32_t origin_layer, n_on_way; /* ops on the way */
 } logit_effect;
+
+#define GROWTH_MAX 3
+
+/* An op that introduced nothing and behind which more differs than in front of it. */
+typedef struct op_growth {
+    stage name;
+    int32_t layer, position;
+    double before,
+        after;        /* relative differences, Euclidean: of its operands (the largest), its row */
+    double condition; /* of a sum: sizes of its parts over its own; NAN: no sum */
+    int64_t channel;  /* of the largest difference */
+    double channel_share;       /* of the squared difference */
+    int32_t n_head, n_head_hit; /* heads; those with more than half of an equal share of it */
+} op_growth;
 
 typedef enum canary_state { CANARY_ABSENT, CANARY_FOUND, CANARY_MISSED } canary_state;
 
@@ -141,12 +165,17 @@ typedef struct op_canaries {
 /* The first stage whose canary was missed; STAGE_NONE: none was. */
 stage canaries_missed(const op_canaries *c);
 
+/* Whether the lead of a most likely token is within what rounding of two logits may do. */
+bool effect_is_tie(const logit_effect *e);
+
 /* What came of judging the ops of one token, or of many. */
 typedef struct op_findings {
     op_line *op; /* (n_op) with something to tell, in execution order */
     size_t n_op;
     op_coverage judged;
-    logit_effect effect; /* of the first token whose logits differ */
+    logit_effect effect;
+    op_growth growth[GROWTH_MAX]; /* (n_growth) that grow most, in that order */
+    int n_growth;
     op_canaries canaries;
 } op_findings;
 

@@ -72,7 +72,7 @@ static void write_prompt(text *t, const analysis_prompt *p)
     }
     if (p->ops.effect.is_measured) {
         text_string(t, "  effect:   ");
-        say_effect(t, LANG_EN, p);
+        say_effect(t, LANG_EN, &p->ops);
         text_string(t, "\n");
     }
     say_others(t, LANG_EN, p, "  also: ");

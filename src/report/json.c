@@ -257,7 +257,7 @@ static json_t *prompt_of(const analysis_prompt *p)
                          : json_boolean(p->tracing == TRACING_SAME_LOGITS);
     return json_pack(
         "{s:s, s:o, s:s, s:i, s:s, s:s, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, "
-        "s:o, s:o, s:o, s:o, s:o, s:o}",
+        "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "id", p->id, "n_token", p->n_token ? json_integer(p->n_token) : json_null(), "verdict",
         verdict_of(p->verdict), "exit_code", (int)p->verdict, "state", verdict_state_name(p->state),
         "bucket", analysis_bucket(p->state, p->cause), "reason", reason_of(p->why), "answer",
@@ -268,7 +268,7 @@ static json_t *prompt_of(const analysis_prompt *p)
         canary_of(&p->canary), "canaries",
         p->ops.judged.is_judged ? json_canaries(&p->ops.canaries) : json_null(), "ops",
         json_ops(&p->ops), "judged", json_judged(&p->ops.judged), "effect",
-        json_effect(&p->ops.effect));
+        json_effect(&p->ops.effect), "growth", json_growth(&p->ops));
 }
 
 static json_t *prompts_of(const analysis *a)

@@ -124,7 +124,7 @@ static void write_interpretation(text *t, lang l, const analysis *a)
         }
         if (p->ops.effect.is_measured) {
             text_string(t, " ");
-            say_effect(t, l, p);
+            say_effect(t, l, &p->ops);
         }
         if (p->n_stage > 0) {
             text_string(t, " ");

@@ -186,12 +186,43 @@ json_t *json_canaries(const op_canaries *c)
                      "planted", planted, "not_planted", none);
 }
 
+/* Where the way back from the logits ends; null: at no op of this token. */
+static json_t *origin_of(const logit_effect *e)
+{
+    return e->has_origin ? json_pack("{s:s, s:o, s:i}", "stage", stage_name(e->origin), "layer",
+                                     layer_of(e->origin_layer), "ops_on_way", (int)e->n_on_way)
+                         : json_null();
+}
+
 json_t *json_effect(const logit_effect *e)
 {
-    return e->is_measured ? json_pack("{s:b, s:[i, i], s:[o, o], s:o, s:o}", "flips",
-                                      e->top[SIDE_A] != e->top[SIDE_B], "top", (int)e->top[SIDE_A],
-                                      (int)e->top[SIDE_B], "gap", real_of(e->gap[SIDE_A]),
-                                      real_of(e->gap[SIDE_B]), "logits_max", real_of(e->largest),
-                                      "kl", real_of(e->kl))
-                          : json_null();
+    if (!e->is_measured) {
+        return json_null();
+    }
+    return json_pack(
+        "{s:i, s:b, s:b, s:[i, i], s:[o, o], s:[o, o], s:o, s:o, s:i, s:i, s:o, s:o, s:b}",
+        "position", (int)e->position, "flips", e->top[SIDE_A] != e->top[SIDE_B], "is_tie",
+        (int)effect_is_tie(e), "top", (int)e->top[SIDE_A], (int)e->top[SIDE_B], "gap",
+        real_of(e->gap[SIDE_A]), real_of(e->gap[SIDE_B]), "gap_in_bounds",
+        real_of(e->gap_in_bounds[SIDE_A]), real_of(e->gap_in_bounds[SIDE_B]), "logits_max",
+        real_of(e->largest), "kl", real_of(e->kl), "tokens", (int)e->n, "tokens_changed",
+        (int)e->n_changed, "first_changed",
+        e->changed_position < 0 ? json_null() : json_integer(e->changed_position), "origin",
+        origin_of(e), "through_earlier_tokens", (int)e->has_earlier);
+}
+
+json_t *json_growth(const op_findings *f)
+{
+    json_t *list = json_array();
+    for (int i = 0; list && i < f->n_growth; i++) {
+        const op_growth *g = &f->growth[i];
+        json_array_append_new(
+            list, json_pack("{s:s, s:o, s:i, s:o, s:o, s:o, s:I, s:o, s:i, s:i}", "stage",
+                            stage_name(g->name), "layer", layer_of(g->layer), "position",
+                            (int)g->position, "before", real_of(g->before), "after",
+                            real_of(g->after), "condition", real_of(g->condition), "channel",
+                            (json_int_t)g->channel, "channel_share", real_of(g->channel_share),
+                            "heads", (int)g->n_head, "heads_hit", (int)g->n_head_hit));
+    }
+    return list;
 }

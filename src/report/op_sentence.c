@@ -236,34 +236,102 @@ void say_op_evidence(text *t, lang l, const op_line *op)
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
-void say_effect(text *t, lang l, const analysis_prompt *p)
+static void say_flip(text *t, lang l, const logit_effect *e)
 {
-    const logit_effect *e = &p->ops.effect;
-    char gap[NUMBER_MAX], largest[NUMBER_MAX], kl[NUMBER_MAX];
-    if (!e->is_measured) {
-        return;
-    }
+    char gap[NUMBER_MAX], bounds[NUMBER_MAX], largest[NUMBER_MAX], kl[NUMBER_MAX];
+    bool is_bounded = isfinite(e->gap_in_bounds[SIDE_A]);
     number_scientific(e->gap[SIDE_A], 2, gap);
+    number_scientific(is_bounded ? e->gap_in_bounds[SIDE_A] : 0, 2, bounds);
     number_scientific(e->largest, 2, largest);
     number_scientific(fabs(e->kl), 2, kl);
     if (e->top[SIDE_A] == e->top[SIDE_B]) {
         text_format(t,
-                    SAY("The next token stays %" PRId32
-                        " (logits differ by at most %s, its lead is %s, KL %s).",
-                        "El siguiente token sigue siendo %" PRId32
-                        " (los logits difieren a lo sumo en %s, su ventaja es %s, KL %s)."),
-                    e->top[SIDE_A], largest, gap, kl);
+                    SAY("The next token stays %" PRId32 " (position %" PRId32
+                        "; logits differ by at most %s, its lead is %s, KL %s).",
+                        "El siguiente token sigue siendo %" PRId32 " (posición %" PRId32
+                        "; los logits difieren a lo sumo en %s, su ventaja es %s, KL %s)."),
+                    e->top[SIDE_A], e->position, largest, gap, kl);
         return;
     }
     text_format(t,
-                SAY("The next token changes from %" PRId32 " to %" PRId32
-                    ": a %s flip (logits differ by at most %s, the lead was %s, KL %s).",
-                    "El siguiente token cambia de %" PRId32 " a %" PRId32
-                    ": un cambio %s (los logits difieren a lo sumo en %s, la ventaja era %s, "
+                SAY("The next token changes from %" PRId32 " to %" PRId32 " at position %" PRId32
+                    ": a %s flip (logits differ by at most %s, the lead was %s%s%s, KL %s).",
+                    "El siguiente token cambia de %" PRId32 " a %" PRId32 " en la posición %" PRId32
+                    ": un cambio %s (los logits difieren a lo sumo en %s, la ventaja era %s%s%s, "
                     "KL %s)."),
-                e->top[SIDE_A], e->top[SIDE_B],
-                e->gap[SIDE_A] == 0 ? SAY("tie", "por empate") : SAY("confident", "con margen"),
-                largest, gap, kl);
+                e->top[SIDE_A], e->top[SIDE_B], e->position,
+                effect_is_tie(e) ? SAY("tie", "por empate") : SAY("confident", "con margen"),
+                largest, gap,
+                is_bounded ? SAY(" or, in bounds of rounding, ", " o, en cotas, ") : "",
+                is_bounded ? bounds : "", kl);
+}
+
+static void say_origin(text *t, lang l, const logit_effect *e)
+{
+    if (e->n > 1) {
+        text_format(t,
+                    SAY(" Of %" PRId32 " tokens whose logits differ, %" PRId32
+                        " change the most likely one.",
+                        " De %" PRId32 " tokens con logits distintos, %" PRId32
+                        " cambian el más probable."),
+                    e->n, e->n_changed);
+    }
+    if (e->has_origin) {
+        text_format(t,
+                    SAY(" Back from its logits over %" PRId32 " ops that differ, it comes from %s",
+                        " Hacia atrás desde sus logits, por %" PRId32
+                        " operaciones que difieren, viene de %s"),
+                    e->n_on_way, stage_name(e->origin));
+        if (e->origin_layer >= 0) {
+            text_format(t, SAY(", layer %" PRId32, ", capa %" PRId32), e->origin_layer);
+        }
+        text_string(t, ".");
+    } else if (e->has_earlier) {
+        text_string(t, SAY(" Back from its logits, it comes from cache rows of earlier tokens.",
+                           " Hacia atrás desde sus logits, viene de filas de la caché de tokens "
+                           "anteriores."));
+    }
+}
+
+void say_effect(text *t, lang l, const op_findings *f)
+{
+    if (f->effect.is_measured) {
+        say_flip(t, l, &f->effect);
+        say_origin(t, l, &f->effect);
+    }
+    say_growth(t, l, f);
+}
+
+void say_growth(text *t, lang l, const op_findings *f)
+{
+    for (int i = 0; i < f->n_growth; i++) {
+        const op_growth *g = &f->growth[i];
+        char before[NUMBER_MAX], after[NUMBER_MAX], condition[NUMBER_MAX];
+        text_format(t, "%s%s",
+                    i == 0 ? SAY(" What differs grows most in ", " Lo que difiere crece "
+                                                                 "más en ")
+                           : SAY(", then in ", "; después en "),
+                    stage_name(g->name));
+        if (g->layer >= 0) {
+            text_format(t, SAY(", layer %" PRId32, ", capa %" PRId32), g->layer);
+        }
+        text_format(t,
+                    SAY(", from %s to %s of the row (channel %" PRId64 " holds %d %%",
+                        ", de %s a %s de la fila (el canal %" PRId64 " tiene el %d %%"),
+                    number_scientific(g->before, 2, before), number_scientific(g->after, 2, after),
+                    g->channel, (int)(100 * g->channel_share + 0.5));
+        if (isfinite(g->condition)) {
+            text_format(t, SAY("; a sum of condition %s", "; una suma de condición %s"),
+                        number_scientific(g->condition, 2, condition));
+        }
+        if (g->n_head > 0) {
+            text_format(
+                t,
+                SAY("; %" PRId32 " of %" PRId32 " heads", "; %" PRId32 " de %" PRId32 " cabezas"),
+                g->n_head_hit, g->n_head);
+        }
+        text_string(t, i + 1 == f->n_growth ? ")." : ")");
+    }
 }
 
 static void say_stages(text *t, const op_canaries *c, canary_state state)
@@ -277,7 +345,7 @@ static void say_stages(text *t, const op_canaries *c, canary_state state)
     }
 }
 
-void say_canaries(text *t, lang l, const op_canaries *c)
+void say_canaries(text *t, lang l, const op_canaries *c, bool is_of_rows)
 {
     int n[3] = {0, 0, 0}, n_none = 0;
     for (stage s = 0; s < STAGE_COUNT; s++) {
@@ -298,7 +366,9 @@ void say_canaries(text *t, lang l, const op_canaries *c)
     if (n_none > 0) {
         text_string(t, SAY(" None in ", " Ninguno en "));
         say_stages(t, c, CANARY_ABSENT);
-        text_string(t, SAY(" (not replayed).", " (sin recalcular)."));
+        text_string(t, is_of_rows
+                           ? SAY(" (all of its pairs differ).", " (difieren todos sus pares).")
+                           : SAY(" (not replayed).", " (sin recalcular)."));
     }
 }
 

@@ -35,7 +35,9 @@ void say_op_evidence(text *t, lang l, const op_line *op);
 /* Its four terms, and what patching it does. */
 void say_op_details(text *t, lang l, const op_line *op);
 /* What the difference does to the next token; a full sentence, or none. */
-void say_effect(text *t, lang l, const analysis_prompt *p);
+void say_effect(text *t, lang l, const op_findings *f);
+/* Where differences grow, and which sums cancel. Empty if none do. */
+void say_growth(text *t, lang l, const op_findings *f);
 /* How many ops were replayed. A full sentence. */
 void say_judged(text *t, lang l, const analysis_prompt *p);
 /* Judged norms beside the one that decides: later faults, and wrong operands that changed nothing;
@@ -49,8 +51,9 @@ void say_instrument(text *t, lang l, const analysis_prompt *p);
 void say_not_seen(text *t, lang l, const analysis_prompt *p);
 /* What to do next. Full sentences. */
 void say_next_step(text *t, lang l, const analysis_prompt *p);
-/* Canaries of every stage: how many were found, which were missed, which stages have none. */
-void say_canaries(text *t, lang l, const op_canaries *c);
+/* Canaries of every stage: how many were found, which were missed, which stages have none. Those of
+ * the comparison of rows need a pair that is equal, those of the judge of ops one that replays. */
+void say_canaries(text *t, lang l, const op_canaries *c, bool is_of_rows);
 /* "model NAME (hash), kernel ref-avx2, arithmetic 1, kv f16, act q8, chunk 512, threads 2" */
 void say_configuration(text *t, const trace_header *h);
 /* "token 198 at position 12, pass 0, row 12 of 13, p0_short.prefill.jsonl" */

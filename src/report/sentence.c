@@ -556,7 +556,7 @@ void say_instrument(text *t, lang l, const analysis_prompt *p)
     }
     if (p->ops.judged.is_judged) {
         text_string(t, " ");
-        say_canaries(t, l, &p->ops.canaries);
+        say_canaries(t, l, &p->ops.canaries, false);
     }
 }
 

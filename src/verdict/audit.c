@@ -99,9 +99,10 @@ static void print_text(text *out, const audit *a)
                 " read something else than was written; %" PRId32
                 " ops of the model have no record.\n",
                 c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded);
+    text_string(out, "  ");
     op_standard_say(out, &a->t->header);
     text_string(out, "  ");
-    say_canaries(out, LANG_EN, &a->found.canaries);
+    say_canaries(out, LANG_EN, &a->found.canaries, false);
     text_string(out, "\n  ");
     say_configuration(out, &a->t->header);
     text_format(out, "; trace %s\n", a->t->status);

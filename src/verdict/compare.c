@@ -487,11 +487,11 @@ static void text_coverage(text *out, const comparison *c)
 static void text_canaries(text *out, const comparison *c)
 {
     text_string(out, "rows: ");
-    say_canaries(out, LANG_EN, &c->canaries);
+    say_canaries(out, LANG_EN, &c->canaries, true);
     text_string(out, "\n");
     if (c->found.judged.n_site_judged > 0) {
         text_string(out, "ops: ");
-        say_canaries(out, LANG_EN, &c->found.canaries);
+        say_canaries(out, LANG_EN, &c->found.canaries, false);
         text_string(out, "\n");
     }
 }
@@ -531,6 +531,11 @@ static void print_text(text *out, const comparison *c)
     text_first(out, c);
     text_coverage(out, c);
     text_ops(out, c);
+    if (c->found.effect.is_measured || c->found.n_growth > 0) {
+        text_string(out, "effect: ");
+        say_effect(out, LANG_EN, &c->found);
+        text_string(out, "\n");
+    }
     text_canaries(out, c);
     text_format(out, "\n%s: %s\n",
                 c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
@@ -668,6 +673,7 @@ static void print_json(text *json, const comparison *c)
                                                    : json_null());
     json_ops_put(json, "judged", json_judged(&c->found.judged));
     json_ops_put(json, "effect", json_effect(&c->found.effect));
+    json_ops_put(json, "growth", json_growth(&c->found));
     text_string(json, "}\n");
 }
 

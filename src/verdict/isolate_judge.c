@@ -88,6 +88,7 @@ static void mismatches_find(const isolate_side sides[SIDE_COUNT], analysis_promp
     mismatch_hash(out, "prefix", a->prefix, b->prefix);
     mismatch_hash(out, "model", x->model_hash, y->model_hash);
     mismatch_whole(out, "arithmetic", x->arithmetic, y->arithmetic);
+    mismatch_text(out, "rounding", x->rounding, y->rounding);
     mismatch_text(out, "kv", x->kv, y->kv);
     mismatch_text(out, "act", x->act, y->act);
     mismatch_text(out, "rows of one stage and layer in a pass", sides[SIDE_A].twice ? "2" : "1",
@@ -273,6 +274,27 @@ static void norm_drop(norm_line *line)
     *line = (norm_line){0};
 }
 
+static bool sides_claim_bits(const trace_header *a, const trace_header *b)
+{
+    return op_standard_of(a).is_bits && op_standard_of(b).is_bits;
+}
+
+/* The classifier of norms asks for bits. Of runs that claim none it gives its numbers; what is to
+ * be said of the norm is said by the judge of ops. */
+static void norm_leave(norm_line *line)
+{
+    finding *f = &line->found;
+    const norm_numbers numbers = f->numbers;
+    bool is_measured = f->state != VERDICT_UNMEASURED && f->state != VERDICT_NOT_COMPARABLE;
+    memset(f, 0, sizeof *f);
+    f->numbers = numbers;
+    f->eps_min = 1;
+    f->state = !is_measured              ? VERDICT_UNMEASURED
+               : numbers.output_mae == 0 ? VERDICT_EQUAL
+                                         : VERDICT_INHERITED;
+    snprintf(f->phrase, sizeof f->phrase, "no bits are promised");
+}
+
 static bool is_norm(const isolate_side sides[SIDE_COUNT], const stage_line *line)
 {
     const trace_record *a = site_record(&sides[SIDE_A], line->name, line->layer);
@@ -303,6 +325,9 @@ static greta_status norms_judge(const isolate_side sides[SIDE_COUNT], const isol
         line->layer = at->layer;
         line->is_chosen = at->name == STAGE_FFN_NORM && chosen[at->layer];
         GRETA_TRY(norm_judge(sides, terms, line, err));
+        if (!sides_claim_bits(&sides[SIDE_A].trace->header, &sides[SIDE_B].trace->header)) {
+            norm_leave(line);
+        }
         line->is_decisive = i == out->first;
         if (!line->is_decisive && !line->is_chosen && !is_notable(&line->found)) {
             norm_drop(line);
@@ -448,13 +473,18 @@ static void decide(analysis_prompt *p)
     }
 }
 
-/* The bits say whether; the finding at the first fault says why. */
+/* The bits say whether; the finding at the first fault says why. Where the traces do not claim our
+ * bits, only an op that introduced something is a fault. */
 static void conclude_measured(analysis_prompt *p)
 {
     decide(p);
     const norm_line *norm = analysis_decisive(p);
     const op_line *line = analysis_decisive_op(p);
-    p->verdict = GRETA_FAULT;
+    bool is_bounded = !sides_claim_bits(&p->side[SIDE_A].header, &p->side[SIDE_B].header);
+    bool is_told = line && (line->is_policy || line->is_rounding);
+    p->verdict = !is_bounded || (line && line->is_accused) ? GRETA_FAULT
+                 : is_told                                 ? GRETA_OK
+                                                           : GRETA_NO_VERDICT;
     if (line) {
         conclude_from(p, line->found.state, line->found.cause);
     } else if (norm) {

@@ -156,9 +156,11 @@ static greta_status trial_run(const audit_terms *terms, int32_t i, const altered
                       .evidence = {&audit[i].evidence}};
         finding found;
         op_judge_side(&t, SIDE_A, &found);
+        /* A run that claims no class may be told a policy: seen, too. */
+        bool is_seen = finding_is_accused(&found) || found.is_benign;
         *out = !audit[i].check.record           ? CANARY_MISSED
                : !audit[i].evidence.is_measured ? CANARY_ABSENT
-               : finding_is_accused(&found)     ? CANARY_FOUND
+               : is_seen                        ? CANARY_FOUND
                                                 : CANARY_MISSED;
     }
     op_audits_free(audit, terms->plan->list.n_op);

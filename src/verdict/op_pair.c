@@ -16,6 +16,7 @@
 
 #include "explain/norm_side.h"
 #include "verdict/op_canary.h"
+#include "verdict/op_effect.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -350,52 +351,27 @@ static greta_status patches_try(pair_case *c, greta_error *err)
 
 /* ---- Effect ---------------------------------------------------------------------------------- */
 
-static int32_t top_of(const term_row *logits, double *gap)
+static greta_status effect_take(const pair_case *c, op_findings *out, greta_error *err)
 {
-    int64_t best = 0, next = -1;
-    for (int64_t i = 1; i < logits->n; i++) {
-        if (term_value(logits, i) > term_value(logits, best)) {
-            next = best;
-            best = i;
-        } else if (next < 0 || term_value(logits, i) > term_value(logits, next)) {
-            next = i;
+    const op_list *list = &c->p->plan[SIDE_A]->list;
+    effect_op *ops = calloc((size_t)list->n_op, sizeof *ops);
+    if (!ops) {
+        return error_memory(err, "the effect", (uint64_t)list->n_op * sizeof *ops);
+    }
+    for (int32_t i = 0; i < list->n_op; i++) {
+        const op *o = &list->op[i];
+        ops[i] =
+            (effect_op){{record_of(c, SIDE_A, i), record_of(c, SIDE_B, i)},
+                        c->line[i].is_accused || c->line[i].is_policy || c->line[i].is_rounding,
+                        false};
+        for (int k = 0; k < OP_IN_MAX && o->in[k].edge >= 0 && outputs_differ(c, i); k++) {
+            const edge *e = &list->edge[o->in[k].edge];
+            ops[i].has_earlier = ops[i].has_earlier || (e->is_cache && !other_rows_agree(c, e));
         }
     }
-    *gap = next < 0 ? INFINITY : term_value(logits, best) - term_value(logits, next);
-    return (int32_t)best;
-}
-
-static double log_sum(const term_row *logits, double top)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < logits->n; i++) {
-        sum += exp(term_value(logits, i) - top);
-    }
-    return top + log(sum);
-}
-
-static void effect_take(const op_pair *p, logit_effect *out)
-{
-    const trace_record *a = site_record(p->side[SIDE_A], STAGE_LOGITS, -1);
-    const trace_record *b = site_record(p->side[SIDE_B], STAGE_LOGITS, -1);
-    if (out->is_measured || !a || !b || hash_equal(a->out[0].hash, b->out[0].hash)) {
-        return;
-    }
-    term_row x = recorded_row(a), y = recorded_row(b);
-    bool is_known = x.values && y.values && x.n == y.n && x.n > 0;
-    if (!is_known || a->out[0].n_nonfinite + b->out[0].n_nonfinite > 0) {
-        return;
-    }
-    out->is_measured = true;
-    out->top[SIDE_A] = top_of(&x, &out->gap[SIDE_A]);
-    out->top[SIDE_B] = top_of(&y, &out->gap[SIDE_B]);
-    double of_a = log_sum(&x, term_value(&x, out->top[SIDE_A]));
-    double of_b = log_sum(&y, term_value(&y, out->top[SIDE_B]));
-    for (int64_t i = 0; i < x.n; i++) {
-        double log_a = term_value(&x, i) - of_a, log_b = term_value(&y, i) - of_b;
-        out->kl += exp(log_a) * (log_a - log_b);
-        out->largest = fmax(out->largest, fabs(term_value(&x, i) - term_value(&y, i)));
-    }
+    greta_status status = op_effect_take(c->terms, ops, out, err);
+    free(ops);
+    return status;
 }
 
 /* ---- The whole ------------------------------------------------------------------------------- */
@@ -452,7 +428,7 @@ static greta_status case_judge(pair_case *c, op_findings *out, greta_error *err)
         GRETA_TRY(terms_fill(c, i, out, err));
     }
     GRETA_TRY(patches_try(c, err));
-    effect_take(c->p, &out->effect);
+    GRETA_TRY(effect_take(c, out, err));
     for (int32_t i = 0; i < c->n_line; i++) {
         bool is_kept = is_told(&c->line[i]) || (is_first && outputs_differ(c, i));
         GRETA_TRY(line_keep(&c->line[i], is_kept, out, err));

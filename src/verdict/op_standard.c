@@ -23,10 +23,9 @@ void op_standard_say(text *out, const trace_header *header)
 {
     const op_standard s = op_standard_of(header);
     if (s.is_bits) {
-        text_format(out, "  held to every bit of arithmetic %d\n", header->arithmetic);
+        text_format(out, "held to every bit of arithmetic %d\n", header->arithmetic);
     } else {
-        text_format(out,
-                    "  %s (it claims %s): held to bounds computed from its own operands (%s)\n",
+        text_format(out, "%s (it claims %s): held to bounds computed from its own operands (%s)\n",
                     header->arithmetic == 0 ? "of another arithmetic" : "of another version",
                     s.is_declared ? bound_class_name(s.of) : "no class of rounding",
                     bound_class_text(s.of));

@@ -133,6 +133,10 @@ def test_what_a_later_add_cancels(cli, mkmodel, tmp_path):  # noqa: F811
     op = decisive(prompt)
     assert (op["stage"], op["layer"], op["bucket"]) == ("up", WRONG, "D_kernel_math")
     assert op["state"] == "CONFIRMED" and op["patch"]["removes"]
+    add, origin = prompt["growth"][0], prompt["effect"]["origin"]  # told as what it is
+    assert (add["stage"], add["layer"], add["channel"]) == ("x_after_mlp", HUGE_TO, CHANNEL)
+    assert add["condition"] > 100 and add["channel_share"] > 0.9
+    assert (origin["stage"], origin["layer"]) == ("up", WRONG)
 
 
 @pytest.mark.skipif(not LONG, reason="only in make check-long")
