@@ -52,6 +52,7 @@ static inline trace_header sample_header(void)
                       .n_sequence = 2,
                       .n_chunk = 64,
                       .n_thread = 3,
+                      .rounding = "f32",
                       .kv = "f16",
                       .act = "q8",
                       .kernel = "ref-avx2",

@@ -94,7 +94,7 @@ static double condition_of(const op_list *list, const op *o, const effect_op *op
 static int by_growth(const void *a, const void *b)
 {
     const op_growth *x = a, *y = b;
-    double of_x = x->after / x->before, of_y = y->after / y->before;
+    double of_x = x->after - x->before, of_y = y->after - y->before; /* what becomes visible */
     return (of_x < of_y) - (of_x > of_y);
 }
 
