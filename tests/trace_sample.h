@@ -53,6 +53,7 @@ static inline trace_header sample_header(void)
                       .n_chunk = 64,
                       .n_thread = 3,
                       .rounding = "f32",
+                      .device = "GPU 0",
                       .kv = "f16",
                       .act = "q8",
                       .kernel = "ref-avx2",
