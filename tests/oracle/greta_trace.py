@@ -32,7 +32,7 @@ HEADER = {
        n_vocab n_ctx n_sequence n_chunk n_thread sample bytes_max""".split()},
     **{name: (TEXT, NEEDED) for name in """greta model arch prompt_id kv act kernel cpu compiler
        stages layers phases tokens notes""".split()},
-    "rounding": (TEXT, ""),
+    "rounding": (TEXT, ""), "device": (TEXT, ""),
     "model_hash": (HEX, NEEDED), "tokenizer_hash": (HEX, NEEDED), "mxcsr": (HEX, NEEDED),
 }
 COMMON = {"n": (INT, NEEDED), "kind": (NAME, NEEDED), "stage": (NAME, NEEDED), "layer": (INT, -1),
