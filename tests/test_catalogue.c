@@ -40,7 +40,7 @@ enum { N_CTX = 300, N_TOKEN = 280 };
 #ifdef SANITIZED
 enum { STEP = 499 }; /* of a sample every STEP-th case: sanitizers take their time */
 #else
-enum { STEP = 41 };
+enum { STEP = 61 };
 #endif
 
 typedef struct half {
@@ -473,7 +473,7 @@ static void pair_run(subject *u, const plant_case two[2], tally *t)
 
 static void pairs_run(subject *u, uint32_t *random, tally *t)
 {
-    size_t wanted_pairs = model_path ? 2 : is_sample ? 2 : 40;
+    size_t wanted_pairs = !is_sample ? 40 : model_path && n_most == 0 ? 12 : 1;
     for (size_t i = 0, n = 0; i < 50 * wanted_pairs && n < wanted_pairs && t->n_named > 1; i++) {
         plant_case two[2] = {t->named[draw(random) % t->n_named],
                              t->named[draw(random) % t->n_named]};
@@ -576,6 +576,35 @@ static void every_fault_is_named(void **state)
     tally_check(&t, chosen->name);
 }
 
+/* Other tokens are no other computation: the pair is refused, by the field that differs. */
+static void other_tokens_are_no_pair(void **state)
+{
+    size_t n, n_kind = 0;
+    const fault_kind *kind = fault_kinds(&n);
+    subject u;
+    (void)state;
+    subject_make(&u, 0);
+    for (size_t k = 0; k < n; k++) {
+        greta_error err = {0};
+        greta_status verdict;
+        greta_isolate_options o = u.bench[0].options;
+        char *printed;
+        if (kind[k].where != WHERE_TOKENS) {
+            continue;
+        }
+        o.fault = kind[k].name;
+        greta_prompt prompt = {"tokens", tokens[0], 12};
+        check(greta_isolate(u.model, &prompt, 1, &o, 1, &printed, &verdict, &err), &err);
+        assert_int_equal(verdict, GRETA_NO_VERDICT);
+        assert_non_null(strstr(printed, "\"NOT_COMPARABLE\""));
+        assert_non_null(strstr(printed, "\"prefix\""));
+        greta_free(printed);
+        n_kind++;
+    }
+    assert_int_equal(n_kind, 4);
+    subject_close(&u);
+}
+
 /* At the kinds' own stages, in layers that are drawn. */
 static void a_real_model(void **state)
 {
@@ -600,6 +629,7 @@ static void a_real_model(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest sample[] = {cmocka_unit_test(every_fault_is_named),
+                                        cmocka_unit_test(other_tokens_are_no_pair),
                                         cmocka_unit_test(a_real_model)};
     const struct CMUnitTest half_only[] = {cmocka_unit_test(every_fault_is_named)};
     const struct CMUnitTest model_only[] = {cmocka_unit_test(a_real_model)};

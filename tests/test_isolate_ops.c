@@ -310,6 +310,40 @@ static void rearranged_matrices_are_named(void **state)
     bench_close(&bench);
 }
 
+/* An eps that is no usual one, and too large to be solved: the record admits it. The audit of the
+ * run alone says so too. */
+static void a_number_that_was_given_is_admitted(void **state)
+{
+    (void)state;
+    plant_bench bench;
+    analysis_prompt p;
+    greta_error err = {0};
+    greta_status verdict;
+    op_list list;
+    char *text;
+    bench_start(&bench, 1, "ops-number", &p);
+    analysis_prompt_free(&p);
+    check(op_list_copy(&healthy, &list, &err), &err);
+    op_at(&list, STAGE_FFN_NORM, 1)->eps = 0.0317f;
+    edited_run(&bench, &list, &p);
+    assert_int_equal(p.state, VERDICT_CONFIRMED);
+    assert_int_equal(p.cause, CAUSE_NORM_STATS);
+    analysis_prompt_free(&p);
+    check(greta_audit(model, bench.path[1], 1, &text, &verdict, &err), &err);
+    assert_int_equal(verdict, GRETA_FAULT);
+    json_t *root = json_loads(text, 0, NULL), *ops = json_object_get(root, "ops"), *line = NULL;
+    for (size_t i = 0; i < json_array_size(ops) && !line; i++) {
+        json_t *o = json_array_get(ops, i);
+        line = json_is_true(json_object_get(o, "is_fault")) ? o : NULL;
+    }
+    assert_string_equal(text_at(line, "state"), "CONFIRMED");
+    assert_string_equal(text_at(line, "bucket"), "B_norm_stats");
+    assert_non_null(strstr(text_at(line, "phrase"), "eps 0.0317 for "));
+    json_decref(root);
+    greta_free(text);
+    bench_close(&bench);
+}
+
 /* What no hypothesis explains is located all the same, and is no confirmed cause. */
 static void the_unexplained_is_located(void **state)
 {
@@ -379,6 +413,7 @@ int main(void)
         cmocka_unit_test(every_edit_is_named),
         cmocka_unit_test(stacked_faults_come_in_order),
         cmocka_unit_test(rearranged_matrices_are_named),
+        cmocka_unit_test(a_number_that_was_given_is_admitted),
         cmocka_unit_test(the_unexplained_is_located),
         cmocka_unit_test(provenance_is_told),
     };

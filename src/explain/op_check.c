@@ -77,8 +77,8 @@ static void row_judge(read_check *c)
 
 /* Rows whose values the record does not hold: all of them at once, by the hash of the whole read,
  * if every row was kept where it was written. */
-static void cache_judge_whole(const run_site *run, const read_expected *e,
-                              const trace_tensor *read, read_check *c)
+static void cache_judge_whole(const run_site *run, const read_expected *e, const trace_tensor *read,
+                              read_check *c)
 {
     const catalog *in[3] = {run->own, run->earlier, run->other};
     int64_t width = read->n / c->n_row;
@@ -159,6 +159,9 @@ void op_check_reads(const run_site *run, const op_expected *op, op_check *out)
     }
     out->n_in = op->n_in;
     out->n_weight = op->n_weight;
+    bool has_numbers = op->has_numbers && r->has_norm;
+    out->is_eps_broken = has_numbers && r->eps != op->eps;
+    out->is_count_broken = has_numbers && r->count != op->count;
     for (int32_t i = 0; i < op->n_in; i++) {
         read_check *c = &out->in[i];
         if (i < r->n_in && op->in[i].is_cache) {
@@ -181,7 +184,7 @@ void op_check_reads(const run_site *run, const op_expected *op, op_check *out)
 
 bool op_check_is_broken(const op_check *c)
 {
-    bool is_broken = false;
+    bool is_broken = c->is_eps_broken || c->is_count_broken;
     for (int32_t i = 0; i < c->n_in; i++) {
         is_broken = is_broken || c->in[i].state == READ_BROKEN;
     }

@@ -27,8 +27,11 @@ typedef struct op_expected {
     int32_t n_in, n_weight;
     read_expected in[TRACE_IN_MAX];
     const char *weight[TRACE_WEIGHT_MAX]; /* names of the tensors */
-    bool is_store;                        /* writes the cache */
-    bool is_sum;                          /* adds its inputs: the residual stream */
+    bool has_numbers;                     /* a norm: of this eps, and this count of its mean */
+    float eps;
+    int64_t count;
+    bool is_store; /* writes the cache */
+    bool is_sum;   /* adds its inputs: the residual stream */
 } op_expected;
 
 /* One run at one token: its records, and the traces in which rows of its session are found. */
@@ -55,11 +58,12 @@ typedef struct op_check {
     int32_t n_in, n_weight;
     read_check in[TRACE_IN_MAX];
     read_check weight[TRACE_WEIGHT_MAX];
+    bool is_eps_broken, is_count_broken; /* the record shows another number than the model's */
 } op_check;
 
-/* Judges every operand of the op by its hash. */
+/* Judges every operand of the op by its hash, and the numbers it was given. */
 void op_check_reads(const run_site *run, const op_expected *op, op_check *out);
-/* Whether any operand is broken. */
+/* Whether any operand or number is broken. */
 bool op_check_is_broken(const op_check *c);
 
 /* What the cache row of a position held when the token of the site read it, by the records of its

@@ -131,7 +131,9 @@ static void describe_weight(const op_trial *t, side s, int32_t i, finding *f)
     w->is_permutation = c->has_should && c->read.bag == c->should.bag;
     w->is_other_tensor = name[0] != '\0';
     snprintf(w->tensor, sizeof w->tensor, "%s", name);
-    if (w->is_other_tensor) {
+    if (w->is_other_tensor && strcmp(name, own) == 0) {
+        phrase_add(f, "other rows of %.70s", own);
+    } else if (w->is_other_tensor) {
         phrase_add(f, "%.70s for %.70s", name, own);
     } else {
         phrase_add(f, "%s",
@@ -166,7 +168,28 @@ static cause cause_of_weight(int32_t i, const finding_weight *w)
     return i > 0 && !is_elsewhere ? CAUSE_STRUCTURE : CAUSE_WEIGHT_LAYOUT;
 }
 
-/* Describes every broken operand; returns the causes they stand for. */
+/* Numbers of a norm that the record shows to be other ones than the model's. */
+static void describe_numbers(const op_trial *t, side s, finding *f)
+{
+    const trace_record *r = t->check[s].record;
+    const op_expected *e = t->expected[s];
+    char given[NUMBER_MAX], proper[NUMBER_MAX];
+    if (t->check[s].is_count_broken) {
+        f->number = EVIDENCE_NUMBER_COUNT;
+        f->number_healthy = (double)e->count;
+        f->number_given = (double)r->count;
+        phrase_add(f, "mean over %lld for %lld", (long long)r->count, (long long)e->count);
+    }
+    if (t->check[s].is_eps_broken) {
+        f->number = EVIDENCE_NUMBER_EPS;
+        f->number_healthy = (double)e->eps;
+        f->number_given = (double)r->eps;
+        phrase_add(f, "eps %s for %s", number_f32(r->eps, given), number_f32(e->eps, proper));
+    }
+}
+
+/* Describes every broken operand and number; returns the causes they stand for. The most direct
+ * one leads: a row, then weights, then numbers. */
 static unsigned describe_breaks(const op_trial *t, side s, finding *f)
 {
     unsigned causes = 0;
@@ -184,6 +207,11 @@ static unsigned describe_breaks(const op_trial *t, side s, finding *f)
             f->cause = causes ? f->cause : of;
             causes |= BIT(of);
         }
+    }
+    if (t->check[s].is_eps_broken || t->check[s].is_count_broken) {
+        describe_numbers(t, s, f);
+        f->cause = causes ? f->cause : CAUSE_NORM_STATS;
+        causes |= BIT(CAUSE_NORM_STATS);
     }
     return causes;
 }
@@ -329,6 +357,7 @@ static void judge_admitted(const op_trial *t, side s, finding *f)
         phrase_add(f, "which alone does not give its output");
     } else if (is_single(f->fit_causes) && (e->as_read_fits || has_fit)) {
         f->state = VERDICT_CONFIRMED;
+        f->number_used = f->number_given;
     }
 }
 

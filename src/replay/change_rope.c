@@ -235,7 +235,8 @@ static bool magnitude_solved(change *e, double unused)
         in += turns ? pow(op_value_at(&e->healthy->in[0], i), 2) : 0;
         out += turns ? pow(op_value_at(e->recorded, i), 2) : 0;
     }
-    double factor = in > 0 ? sqrt(out / in) : 1.0;
+    double own = e->healthy->rope.attn_factor > 0 ? (double)e->healthy->rope.attn_factor : 1.0;
+    double factor = in > 0 ? sqrt(out / in) / own : 1.0;
     double shown = round(factor * 1e5) / 1e5; /* as a file would have it */
     float *cos_sin = own_angles(e);
     for (int32_t i = 0; i < e->c.op.rope_dim && cos_sin; i++) {

@@ -24,7 +24,10 @@ static op_expected expected_of(const op_list *list, const op *o)
                      .layer = o->layer,
                      .kind = op_kind_name(o->kind),
                      .is_store = o->kind == OP_KV_STORE,
-                     .is_sum = o->kind == OP_ADD};
+                     .is_sum = o->kind == OP_ADD,
+                     .has_numbers = o->kind == OP_RMS_NORM || o->kind == OP_HEAD_NORM,
+                     .eps = o->eps,
+                     .count = o->count};
     for (; e.n_in < OP_IN_MAX && o->in[e.n_in].edge >= 0; e.n_in++) {
         const edge *from = &list->edge[o->in[e.n_in].edge];
         read_expected *read = &e.in[e.n_in];
@@ -189,6 +192,27 @@ static bool read_cache(const trace_tensor *read, const op_case *c, const void **
     return true;
 }
 
+/* The rows of the model's weights with this content: of several ops that share a tensor, those of
+ * the op that should read them. tensor NULL: none. */
+static weight_view view_found(const audit_terms *terms, row_hash content)
+{
+    const op_list *list = &terms->plan->list;
+    const catalog *c = terms->run.own;
+    for (size_t i = 0; i < c->n_weight; i++) {
+        const trace_record *r = c->weight[i];
+        int32_t at = op_list_op(list, r->name, r->layer);
+        for (int k = 0; k < OP_WEIGHT_MAX && at >= 0 && r->n_weight > 0; k++) {
+            weight_view view = list->op[at].w[k];
+            if (view.tensor && hash_equal(r->weight[0].hash, content) &&
+                strcmp(view.tensor->name, r->weight[0].tensor) == 0) {
+                view.n = list->op[at].kind == OP_EMBED ? view.tensor->n_row : view.n;
+                return view;
+            }
+        }
+    }
+    return (weight_view){0};
+}
+
 /* The weights that were read: a norm's from its record, a matrix if it is another of the model. */
 static bool read_weight(const audit_terms *terms, const trace_tensor *read, as_read *r, int32_t i)
 {
@@ -204,20 +228,22 @@ static bool read_weight(const audit_terms *terms, const trace_tensor *read, as_r
         view->tensor = &r->tensor;
         return true;
     }
-    const char *name = provenance_tensor(&terms->run, read->hash);
-    const weight *found = name[0] ? model_weight(terms->plan->model, name) : NULL;
-    if (!found || found->n_row != view->tensor->n_row || found->n_col != view->tensor->n_col) {
-        return false;
-    }
-    view->tensor = found;
-    return true;
+    weight_view found = view_found(terms, read->hash);
+    bool fits = found.tensor && found.n == view->n && found.tensor->n_col == view->tensor->n_col;
+    *view = fits ? found : *view;
+    return fits;
 }
 
-/* Every broken operand replaced by what was read; false: one of them is not known. */
+/* Every broken operand replaced by what was read, numbers by what was given; false: one of them is
+ * not known. */
 static bool as_read_fill(const audit_terms *terms, const op_expected *e, const op_check *check,
                          as_read *r)
 {
     int32_t row = 0; /* attention: operands behind the query are caches */
+    if (check->is_eps_broken || check->is_count_broken) {
+        r->changed.op.eps = check->record->eps;
+        r->changed.op.count = (int32_t)check->record->count;
+    }
     for (int32_t i = 0; i < check->n_in; i++) {
         const trace_tensor *read = &check->record->in[i];
         bool is_broken = check->in[i].state == READ_BROKEN;
