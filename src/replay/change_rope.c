@@ -163,6 +163,13 @@ static bool scaling_missing(change *e, double unused)
     return e->healthy->rope.scaling != ROPE_SCALING_NONE;
 }
 
+/* A method whose divisors are part of it, all of it left out. */
+static bool method_missing(change *e, double unused)
+{
+    e->c.rope.factors = NULL;
+    return e->healthy->rope.factors && scaling_missing(e, unused);
+}
+
 /* The frequencies as they should be, the pairs not lengthened; or the other way round. */
 static bool magnitude_missing(change *e, double unused)
 {
@@ -343,6 +350,7 @@ static const hypothesis rows[] = {
     TURN(base_other, 0, NULL),
     TURN(factors_missing, 0, "divisors of frequencies left out"),
     TURN(scaling_missing, 0, "scaling of frequencies left out"),
+    TURN(method_missing, 0, "scaling and divisors of frequencies left out"),
     TURN(magnitude_missing, 0, "attention factor left out"),
     TURN(other_table, 0, "angles of layers of the other kind"),
     TURN(linear_times, 2, NULL),
