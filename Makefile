@@ -75,7 +75,7 @@ comma := ,
 # ---- Build ---------------------------------------------------------------------------------------
 
 .PHONY: all lib tools plugins warnings check check-hf check-peer ulp check-long golden golden-kit
-.PHONY: check-gpu demo deps install
+.PHONY: check-gpu demo deps install score
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -209,6 +209,9 @@ DEVICE ?= cuda
 DEVICE_PLUGIN := $(BUILD)/plugins/libgreta-$(firstword $(subst :, ,$(DEVICE))).so
 check-gpu: deps $(DEVICE_PLUGIN) ## a device against the CPU, bit for bit: DEVICE=cuda:1, hip, emu
 	@python3 tests/run.py --device '$(DEVICE)' --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
+
+score: tools $(BUILD)/greta ## the exam on tiny models: an hour; SCORE='--modes fresh'; goes on
+	@sh tests/score.sh '$(BUILD)' $(JOBS) $(SCORE)
 
 golden: tools ## add digests of a new arithmetic version or weight type; FORCE=1 changes any
 	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \

@@ -330,6 +330,8 @@ def smoke_job(run, name, build):
                                        "--out", scratch / "again"]),
                 ("isolate --fault", 1, [*isolate, *plant, "--out", scratch / "fault"]),
                 ("isolate --mode E0", 6, [*isolate, "--mode", "E0", "--out", scratch / "e0"]),
+                ("score", 0, [greta, "score", "-m", model, "--one-of", "90", "--jobs", "2",
+                              "--modes", "fresh,engine", "--out", scratch / "exam"]),
                 ("a truncated model", 3, [greta, "inspect", scratch / "cut.gguf"])):
             if model.exists():
                 (scratch / "cut.gguf").write_bytes(model.read_bytes()[:-1])

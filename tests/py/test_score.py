@@ -3,6 +3,7 @@ stop. What the referee should answer is not asked here, but that the table says 
 """
 import json
 import math
+import random
 
 import pytest
 from command import answer, cli, refused  # noqa: F401 (fixtures)
@@ -136,6 +137,31 @@ def test_the_table_is_that_of_the_lines(exam):
     held = [line for line in lines if line["half"] == 1]
     assert 0 < len(held) < len(lines)
     same(table["held"], expected_table(held))
+
+
+def test_the_table_of_answers_that_were_drawn(exam, greta, tmp_path):
+    """The same lines with other answers, right and wrong ones: every figure moves."""
+    pick, lines = random.Random(5), lines_of(exam[1])
+    causes = sorted({line["planted"]["cause"] for line in lines} | {"NONE", "INCONCLUSIVE"})
+    with open(tmp_path / "cases.jsonl", "w") as out:
+        for i in range(8):
+            for line in lines:
+                line = json.loads(json.dumps(line)) | {"case": f"{line['case']}/{i}"}
+                line["half"], line["differs"] = pick.randrange(2), pick.random() < 0.9
+                line["referee"] |= {
+                    "verdict": pick.choice(["fault", "fault", "aligned", "no verdict"]),
+                    "state": pick.choice(["CONFIRMED", "SUSPECTED", "NOT_COMPARABLE", "EQUAL"]),
+                    "bucket": pick.choice([*causes, line["planted"]["cause"]]),
+                    "rank": pick.choice([None, 1, 1, 2, 3, 4, 17]),
+                    "position": pick.choice([line["position"], 0])}
+                for one in line["methods"].values():
+                    one |= {"alarm": pick.random() < 0.5, "rank": pick.choice([None, 1, 2, 3, 9])}
+                out.write(json.dumps(line) + "\n")
+    table = json.loads(greta("score", "--table", "--json", "--out", tmp_path))
+    lines = lines_of(tmp_path)
+    same(table["all"], expected_table(lines))
+    same(table["held"], expected_table([line for line in lines if line["half"] == 1]))
+    assert 0 < table["all"]["wrong_and_confirmed"] and 0 < table["all"]["referee"]["exact"] < 1
 
 
 def test_what_fell_short_is_listed(exam):
