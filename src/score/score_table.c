@@ -353,7 +353,7 @@ static greta_status print(const score_lines *lines, int json, text *out, greta_e
     }
     if (!json) {
         put_sum(out, "all cases", &all);
-        put_sum(out, "the half on which nothing is tuned", &half);
+        put_sum(out, "the held half", &half);
         put_misses(out, misses);
         json_decref(misses);
         return GRETA_OK;
