@@ -115,6 +115,7 @@ typedef struct run {
     greta_model *model;
     int32_t token[N_TOKEN_MAX];
     size_t n;
+    bool is_whole; /* every token is traced, or the last */
 } run;
 
 static void run_draw(greta_model *model, uint32_t seed, run *r)
@@ -140,7 +141,7 @@ static void run_trace(const run *r, const benign_kind *kind, int which, const ch
                                .act = kind->act[which]};
     greta_trace_options traced = {.size = sizeof traced,
                                   .path = path,
-                                  .tokens = runs_all ? "all,cache" : "last,cache",
+                                  .tokens = r->is_whole ? "all,cache" : "last,cache",
                                   .sample = -1,
                                   .overwrite = 1};
     check(greta_session_new(r->model, &o, &s, &err), &err);
@@ -254,6 +255,7 @@ static void model_run(const benign_kind *kinds, size_t n_kind, size_t m, tally *
         run r;
         run_draw(model, seed * (uint32_t)N_MODEL + (uint32_t)m, &r);
         for (size_t k = 0; k < n_kind; k++) {
+            r.is_whole = runs_all && seed == 0;
             if (is_chosen(k, m, seed)) {
                 case_run(&kinds[k], models[m], &r, &t[k]);
             }
