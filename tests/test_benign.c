@@ -190,10 +190,14 @@ typedef struct tally {
     int n, n_equal, n_alarm, n_wrong;
 } tally;
 
-static void case_judge(const benign_kind *kind, const char *name, json_t *root,
+static void case_judge(const benign_kind *kind, const char *name, const run *r, json_t *root,
                        greta_status verdict, tally *t)
 {
     json_t *line = first_introduced(root), *judged = json_object_get(root, "judged");
+    if (verdict == GRETA_NO_VERDICT && !r->is_whole && !line) {
+        t->n_equal++; /* it began at a token that was not traced */
+        return;
+    }
     if (whole_at(root, "differ") > 0 && verdict != GRETA_OK) {
         t->n_alarm++;
         print_message("ALARM %s, %s: %s\n", kind->name, name, text_at(root, "why"));
@@ -231,7 +235,7 @@ static void case_run(const benign_kind *kind, const char *name, const run *r, ta
     check(greta_compare(r->model, path[0], path[1], 1, &printed, &verdict, &err), &err);
     json_t *root = json_loads(printed, 0, &parse);
     assert_non_null(root);
-    case_judge(kind, name, root, verdict, t);
+    case_judge(kind, name, r, root, verdict, t);
     json_decref(root);
     greta_free(printed);
 }
@@ -276,8 +280,9 @@ static void benign_differences_are_no_faults(void **state)
         model_run(kinds, n_kind, m, t);
     }
     for (size_t k = 0; k < n_kind; k++) {
-        print_message("%-20s %3d differ, %3d equal to the last bit, %d false alarms, %d misnamed\n",
-                      kinds[k].name, t[k].n, t[k].n_equal, t[k].n_alarm, t[k].n_wrong);
+        print_message(
+            "%-20s %3d differ, %3d without an op of equal operands, %d false alarms, %d misnamed\n",
+            kinds[k].name, t[k].n, t[k].n_equal, t[k].n_alarm, t[k].n_wrong);
         n_bad += t[k].n_alarm + t[k].n_wrong;
         assert_true(t[k].n >= (runs_all ? 50 : 1));
     }
