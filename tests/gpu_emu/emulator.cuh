@@ -55,7 +55,7 @@ unsigned char *emulator_shared();
 /* Gives `bytes` at v to the lanes of this warp, takes those of `lane`. */
 void emulator_exchange(void *v, size_t bytes, int lane);
 
-#define GPU_LAUNCH(kernel, grid, block, bytes, stream, ...)                                        \
+#define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
     emulator_launch([=] { kernel(__VA_ARGS__); }, grid, block, bytes)
 #define GPU_SHARED(name) unsigned char *name = emulator_shared()
 

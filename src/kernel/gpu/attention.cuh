@@ -338,6 +338,7 @@ __device__ inline int64_t run_end(const attend_args &g, const attend_block &b, i
 template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_whole(attend_args g)
 {
     GPU_SHARED(raw);
+    after_last();
     attend_block b = block_of(g, raw);
     int64_t n_row = (b.n_query + g.n_head - 1) / g.n_head;
     for (int64_t row = b.row0, end; row < b.row0 + n_row; row = end) {
@@ -365,6 +366,7 @@ __device__ inline float *part_at(const attend_args &g, int64_t token, int64_t he
 template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_split(attend_args g)
 {
     GPU_SHARED(raw);
+    after_last();
     const gpu_row *row = pass_row(g.a.row, (int64_t)blockIdx.x);
     int64_t tile = attend_least(g.a, row->position) / TILE + blockIdx.z;
     if (tile * TILE > row->position) {
@@ -388,6 +390,7 @@ template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_spli
 /* Blocks (head, token): every thread follows the running maximum, and has dimensions of its own. */
 __global__ void __launch_bounds__(FOLD_THREADS) fold_tiles(attend_args g)
 {
+    after_last();
     int64_t token = blockIdx.y, head = blockIdx.x, position = pass_row(g.a.row, token)->position;
     int64_t n_tile = position / TILE - attend_least(g.a, position) / TILE + 1;
     int head_dim = g.a.shape.head_dim;

@@ -282,6 +282,7 @@ template <int TYPE, int NT>
 __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
 {
     GPU_SHARED(raw);
+    after_last();
     gemm_shared<TYPE, NT> *s = (gemm_shared<TYPE, NT> *)raw;
     constexpr int per = SEGMENT_UNITS / GEMM_UNITS, outputs = gemm_shape<NT>::outputs;
     int64_t n_unit = a.m.w.weight.k / UNIT, n_chunk = (n_unit + GEMM_UNITS - 1) / GEMM_UNITS;
@@ -403,6 +404,7 @@ __device__ inline void step_chain(const float_step *s, int n, float acc[64])
 template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floats(matvec_args a)
 {
     GPU_SHARED(raw);
+    after_last();
     float_shared *s = (float_shared *)raw;
     int64_t k = a.m.w.weight.k;
     float acc[64] = {}, value[UNIT];

@@ -190,7 +190,8 @@ typedef struct gpu_plugin {
     /* Waits for all that was enqueued, and tells the first error since `open`. */
     gpu_status (*sync)(gpu_device *device, char *why, size_t why_bytes);
 
-    /* 256-byte aligned; *memory NULL when there is too little. Not cleared. */
+    /* 256-byte aligned; *memory NULL when there is too little. Not cleared. Memory of one opening
+     * is valid in every other of the same number. */
     gpu_status (*alloc)(gpu_device *device, size_t bytes, void **memory);
     void (*free)(gpu_device *device, void *memory); /* NULL is allowed */
     /* In order with the ops. copy_in may still read host_from until `sync`; copy_out has arrived
@@ -201,8 +202,9 @@ typedef struct gpu_plugin {
 
     /* Bytes of a matrix of n_row rows of k values in the device's layout; 0: no such type. */
     size_t (*weight_bytes)(dtype type, int64_t n_row, int64_t k);
-    /* Rows [first, first + n) from the file's layout into w->data; host_rows is read before it
-     * returns. first is a multiple of 32, and so is n unless the rows are the last. */
+    /* Rows [first, first + n) from the file's layout into w->data; host_rows is row `first`
+     * of the file, and is read before it returns. first is a multiple of 32, and so is n unless the
+     * rows are the last. */
     void (*weight_upload)(gpu_device *device, const gpu_weight *w, const uint8_t *host_rows,
                           int64_t row_bytes, int64_t first, int64_t n);
 

@@ -8,12 +8,16 @@
 #include "kernel/gpu/repack.cuh"
 
 #define GRID_Y_MAX 65535 /* of both vendors */
-#define FLAT       256   /* threads of kernels that have a value each */
+/* Blocks of a multiprocessor whose weights come while they wait. It pays where a unit is 16 bytes:
+ * on an H100 1B Q4_0 decodes 1.09 times faster so, 1B Q8_0 0.98 times. */
+#define AHEAD 4
+#define FLAT  256 /* threads of kernels that have a value each */
 
 struct gpu_device {
     int number;
     int n_processor;
     GPU(Stream_t) stream;
+    bool overlaps;      /* kernels may, at their edges: after_last */
     GPU(Error_t) first; /* error; success: none yet */
     uint8_t *staging;   /* device memory for rows as the file has them */
     uint8_t *host_staging;
@@ -65,7 +69,7 @@ template <int TYPE, int ROWS, int TOKENS>
 static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
 {
     dim3 grid(blocks(a.m.n_out, MATVEC_WARPS * ROWS), blocks(a.m.n_token, TOKENS), n_rank);
-    GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d->stream, a);
+    GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d, a);
     keep_launch(d);
 }
 
@@ -78,7 +82,7 @@ static void launch_floats_by(gpu_device *d, const matvec_args &a, int n_rank)
     int64_t threads = (a.m.w.weight.k + SEGMENT_FLOAT - 1) / SEGMENT_FLOAT * ROWS;
     threads = (threads + GPU_WARP - 1) / GPU_WARP * GPU_WARP;
     threads = threads < FLOAT_THREADS ? threads : FLOAT_THREADS;
-    GPU_LAUNCH((matvec_floats<TYPE, TOKENS, ROWS>), grid, (unsigned)threads, 0, d->stream, a);
+    GPU_LAUNCH((matvec_floats<TYPE, TOKENS, ROWS>), grid, (unsigned)threads, 0, d, a);
     keep_launch(d);
 }
 
@@ -98,7 +102,7 @@ template <int TYPE, int NT> static void launch_gemm(gpu_device *d, const matvec_
     size_t bytes = sizeof(gemm_shared<TYPE, NT>);
     allow_shared(d, gemm_units<TYPE, NT>, bytes);
     dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, gemm_shape<NT>::tokens));
-    GPU_LAUNCH((gemm_units<TYPE, NT>), grid, GEMM_THREADS, bytes, d->stream, a);
+    GPU_LAUNCH((gemm_units<TYPE, NT>), grid, GEMM_THREADS, bytes, d, a);
     keep_launch(d);
 }
 
@@ -133,7 +137,7 @@ template <int TYPE> static void launch_float(gpu_device *d, const matvec_args &a
     } else {
         allow_shared(d, gemm_floats<TYPE>, sizeof(float_shared));
         dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, GEMM_ROWS));
-        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d->stream, a);
+        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d, a);
         keep_launch(d);
     }
 }
@@ -165,6 +169,8 @@ static void matmul_run(gpu_device *d, const gpu_matmul *m)
     for (int64_t t = 0; t < m->n_token; t += most) {
         matvec_args a = {};
         a.m = *m;
+        a.n_ahead =
+            unit_bytes_of(m->w.weight.type).code == 16 ? AHEAD * (unsigned)d->n_processor : 0;
         a.m.x = rows_from(m->x, t);
         a.m.y = rows_from(m->y, t);
         a.m.n_token = m->n_token - t < most ? m->n_token - t : most;
@@ -224,14 +230,14 @@ template <class T> static void attend_launch(gpu_device *d, attend_args g)
         g.n_row = 1;
         g.part = d->scratch;
         GPU_LAUNCH(attend_split<T>, dim3((unsigned)g.a.n_token, parts, (unsigned)g.n_tile),
-                   ATTEND_THREADS, bytes, d->stream, g);
+                   ATTEND_THREADS, bytes, d, g);
         keep_launch(d);
         GPU_LAUNCH(fold_tiles, dim3((unsigned)g.a.n_head, (unsigned)g.a.n_token), FOLD_THREADS, 0,
-                   d->stream, g);
+                   d, g);
     } else {
         allow_shared(d, attend_whole<T>, bytes);
         GPU_LAUNCH(attend_whole<T>, dim3(blocks(g.a.n_token, g.n_row), parts), ATTEND_THREADS,
-                   bytes, d->stream, g);
+                   bytes, d, g);
     }
     keep_launch(d);
 }
@@ -271,12 +277,12 @@ static void embed_run(gpu_device *d, const gpu_embed *a)
         e.y = rows_from(a->y, t);
 #define CASE_UNITS(type)                                                                           \
     case type:                                                                                     \
-        GPU_LAUNCH(embed_units<type>, dim3(blocks(k / UNIT, 64), n), 64, 0, d->stream, e);         \
+        GPU_LAUNCH(embed_units<type>, dim3(blocks(k / UNIT, 64), n), 64, 0, d, e);                 \
         break;
 #define CASE_VECTORS(type)                                                                         \
     case type:                                                                                     \
-        GPU_LAUNCH(embed_floats<type>, dim3(blocks(float_vectors(type, k), FLAT), n), FLAT, 0,     \
-                   d->stream, e);                                                                  \
+        GPU_LAUNCH(embed_floats<type>, dim3(blocks(float_vectors(type, k), FLAT), n), FLAT, 0, d,  \
+                   e);                                                                             \
         break;
         FOR_QUANTISED(a->w.weight.type, CASE_UNITS)
         FOR_FLOAT(a->w.weight.type, CASE_VECTORS)
@@ -292,7 +298,7 @@ static void norm_run(gpu_device *d, const gpu_norm *a)
         e.x = rows_from(a->x, t);
         e.y = rows_from(a->y, t);
         e.inv_rms = a->inv_rms ? a->inv_rms + t : NULL;
-        GPU_LAUNCH(norm_rows, dim3((unsigned)a->n_head, n), NORM_THREADS, 0, d->stream, e);
+        GPU_LAUNCH(norm_rows, dim3((unsigned)a->n_head, n), NORM_THREADS, 0, d, e);
     });
 }
 
@@ -303,7 +309,7 @@ static void quantize_run(gpu_device *d, const gpu_quantize *a)
         e.x = rows_from(a->x, t);
         e.y = rows_from(a->y, t);
         dim3 grid(blocks(a->k / UNIT, QUANTIZE_THREADS / GPU_WARP), n);
-        GPU_LAUNCH(quantize_rows, grid, QUANTIZE_THREADS, 0, d->stream, e);
+        GPU_LAUNCH(quantize_rows, grid, QUANTIZE_THREADS, 0, d, e);
     });
 }
 
@@ -315,7 +321,7 @@ static void rope_run(gpu_device *d, const gpu_rope *a)
         e.x = rows_from(a->x, t);
         e.y = rows_from(a->y, t);
         e.row = rows_from(a->row, t);
-        GPU_LAUNCH(rope_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d->stream, e);
+        GPU_LAUNCH(rope_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d, e);
     });
 }
 
@@ -326,7 +332,7 @@ static void kv_store_run(gpu_device *d, const gpu_kv_store *a)
         gpu_kv_store e = *a;
         e.x = rows_from(a->x, t);
         e.row = rows_from(a->row, t);
-        GPU_LAUNCH(kv_store_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d->stream, e);
+        GPU_LAUNCH(kv_store_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d, e);
     });
 }
 
@@ -337,19 +343,19 @@ static void columns_run(gpu_device *d, const gpu_columns *a)
         e.a = rows_from(a->a, t);
         e.b = rows_from(a->b, t);
         e.y = rows_from(a->y, t);
-        GPU_LAUNCH(column_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d->stream, e);
+        GPU_LAUNCH(column_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d, e);
     });
 }
 
 static void top_k_run(gpu_device *d, const gpu_top_k *a)
 {
-    GPU_LAUNCH(top_k_rows, (unsigned)a->n_token, GPU_WARP, 0, d->stream, *a);
+    GPU_LAUNCH(top_k_rows, (unsigned)a->n_token, GPU_WARP, 0, d, *a);
     keep_launch(d);
 }
 
 static void expert_weights_run(gpu_device *d, const gpu_expert_weights *a)
 {
-    GPU_LAUNCH(expert_weights_rows, (unsigned)a->n_token, GPU_WARP, 0, d->stream, *a);
+    GPU_LAUNCH(expert_weights_rows, (unsigned)a->n_token, GPU_WARP, 0, d, *a);
     keep_launch(d);
 }
 
@@ -360,13 +366,13 @@ static void expert_sum_run(gpu_device *d, const gpu_expert_sum *a)
         e.weight = rows_from(a->weight, t);
         e.x = rows_from(a->x, t);
         e.y = rows_from(a->y, t);
-        GPU_LAUNCH(expert_sum_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d->stream, e);
+        GPU_LAUNCH(expert_sum_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d, e);
     });
 }
 
 static void argmax_run(gpu_device *d, const gpu_argmax *a)
 {
-    GPU_LAUNCH(argmax_rows, (unsigned)a->n_token, STATS_THREADS, 0, d->stream, *a);
+    GPU_LAUNCH(argmax_rows, (unsigned)a->n_token, STATS_THREADS, 0, d, *a);
     keep_launch(d);
 }
 
@@ -380,7 +386,7 @@ static void stats_run(gpu_device *d, const gpu_stats *a)
         e.x = rows_from(a->x, t);
         e.stats = a->stats + t;
         int64_t n = a->n_token - t < most ? a->n_token - t : most;
-        GPU_LAUNCH(stats_rows, (unsigned)n, STATS_THREADS, 0, d->stream, e, d->scratch);
+        GPU_LAUNCH(stats_rows, (unsigned)n, STATS_THREADS, 0, d, e, d->scratch);
         keep_launch(d);
     }
 }

@@ -44,6 +44,7 @@ struct matvec_args {
     gpu_rows ids;
     int32_t n_used;
     int x_is_ranked;
+    unsigned n_ahead; /* blocks that ask for their weights before the last kernel is done */
 };
 
 __device__ inline gpu_view view_of(const matvec_args &a, int64_t token, int rank)
@@ -201,6 +202,17 @@ __device__ inline float matvec_warp(const planes &p, int64_t row, int64_t n_row,
     return total;
 }
 
+/* Weights depend on nothing that this pass writes. */
+template <int TYPE> __device__ inline void ask_for_rows(const gpu_view &w, int64_t row, int64_t n)
+{
+    planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, w.weight.k);
+    constexpr unit_bytes b = unit_bytes_of(TYPE);
+    int64_t n_unit = w.weight.k / UNIT, at = (w.first + row) * n_unit;
+    ask_ahead(p.code + at * b.code, n * n_unit * b.code);
+    ask_ahead(p.high + at * b.high, n * n_unit * b.high);
+    ask_ahead(p.scale + at * b.scale, n * n_unit * b.scale);
+}
+
 /* Grid: (rows / (ROWS * warps), tokens / TOKENS, ranks). */
 template <int TYPE, int ROWS, int TOKENS>
 __global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
@@ -209,6 +221,10 @@ __global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
     int64_t row = ((int64_t)blockIdx.x * MATVEC_WARPS + warp_id()) * ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int rank = blockIdx.z;
+    if (blockIdx.x < a.n_ahead && row < a.m.n_out) {
+        ask_for_rows<TYPE>(a.m.w, row, a.m.n_out - row < ROWS ? a.m.n_out - row : ROWS);
+    }
+    after_last();
     if (row >= a.m.n_out) {
         return;
     }
@@ -326,6 +342,7 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS, rank = blockIdx.z;
     int64_t row = (int64_t)blockIdx.x * ROWS + lane;
+    after_last();
     gpu_view w = view_of(a, token, rank);
     int64_t k = w.weight.k, at = w.first + (row < a.m.n_out ? row : 0);
     const float *x[TOKENS];

@@ -74,7 +74,7 @@ static void plugin_close(gpu_device *d)
     (void)GPU(SetDevice)(d->number);
     (void)GPU(Free)(d->staging);
     (void)GPU(Free)(d->scratch);
-    (void)GPU(FreeHost)(d->host_staging);
+    (void)host_free(d->host_staging);
     if (d->stream) {
         (void)GPU(StreamDestroy)(d->stream);
     }
@@ -93,6 +93,7 @@ static gpu_status plugin_open(int32_t number, gpu_device **device, char *why, si
     gpu_device *d = new gpu_device();
     d->number = number;
     d->n_processor = info.n_processor;
+    d->overlaps = strncmp(info.arch, "sm_9", 4) == 0 || strncmp(info.arch, "sm_1", 4) == 0;
     d->scratch_bytes = SCRATCH_LEAST;
     keep_error(d, GPU(SetDevice)(number));
     keep_error(d, GPU(StreamCreate)(&d->stream));
@@ -148,8 +149,8 @@ static void plugin_copy(gpu_device *d, void *to, const void *from, size_t bytes)
 static size_t plugin_weight_bytes(dtype type, int64_t n_row, int64_t k)
 {
     if (is_quantised(type)) {
-        planes p = planes_of(type, NULL, n_row, k);
-        return (size_t)(p.end - (const uint8_t *)NULL);
+        const uint8_t *base = (const uint8_t *)PLANE_STEP; /* an address that planes accept */
+        return (size_t)(planes_of(type, base, n_row, k).end - base);
     }
     if (float_bytes(type) > 0) {
         int64_t n_tile = (n_row + TILE_ROWS - 1) / TILE_ROWS;
@@ -166,10 +167,10 @@ static bool staging_ready(gpu_device *d, int64_t row_bytes)
     bytes = bytes < tile ? tile : bytes;
     if (d->staging_half < bytes) {
         (void)GPU(Free)(d->staging);
-        (void)GPU(FreeHost)(d->host_staging);
+        (void)host_free(d->host_staging);
         d->staging = d->host_staging = NULL;
         keep_error(d, GPU(Malloc)((void **)&d->staging, 2 * bytes));
-        keep_error(d, GPU(MallocHost)((void **)&d->host_staging, 2 * bytes));
+        keep_error(d, host_alloc((void **)&d->host_staging, 2 * bytes));
         d->staging_half = d->first == GPU(Success) ? bytes : 0;
     }
     return d->first == GPU(Success);
@@ -179,10 +180,10 @@ static void repack_run(gpu_device *d, const repack_args &a)
 {
     if (is_quantised(a.type)) {
         int64_t n = a.n * (a.k / UNIT);
-        GPU_LAUNCH(repack_units, blocks(n, FLAT), FLAT, 0, d->stream, a);
+        GPU_LAUNCH(repack_units, blocks(n, FLAT), FLAT, 0, d, a);
     } else {
         int64_t n = (a.n + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS * float_vectors(a.type, a.k);
-        GPU_LAUNCH(repack_floats, blocks(n, FLAT), FLAT, 0, d->stream, a);
+        GPU_LAUNCH(repack_floats, blocks(n, FLAT), FLAT, 0, d, a);
     }
     keep_launch(d);
 }
@@ -245,7 +246,7 @@ static gpu_status plugin_graph_end(gpu_device *d, void **graph)
     *graph = NULL;
     keep_error(d, GPU(StreamEndCapture)(d->stream, &captured));
     if (d->first == GPU(Success)) {
-        keep_error(d, GPU(GraphInstantiate)(&ready, captured, 0));
+        keep_error(d, graph_ready(&ready, captured));
     }
     if (captured) {
         (void)GPU(GraphDestroy)(captured);

@@ -28,6 +28,7 @@ __device__ inline const gpu_row *pass_row(const gpu_rows &r, int64_t t)
 
 template <int TYPE> __global__ void embed_units(gpu_embed a)
 {
+    after_last();
     int64_t t = blockIdx.y, u = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int64_t n_unit = a.w.weight.k / UNIT;
     if (u >= n_unit) {
@@ -46,6 +47,7 @@ template <int TYPE> __global__ void embed_units(gpu_embed a)
 
 template <int TYPE> __global__ void embed_floats(gpu_embed a)
 {
+    after_last();
     constexpr int V = 16 / float_bytes(TYPE);
     int64_t t = blockIdx.y, v = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, k = a.w.weight.k;
     int64_t n_vector = float_vectors(TYPE, k);
@@ -88,6 +90,7 @@ __device__ inline float block_sum_squares(const float *x, int64_t n, float *grou
 
 __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
 {
+    after_last();
     __shared__ float group[NORM_GROUPS];
     int64_t t = blockIdx.y, h = blockIdx.x;
     const float *x = floats_at(a.x, t) + h * a.n;
@@ -109,6 +112,7 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
 
 __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a)
 {
+    after_last();
     int64_t n_block = a.k / UNIT, t = blockIdx.y;
     int64_t b = (int64_t)blockIdx.x * (QUANTIZE_THREADS / GPU_WARP) + warp_id();
     if (b >= n_block) {
@@ -138,6 +142,7 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a
 
 __global__ void rope_rows(gpu_rope a)
 {
+    after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int half = a.rope_dim / 2, per_head = half + (a.head_dim - a.rope_dim);
     if (i >= (int64_t)a.n_head * per_head) {
@@ -163,6 +168,7 @@ __global__ void rope_rows(gpu_rope a)
 
 __global__ void kv_store_rows(gpu_kv_store a)
 {
+    after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= (int64_t)a.shape.n_head_kv * a.shape.head_dim) {
         return;
@@ -201,6 +207,7 @@ __device__ inline float activate(activation f, float x)
 
 __global__ void column_rows(gpu_columns a)
 {
+    after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= a.n) {
         return;
@@ -259,6 +266,7 @@ __device__ inline ranked block_best(ranked mine, ranked *shared)
 
 __global__ void __launch_bounds__(STATS_THREADS) argmax_rows(gpu_argmax a)
 {
+    after_last();
     __shared__ ranked best[STATS_THREADS / GPU_WARP];
     const float *x = floats_at(a.x, blockIdx.x);
     ranked mine = {0.0f, -1};
@@ -335,6 +343,7 @@ __device__ inline float stats_squares(const gpu_stats &a, const uint8_t *row, fl
 
 __global__ void __launch_bounds__(STATS_THREADS) stats_rows(gpu_stats a, float *groups)
 {
+    after_last();
     __shared__ ranked best[STATS_THREADS / GPU_WARP];
     __shared__ uint64_t sums[STATS_THREADS / GPU_WARP];
     int64_t t = blockIdx.x, n_group = (a.n + 63) / 64;

@@ -36,12 +36,72 @@ typedef cudaDeviceProp gpu_properties;
 
 #define GPU_WARP 32
 
-/* A launch on a stream, with bytes of shared memory whose size is known only now. */
-#if !defined GPU_EMULATED
-#define GPU_LAUNCH(kernel, grid, block, bytes, stream, ...)                                        \
-    kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
+/* A launch on a device's stream, with bytes of shared memory whose size is known only now.
+ *
+ * Kernels may overlap at their edges where the hardware can (sm_90): the next one of the stream
+ * becomes resident while this one runs, and waits in after_last() until it is done and its results
+ * are visible. So every kernel calls it, before it touches what another wrote; what nobody writes,
+ * weights, may be asked for ahead of it. */
+#if defined GPU_EMULATED
+__device__ inline void after_last()
+{
+}
+#elif defined __HIP__
+#define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
+    (void)hipSetDevice((device)->number),                                                          \
+        kernel<<<grid, block, bytes, (device)->stream>>>(__VA_ARGS__)
 #define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+__device__ inline void after_last()
+{
+}
+#else
+#define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
+    launch_overlapped(kernel, grid, block, bytes, device, __VA_ARGS__)
+#define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+__device__ inline void after_last()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+template <class... P, class D, class... A>
+static void launch_overlapped(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes, D *device,
+                              A... args)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = bytes;
+    config.stream = device->stream;
+    config.attrs = &overlap;
+    config.numAttrs = device->overlaps ? 1 : 0;
+    (void)cudaSetDevice(device->number);
+    (void)cudaLaunchKernelEx(&config, kernel, P(args)...); /* the caller asks for the last error */
+}
+#endif
+
+/* Lets a line of weights come to the second cache while the kernel waits; lines of a range, the
+ * lanes of a warp together. */
+__device__ inline void ask_line(const uint8_t *at)
+{
+#if !defined GPU_EMULATED && __CUDA_ARCH__ >= 900
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+}
+
+__device__ inline void ask_ahead(const uint8_t *from, int64_t bytes)
+{
+    for (int64_t at = threadIdx.x % GPU_WARP * 128; at < bytes; at += GPU_WARP * 128) {
+        ask_line(from + at);
+    }
+}
 
 /* The definitions of the arithmetic, for the host as they are, for the device too. */
 #if !defined GPU_EMULATED
@@ -53,6 +113,35 @@ typedef cudaDeviceProp gpu_properties;
 #if !defined GPU_EMULATED
 #undef inline
 #endif
+
+/* ---- Calls that differ by more than a prefix ------------------------------------------------- */
+
+static inline GPU(Error_t) host_alloc(void **memory, size_t bytes)
+{
+#if defined __HIP__
+    return hipHostMalloc(memory, bytes, 0);
+#else
+    return cudaMallocHost(memory, bytes);
+#endif
+}
+
+static inline GPU(Error_t) host_free(void *memory)
+{
+#if defined __HIP__
+    return hipHostFree(memory);
+#else
+    return cudaFreeHost(memory);
+#endif
+}
+
+static inline GPU(Error_t) graph_ready(GPU(GraphExec_t) * ready, GPU(Graph_t) graph)
+{
+#if defined __HIP__
+    return hipGraphInstantiate(ready, graph, NULL, NULL, 0);
+#else
+    return cudaGraphInstantiate(ready, graph, 0);
+#endif
+}
 
 /* ---- Lanes ----------------------------------------------------------------------------------- */
 
