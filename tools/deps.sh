@@ -1,10 +1,11 @@
 #!/bin/sh
-# deps.sh run|check [BUILD] - installs what a Debian machine lacks; says nothing when nothing is.
+# deps.sh run|check|hip [BUILD] - installs what a Debian machine lacks; silent when nothing is.
 #
 # `run` is what building and running greta needs, `check` adds what the tests need: a second
 # compiler, the test libraries, and a virtual environment in BUILD/venv with the Python packages of
-# tests/requirements.txt. The machine is asked every time: no stamp can go stale. Elsewhere than on
-# Debian the list is printed, and the build goes on with what is there.
+# tests/requirements.txt; `hip` adds what `make GPU=hip` needs. The machine is asked every time: no
+# stamp can go stale. Elsewhere than on Debian the list is printed, and the build goes on with what
+# is there.
 set -eu
 
 what=${1:-check}
@@ -17,6 +18,9 @@ packages="gcc libc6-dev make libjansson-dev libpcre2-dev libutf8proc-dev libxxha
           python3 python3-pip"
 if [ "$what" = check ]; then
     packages="$packages g++ clang lld pkg-config libcmocka-dev libmpfr-dev python3-venv"
+fi
+if [ "$what" = hip ]; then
+    packages="$packages clang-19 clang-tools-19 lld-19 libamdhip64-dev rocm-device-libs"
 fi
 
 missing() {
