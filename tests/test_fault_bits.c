@@ -410,7 +410,7 @@ static void every_kind_differs_first_where_it_is_planted(void **state)
     for (size_t k = 0; k < n; k++) {
         tally t = {0};
         for (size_t i = 0; i < n_subject && (is_all || t.n_changed < EFFECTIVE); i++) {
-            const subject *u = &subjects[(k * 5 + i * 7) % n_subject];
+            const subject *u = &subjects[(k * 5 + i) % n_subject]; /* all of them, in turn */
             if (kind[k].where == WHERE_TOKENS) {
                 continue;
             }
