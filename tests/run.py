@@ -38,7 +38,7 @@ WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP
            "BF16").split()  # slowest first
 # What covers by volume runs in `make check-long`; under sanitizers these run only there, and tiles
 # of intrinsics are checked only there.
-SAN_LONG = ("test_fault_bits", "test_op_replay")
+SAN_LONG = ("test_fault_bits", "test_op_replay", "test_catalogue", "test_benign")
 WHOLE_C = ("test_engine", "test_vocabulary")
 WHOLE_PY = ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
             "test_isolate", "test_oracle", "test_score", "long_vocabulary")

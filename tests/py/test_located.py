@@ -40,9 +40,11 @@ def decisive(prompt):
 
 FAULTS = [("ffn_norm-reads-previous-position", "ffn_norm", "A_input_selection"),
           ("matmul-rows-tail-skipped/up", "up", "D_kernel_math"),
-          ("rope-base-500000", "q_rope", "E_position"),
+          ("rope-base-500000", "k_rope", "E_position"),
           ("attention-scale-1", "attn_out", "H_scale"),
           ("residual-twice", "x_after_attn", "I_structure")]
+# SmolLM2's rows are whole blocks of 32: a lost tail changes nothing there.
+FAULTS_SMOLLM2 = [fault for fault in FAULTS if "tail" not in fault[0]]
 
 
 @pytest.mark.parametrize("fault, stage, bucket", FAULTS if LONG else FAULTS[:2])
@@ -139,8 +141,7 @@ def test_what_a_later_add_cancels(cli, mkmodel, tmp_path):  # noqa: F811
     assert (origin["stage"], origin["layer"]) == ("up", WRONG)
 
 
-@pytest.mark.skipif(not LONG, reason="only in make check-long")
-@pytest.mark.parametrize("fault, stage, bucket", FAULTS)
+@pytest.mark.parametrize("fault, stage, bucket", FAULTS_SMOLLM2 if LONG else FAULTS[:1])
 def test_layer_20_of_smollm2(cli, smollm2, tmp_path, fault, stage, bucket):  # noqa: F811
     prompt, _ = isolated(cli, tmp_path, smollm2, f"{fault}:{WRONG}")
     op = decisive(prompt)
