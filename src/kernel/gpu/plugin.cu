@@ -93,7 +93,7 @@ static gpu_status plugin_open(int32_t number, gpu_device **device, char *why, si
     gpu_device *d = new gpu_device();
     d->number = number;
     d->n_processor = info.n_processor;
-    d->overlaps = strncmp(info.arch, "sm_9", 4) == 0 || strncmp(info.arch, "sm_1", 4) == 0;
+    d->can_overlap = strncmp(info.arch, "sm_9", 4) == 0 || strncmp(info.arch, "sm_1", 4) == 0;
     d->scratch_bytes = SCRATCH_LEAST;
     keep_error(d, GPU(SetDevice)(number));
     keep_error(d, GPU(StreamCreate)(&d->stream));
