@@ -39,8 +39,8 @@ static inline void keep_launch(gpu_device *d)
     keep_error(d, GPU(GetLastError)());
 }
 
-/* Overlapping pays where kernels are short and wait for each other: on an H100 decode is 1.06 to 1.2
- * times faster so, but a batch of 32 1.16 to 1.24 times slower. */
+/* Overlapping pays where kernels are short and wait for each other: on an H100 decode is 1.06 to
+ * 1.2 times faster so, but a batch of 32 1.16 to 1.24 times slower. */
 #define OVERLAP_TOKENS 8
 
 static inline void op_begin(gpu_device *d, int64_t n_token)
