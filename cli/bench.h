@@ -67,7 +67,7 @@ typedef struct bench {
     greta_session *session;
     greta_session_options options;
     greta_cost cost;
-    greta_probe *probe;
+    greta_probe *probe;    /* NULL: the work is a device's, and no share is taken */
     greta_row *row;        /* (n_chunk) */
     int32_t *id;           /* (n_ctx) */
     uint64_t state;        /* of the token ids */

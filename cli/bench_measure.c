@@ -211,8 +211,10 @@ static greta_status prefill_measure(bench *b, greta_error *err)
     work w = {b, NULL};
     greta_status status = work_warm(&w, err);
     for (int64_t i = 0; i < b->args->repeat && !status && !signals_seen(); i++) {
-        series_add(&b->peak_int8, probe_rate(b, GRETA_PROBE_INT8));
-        series_add(&b->peak_fma, probe_rate(b, GRETA_PROBE_FMA));
+        if (b->probe) {
+            series_add(&b->peak_int8, probe_rate(b, GRETA_PROBE_INT8));
+            series_add(&b->peak_fma, probe_rate(b, GRETA_PROBE_FMA));
+        }
         status = pair_time(&w, &b->prefill, i & 1, err);
         progress("prefill", (uint64_t)i + 1, (uint64_t)b->args->repeat);
     }
@@ -248,10 +250,10 @@ static greta_status decode_measure(bench *b, decode_case *d, greta_error *err)
         status = work_warm(&w, err);
     }
     for (int64_t i = 0; i < b->args->repeat && !status && !signals_seen(); i++) {
-        double before = probe_rate(b, GRETA_PROBE_READ);
+        double before = b->probe ? probe_rate(b, GRETA_PROBE_READ) : 0;
         status = pair_time(&w, &d->time, i & 1, err);
-        double after = probe_rate(b, GRETA_PROBE_READ);
-        if (!status && d->time.seconds.n > d->before.n) {
+        double after = b->probe ? probe_rate(b, GRETA_PROBE_READ) : 0;
+        if (b->probe && !status && d->time.seconds.n > d->before.n) {
             decode_bytes bytes = decode_bytes_of(b, d);
             double possible = (before + after) / 2 * d->time.seconds.value[d->before.n];
             series_add(&d->before, before);

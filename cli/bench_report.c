@@ -86,6 +86,21 @@ static json_t *json_peak(const bench *b, greta_probe_kind kind, const series *ra
                                      "per_second", json_summary(series_summary(rates)));
 }
 
+static json_t *json_share(const series *share)
+{
+    return share->n == 0 ? json_null() : json_summary(series_summary(share));
+}
+
+/* null: a device's work, of which this machine's probes say nothing. */
+static json_t *json_machine(const bench *b)
+{
+    return !b->probe
+               ? json_null()
+               : json_pack("{s:s, s:o, s:o}", "read", greta_probe_name(b->probe, GRETA_PROBE_READ),
+                           "int8", json_peak(b, GRETA_PROBE_INT8, &b->peak_int8), "fma",
+                           json_peak(b, GRETA_PROBE_FMA, &b->peak_fma));
+}
+
 static json_t *json_prefill(const bench *b)
 {
     const greta_cost *cost = &b->cost;
@@ -98,9 +113,11 @@ static json_t *json_prefill(const bench *b)
         json_series(&b->prefill.seconds), "tokens_per_second",
         json_summary(rate_of((double)b->args->prompt, &b->prefill.seconds)), "ops_int8",
         json_number(int8), "ops_fma", json_number(other), "share_int8",
-        int8 > 0 ? json_number(prefill_share(b, cost->ops_int8, &b->peak_int8)) : json_null(),
+        int8 > 0 && b->probe ? json_number(prefill_share(b, cost->ops_int8, &b->peak_int8))
+                             : json_null(),
         "share_fma",
-        other > 0 ? json_number(prefill_share(b, cost->ops_float, &b->peak_fma)) : json_null(),
+        other > 0 && b->probe ? json_number(prefill_share(b, cost->ops_float, &b->peak_fma))
+                              : json_null(),
         "trace", json_trace(b, &b->prefill));
 }
 
@@ -108,16 +125,16 @@ static json_t *json_decode_case(const bench *b, const decode_case *d)
 {
     decode_bytes bytes = decode_bytes_of(b, d);
     double ratio = over_one(b, d);
-    return json_pack(
-        "{s:i, s:i, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "depth", d->depth,
-        "batch", d->batch, "n", (json_int_t)b->args->gen, "seconds", json_series(&d->time.seconds),
-        "tokens_per_second", json_summary(rate_of(decode_tokens(b, d), &d->time.seconds)),
-        "over_one", ratio > 0 ? json_number(ratio) : json_null(), "bytes_weights",
-        json_number(bytes.weights + bytes.embedding), "bytes_read",
-        json_number(bytes.read + bytes.embedding), "bytes_kv", json_number(bytes.kv), "read_before",
-        json_series(&d->before), "read_after", json_series(&d->after), "share",
-        json_summary(series_summary(&d->share)), "share_packed",
-        json_summary(series_summary(&d->share_packed)), "trace", json_trace(b, &d->time));
+    return json_pack("{s:i, s:i, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                     "depth", d->depth, "batch", d->batch, "n", (json_int_t)b->args->gen, "seconds",
+                     json_series(&d->time.seconds), "tokens_per_second",
+                     json_summary(rate_of(decode_tokens(b, d), &d->time.seconds)), "over_one",
+                     ratio > 0 ? json_number(ratio) : json_null(), "bytes_weights",
+                     json_number(bytes.weights + bytes.embedding), "bytes_read",
+                     json_number(bytes.read + bytes.embedding), "bytes_kv", json_number(bytes.kv),
+                     "read_before", json_series(&d->before), "read_after", json_series(&d->after),
+                     "share", json_share(&d->share), "share_packed", json_share(&d->share_packed),
+                     "trace", json_trace(b, &d->time));
 }
 
 static json_t *json_decode(const bench *b)
@@ -152,22 +169,18 @@ json_t *bench_json(const bench *b)
     cpu_brand(cpu);
     return json_pack(
         "{s:s, s:i, s:o, s:s, s:s, s:i, s:s, s:s, s:b, s:i, s:i, s:I, s:o, s:o, s:o, s:o, "
-        "s:{s:I, s:I, s:I, s:I}, s:{s:s, s:o, s:o}, s:o, s:o}",
+        "s:{s:I, s:I, s:I, s:I}, s:o, s:o, s:o}",
         "greta", greta_version().library, "arithmetic", greta_version().arithmetic, "cpu",
-        json_text(cpu, strlen(cpu)), "kernels", o->cpu, "device", o->device, "threads",
-        o->n_thread, "kv", o->kv == GRETA_KV_F32 ? "f32" : "f16", "act",
-        o->act == GRETA_ACT_F32 ? "f32" : "q8",
+        json_text(cpu, strlen(cpu)), "kernels", o->cpu, "device", o->device, "threads", o->n_thread,
+        "kv", o->kv == GRETA_KV_F32 ? "f32" : "f16", "act", o->act == GRETA_ACT_F32 ? "f32" : "q8",
         "packed", b->cost.memory_packed > 0, "n_ctx", o->n_ctx, "n_chunk", o->n_chunk, "repeat",
         (json_int_t)b->args->repeat, "seed",
         json_sprintf("%llu", (unsigned long long)b->args->seed), "model", json_model(b),
         "seconds_load", json_number(b->seconds_load), "seconds_session",
         json_number(b->seconds_session), "memory", "resident", (json_int_t)b->bytes_resident,
         "packed", (json_int_t)b->cost.memory_packed, "kv", (json_int_t)b->cost.memory_kv, "buffers",
-        (json_int_t)b->cost.memory_buffers, "machine", "read",
-        greta_probe_name(b->probe, GRETA_PROBE_READ), "int8",
-        json_peak(b, GRETA_PROBE_INT8, &b->peak_int8), "fma",
-        json_peak(b, GRETA_PROBE_FMA, &b->peak_fma), "prefill", json_prefill(b), "decode",
-        json_decode(b));
+        (json_int_t)b->cost.memory_buffers, "machine", json_machine(b), "prefill", json_prefill(b),
+        "decode", json_decode(b));
 }
 
 json_t *probe_json(const bench *b)
@@ -189,8 +202,7 @@ static void print_machine(const bench *b)
     char text[512], q[QUOTED_MAX], size[5][32];
     printf("greta %s, %s, kernels %s, device %s, threads %d, act %s, kv %s\n",
            greta_version().library, cpu_brand(text), o->cpu, o->device, o->n_thread,
-           o->act == GRETA_ACT_F32 ? "f32" : "q8",
-           o->kv == GRETA_KV_F32 ? "f32" : "f16");
+           o->act == GRETA_ACT_F32 ? "f32" : "q8", o->kv == GRETA_KV_F32 ? "f32" : "f16");
     printf("model    %s: %.1f M parameters, weights %s\n",
            quoted(b->info.name, strlen(b->info.name), q), (double)b->info.n_parameters / 1e6,
            bytes_text(b->info.bytes_weights, size[0]));
@@ -202,7 +214,7 @@ static void print_machine(const bench *b)
            bytes_text(b->cost.bytes_weights + b->cost.bytes_embedding, size[0]),
            bytes_text(b->cost.bytes_read + b->cost.bytes_embedding, size[1]),
            bytes_text(b->cost.bytes_kv, size[2]));
-    if (b->prefill.seconds.n > 0) {
+    if (b->prefill.seconds.n > 0 && b->probe) {
         printf("peaks    %.1f int8 Gop/s (%s), %.1f f32 Gflop/s (%s)\n",
                series_summary(&b->peak_int8).median / 1e9,
                greta_probe_name(b->probe, GRETA_PROBE_INT8),
@@ -233,20 +245,31 @@ static void print_prefill(const bench *b)
     char what[64];
     snprintf(what, sizeof what, "prefill %lld", (long long)b->args->prompt);
     print_rate(what, rate_of((double)b->args->prompt, &b->prefill.seconds));
-    if (c->ops_int8[1] > 0) {
+    if (c->ops_int8[1] > 0 && b->probe) {
         printf("  %.1f %% of int8 peak", 100 * prefill_share(b, c->ops_int8, &b->peak_int8));
     }
-    if (c->ops_float[1] > 0) {
+    if (c->ops_float[1] > 0 && b->probe) {
         printf("  %.1f %% of FMA peak", 100 * prefill_share(b, c->ops_float, &b->peak_fma));
     }
     printf("\n");
     print_traced(b, &b->prefill);
 }
 
+/* Of what memory could have given, and what that was. */
+static void print_share(const decode_case *d, const decode_bytes *bytes)
+{
+    summary share = series_summary(&d->share);
+    printf("; share of read %.3f (%.3f to %.3f)", share.median, share.min, share.max);
+    if (bytes->read > bytes->weights || bytes->read < bytes->weights) {
+        printf(", %.3f as packed", series_summary(&d->share_packed).median);
+    }
+    printf("\n  %-24s %9.2f GB/s before, %.2f after", "read of memory",
+           series_summary(&d->before).median / 1e9, series_summary(&d->after).median / 1e9);
+}
+
 static void print_decode(const bench *b, const decode_case *d)
 {
     decode_bytes bytes = decode_bytes_of(b, d);
-    summary share = series_summary(&d->share), packed = series_summary(&d->share_packed);
     double seconds = series_summary(&d->time.seconds).median, ratio = over_one(b, d);
     char what[64];
     snprintf(what, sizeof what, "decode %lld at %d%s", (long long)b->args->gen, d->depth,
@@ -259,14 +282,12 @@ static void print_decode(const bench *b, const decode_case *d)
     if (ratio > 0) {
         printf("  %.2f times one", ratio);
     }
-    printf("\n  %-24s %9.2f GB/s weights, %.2f KV; share of read %.3f (%.3f to %.3f)", "",
-           (bytes.weights + bytes.embedding) / seconds / 1e9, bytes.kv / seconds / 1e9,
-           share.median, share.min, share.max);
-    if (bytes.read > bytes.weights || bytes.read < bytes.weights) {
-        printf(", %.3f as packed", packed.median);
+    printf("\n  %-24s %9.2f GB/s weights, %.2f KV", "",
+           (bytes.weights + bytes.embedding) / seconds / 1e9, bytes.kv / seconds / 1e9);
+    if (b->probe) {
+        print_share(d, &bytes);
     }
-    printf("\n  %-24s %9.2f GB/s before, %.2f after\n", "read of memory",
-           series_summary(&d->before).median / 1e9, series_summary(&d->after).median / 1e9);
+    printf("\n");
     print_traced(b, &d->time);
 }
 

@@ -133,10 +133,6 @@ static greta_status bench_open(bench *b, const char *model, greta_error *err)
         return status;
     }
     b->options = greta_session_describe(b->session);
-    if (strcmp(b->options.device, "cpu") != 0) {
-        note("peaks and read bandwidth are this CPU's: shares of them say nothing of %s",
-             b->options.device);
-    }
     b->cost = greta_session_cost(b->session);
     b->bytes_resident = resident_bytes();
     if (list_max(&b->batch) > b->options.n_chunk) {
@@ -145,8 +141,13 @@ static greta_status bench_open(bench *b, const char *model, greta_error *err)
     }
     b->row = malloc((size_t)b->options.n_chunk * sizeof *b->row);
     b->id = malloc((size_t)b->options.n_ctx * sizeof *b->id);
-    return b->row && b->id ? greta_probe_new(b->options.n_thread, b->options.cpu, &b->probe, err)
-                           : fail_memory(err);
+    if (!b->row || !b->id) {
+        return fail_memory(err);
+    }
+    if (strcmp(b->options.device, "cpu") != 0) {
+        return GRETA_OK; /* the probes are of this CPU, and say nothing of the device */
+    }
+    return greta_probe_new(b->options.n_thread, b->options.cpu, &b->probe, err);
 }
 
 static void bench_close(bench *b)

@@ -150,6 +150,17 @@ def test_table(cli, model):
     assert "prefill" not in answer(cli("bench", model, "--prompt", 0, "--repeat", 1)).decode()
 
 
+def test_a_device_has_no_share_of_this_machine(cli, model):  # noqa: F811
+    """The probes are of the CPU: beside a device's work they would mislead."""
+    arguments = ["bench", model, "--device", "reference", "--prompt", 5, "--gen", 2, "--repeat", 1]
+    told = json.loads(answer(cli(*arguments, "--json")))
+    assert told["device"] == "reference:0" and told["machine"] is None
+    assert told["prefill"]["share_int8"] is None and told["prefill"]["ops_int8"] > 0
+    assert told["decode"][0]["share"] is None and told["decode"][0]["read_before"] == []
+    table = answer(cli(*arguments)).decode()
+    assert "tokens/s" in table and "share" not in table and "peak" not in table
+
+
 def test_probe(cli):
     found = json.loads(answer(cli("bench", "--probe", "--threads", 2, "--repeat", 2, "--json")))
     assert found["threads"] == 2 and set(found["machine"]) == {"read", "int8", "fma"}
