@@ -290,7 +290,7 @@ template <int TYPE> __device__ inline void float_values(int4 packed, float *valu
     }
 }
 
-/* Calls f(std::integral_constant<int, TYPE>) style: expands `text` for the type at hand. */
+/* A switch over the types that kernels are made for: CASE(type) for each. */
 #define FOR_QUANTISED(type, CASE)                                                                  \
     switch (type) {                                                                                \
         CASE(DTYPE_Q8_0)                                                                           \

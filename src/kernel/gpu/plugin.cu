@@ -71,7 +71,7 @@ static void plugin_close(gpu_device *d)
     if (!d) {
         return;
     }
-    (void)GPU(SetDevice)(d->number);
+    device_take(d);
     (void)GPU(Free)(d->staging);
     (void)GPU(Free)(d->scratch);
     (void)host_free(d->host_staging);
@@ -116,7 +116,7 @@ static gpu_status plugin_sync(gpu_device *d, char *why, size_t why_bytes)
 static gpu_status plugin_alloc(gpu_device *d, size_t bytes, void **memory)
 {
     *memory = NULL;
-    (void)GPU(SetDevice)(d->number);
+    device_take(d);
     GPU(Error_t) e = GPU(Malloc)(memory, bytes > 0 ? bytes : 1);
     (void)GPU(GetLastError)(); /* a refusal is answered here, and is no error of later work */
     return status_of(e);
@@ -124,7 +124,7 @@ static gpu_status plugin_alloc(gpu_device *d, size_t bytes, void **memory)
 
 static void plugin_free(gpu_device *d, void *memory)
 {
-    (void)GPU(SetDevice)(d->number);
+    device_take(d);
     (void)GPU(Free)(memory);
 }
 
@@ -191,7 +191,7 @@ static void repack_run(gpu_device *d, const repack_args &a)
 static void plugin_weight_upload(gpu_device *d, const gpu_weight *w, const uint8_t *host_rows,
                                  int64_t row_bytes, int64_t first, int64_t n)
 {
-    (void)GPU(SetDevice)(d->number);
+    device_take(d);
     if (!staging_ready(d, row_bytes)) {
         return;
     }
@@ -236,6 +236,7 @@ static gpu_status plugin_reserve(gpu_device *d, int64_t n_token, int64_t n_posit
 
 static void plugin_graph_begin(gpu_device *d)
 {
+    device_take(d);
     keep_error(d, GPU(StreamBeginCapture)(d->stream, GPU(StreamCaptureModeThreadLocal)));
 }
 
@@ -257,6 +258,7 @@ static gpu_status plugin_graph_end(gpu_device *d, void **graph)
 
 static void plugin_graph_launch(gpu_device *d, void *graph)
 {
+    device_take(d);
     keep_error(d, GPU(GraphLaunch)((GPU(GraphExec_t))graph, d->stream));
 }
 

@@ -67,14 +67,15 @@ template <int TYPE> __global__ void embed_floats(gpu_embed a)
 #define NORM_THREADS 256
 #define NORM_GROUPS  1024 /* LIMIT_EMBD / 64 */
 
-/* The row sum of squares of n values, in every thread; `group` is shared. */
-__device__ inline float block_sum_squares(const float *x, int64_t n, float *group)
+/* The row sum of squares of value(0) .. value(n - 1), in every thread of a block of NORM_THREADS;
+ * `group` has a place for each 64 of them, where all threads see it. */
+template <class F> __device__ inline float block_sum_squares(int64_t n, float *group, F value)
 {
     int64_t n_group = (n + 63) / 64;
     for (int64_t g = warp_id(); g < n_group; g += NORM_THREADS / GPU_WARP) {
         int64_t i = g * 64 + lane_id(), j = i + 32;
-        float low = i < n ? x[i] * x[i] : 0.0f, high = j < n ? x[j] * x[j] : 0.0f;
-        float sum = group_sum(low, high);
+        float low = i < n ? value(i) : 0.0f, high = j < n ? value(j) : 0.0f;
+        float sum = group_sum(low * low, high * high);
         if (lane_id() == 0) {
             group[g] = sum;
         }
@@ -95,7 +96,8 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
     int64_t t = blockIdx.y, h = blockIdx.x;
     const float *x = floats_at(a.x, t) + h * a.n;
     float *y = floats_at(a.y, t) + h * a.n;
-    float mean = block_sum_squares(x, a.n, group) / (float)a.count;
+    float squares = block_sum_squares(a.n, group, [=](int64_t i) { return x[i]; });
+    float mean = squares / (float)a.count;
     float inv_rms = 1.0f / sqrtf(mean + a.eps);
     for (int64_t i = threadIdx.x; i < a.n; i += NORM_THREADS) {
         float scaled = x[i] * inv_rms;
@@ -319,28 +321,6 @@ __device__ inline uint64_t block_add(uint64_t v, uint64_t *shared)
     return v;
 }
 
-/* Sum of squares of the values of a row of any type; every thread has it. */
-__device__ inline float stats_squares(const gpu_stats &a, const uint8_t *row, float *group)
-{
-    int64_t n_group = (a.n + 63) / 64;
-    for (int64_t g = warp_id(); g < n_group; g += STATS_THREADS / GPU_WARP) {
-        int64_t i = g * 64 + lane_id(), j = i + 32;
-        float low = i < a.n ? stats_value(a.type, row, a.n, i) : 0.0f;
-        float high = j < a.n ? stats_value(a.type, row, a.n, j) : 0.0f;
-        float sum = group_sum(low * low, high * high);
-        if (lane_id() == 0) {
-            group[g] = sum;
-        }
-    }
-    __syncthreads();
-    float total = group[0];
-#pragma unroll 16
-    for (int64_t g = 1; g < n_group; g++) {
-        total = total + group[g];
-    }
-    return total;
-}
-
 __global__ void __launch_bounds__(STATS_THREADS) stats_rows(gpu_stats a, float *groups)
 {
     after_last();
@@ -371,7 +351,8 @@ __global__ void __launch_bounds__(STATS_THREADS) stats_rows(gpu_stats a, float *
     most = block_best(most, best);
     least = block_best(least, best);
     if (a.type != DTYPE_I32) {
-        s.sumsq = stats_squares(a, row, groups + t * n_group);
+        s.sumsq = block_sum_squares(a.n, groups + t * n_group,
+                                    [=](int64_t i) { return stats_value(a.type, row, a.n, i); });
         s.max = most.index < 0 ? 0.0f : most.value;
         s.min = least.index < 0 ? 0.0f : -least.value;
     }

@@ -48,8 +48,7 @@ __device__ inline void after_last()
 }
 #elif defined __HIP__
 #define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
-    (void)hipSetDevice((device)->number),                                                          \
-        kernel<<<grid, block, bytes, (device)->stream>>>(__VA_ARGS__)
+    kernel<<<grid, block, bytes, (device)->stream>>>(__VA_ARGS__)
 #define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 __device__ inline void after_last()
 {
@@ -80,7 +79,6 @@ static void launch_overlapped(void (*kernel)(P...), dim3 grid, dim3 block, size_
     config.stream = device->stream;
     config.attrs = &overlap;
     config.numAttrs = device->overlaps ? 1 : 0;
-    (void)cudaSetDevice(device->number);
     (void)cudaLaunchKernelEx(&config, kernel, P(args)...); /* the caller asks for the last error */
 }
 #endif
@@ -146,7 +144,6 @@ static inline GPU(Error_t) graph_ready(GPU(GraphExec_t) * ready, GPU(Graph_t) gr
 /* ---- Lanes ----------------------------------------------------------------------------------- */
 
 #if defined __HIP__
-#define GPU_LANES_ALL
 template <class T> __device__ inline T lane_down(T v, int by)
 {
     return __shfl_down(v, by, GPU_WARP);
