@@ -452,6 +452,9 @@ def jobs_long(run):
     jobs += [Job(f"device/{what}", [],
                  tap_job(run, f"device/{what}", [*reference, what, SEED], SECONDS_LONG))
              for what in ("sample", "archs")]
+    jobs.append(Job("device/emu", [],
+                    tap_job(run, "device/emu", [run.build / "tests/test_device"], SECONDS_LONG,
+                            GRETA_TEST_DEVICE="emu")))
     jobs.append(Job("device/faults", [],
                     tap_job(run, "device/faults", [run.build / "tests/test_device", "all"],
                             SECONDS_LONG)))
