@@ -34,7 +34,7 @@
 #define BYTES_MAX_DEFAULT (UINT64_C(4) << 30)
 #define TENSORS_MAX       (TRACE_IN_MAX + TRACE_WEIGHT_MAX + TRACE_OUT_MAX)
 #define PIECES_MAX        (TENSORS_MAX * 3) /* codes, scales, padding */
-#define OWNER_TRIES       50 /* 2 ms apart, for the header of a writer that just began */
+#define OWNER_TRIES       5000 /* 2 ms apart, for the header of a writer that just began */
 
 struct trace_writer {
     int fd, blob_fd;        /* -1: not open */
