@@ -161,19 +161,24 @@ $(BUILD)/plugins/libgreta-cuda.so: $(GPU_SRC) $(BUILD)/flags
 	    -Iinclude -Isrc -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,$(GPU_WARN) \
 	    -MMD -MP -MF $@.d -shared -cudart static $< -o $@
 # Debian's rocm-device-libs has no device code for gfx942; that of gfx940 is the same.
-# sh tools/deps.sh hip installs what this needs.
+# sh tools/deps.sh hip installs what this needs. AMD's own ROCm: HIPCXX=hipcc ROCM_PATH=/opt/rocm
 HIPCXX   ?= clang++-19
 HIP_ARCH ?= --offload-arch=gfx90a --offload-arch=gfx942
-ROCM_BITCODE ?= $(firstword $(wildcard /usr/lib/*/amdgcn/bitcode))
+HIP_O    ?= -O2
+ROCM_PATH ?= /usr
+ROCM_BITCODE ?= $(firstword $(wildcard $(patsubst %,$(ROCM_PATH)/%amdgcn/bitcode,lib/*/ lib/) \
+                $(ROCM_PATH)/amdgcn/bitcode))
 $(BUILD)/plugins/libgreta-hip.so: $(GPU_SRC) $(BUILD)/flags
 	$(dir)
 	$(call say,hip )
 	$(Q)mkdir -p $(BUILD)/bitcode && cp -f $(ROCM_BITCODE)/*.bc $(BUILD)/bitcode/ && \
-	    cp -f $(BUILD)/bitcode/oclc_isa_version_940.bc $(BUILD)/bitcode/oclc_isa_version_942.bc
-	$(Q)PATH="/usr/lib/llvm-19/bin:$$PATH" $(HIPCXX) -x hip $(HIP_ARCH) -std=c++17 -O2 \
-	    -ffp-contract=off -fno-fast-math --rocm-path=/usr \
+	    cd $(BUILD)/bitcode && { [ -f oclc_isa_version_942.bc ] || \
+	    cp -f oclc_isa_version_940.bc oclc_isa_version_942.bc; }
+	$(Q)PATH="/usr/lib/llvm-19/bin:$$PATH" $(HIPCXX) -x hip $(HIP_ARCH) -std=c++17 $(HIP_O) \
+	    -ffp-contract=off -fno-fast-math --rocm-path=$(ROCM_PATH) \
 	    --rocm-device-lib-path=$(abspath $(BUILD))/bitcode -Iinclude -Isrc -fPIC \
-	    -fvisibility=hidden -Wall -Wextra -MMD -MP -MF $@.d -shared $< -o $@ -lamdhip64
+	    -fvisibility=hidden -Wall -Wextra $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared $< \
+	    -o $@ -L$(ROCM_PATH)/lib -lamdhip64
 $(BUILD)/plugins/libgreta-emu.so: $(GPU_SRC) tests/gpu_emu/emulator.cpp $(BUILD)/flags
 	$(dir)
 	$(call say,c++ )

@@ -342,6 +342,31 @@ def smoke_job(run, name, build):
     return job
 
 
+def hip_job(run, name, *variables):
+    """The HIP plugin compiles, links and is opened; greta says which devices it sees, or that there
+    is none. It runs nothing: no result is looked at."""
+    def job():
+        counts, folder = Counts(), run.build / name.replace("/", "-")
+        plugin = folder / "plugins/libgreta-hip.so"
+        if not shutil.which("clang++-19"):
+            why = "no clang++-19 to compile HIP with; on Debian sh tools/deps.sh hip installs it"
+            if run.offline:
+                counts.skipped.append(f"{name}: offline: {why}")
+            else:
+                counts.failed.append(f"{name}: {why}")
+            return counts
+        status = run.make(name, "GPU=hip", plugin, *variables, folder=folder)
+        if counts.check("libgreta-hip.so compiles and links", status == 0, ending(status)):
+            told = run.output([run.build / "greta", "doctor", "--json"],
+                              GRETA_PLUGIN_DIR=str(plugin.parent)) or '{"plugins":[]}'
+            seen = [one for one in json.loads(told)["plugins"] if one["path"] == str(plugin)]
+            counts.check("greta doctor names its devices, or says that there is none",
+                         seen and (seen[0]["devices"] or "no such device" in seen[0]["error"]),
+                         told)
+        return counts
+    return job
+
+
 def runner_job(run, name):
     """The runner itself: programs that pass, fail, die, hang and say nothing."""
     tap = "printf '1..2\\nok 1 - a\\n{0} 2 - b\\n'; "
@@ -389,7 +414,8 @@ def runner_job(run, name):
 # ---- Jobs ----------------------------------------------------------------------------------------
 
 def jobs_of(run):
-    """All jobs, in the order in which they should start."""
+    """All jobs, in the order in which they should start. Of HIP, `make check` compiles the code of
+    one GPU without optimising it: a tenth of the time."""
     options, build = run.options, run.build
     tests = sorted(path.stem for path in (ROOT / "tests").glob("test_*.c"))
     python = sorted((ROOT / "tests/py").glob("test_*.py"))
@@ -412,6 +438,8 @@ def jobs_of(run):
                  Job("golden", [], tap_job(run, "golden", [tools / "golden_tool", "check",
                                                            ROOT / "tests/golden", "quick"])),
                  Job("install", [], install_job(run, "install")),
+                 Job("hip", [],
+                     hip_job(run, "hip", "HIP_ARCH=--offload-arch=gfx942", "HIP_O=-O0")),
                  Job("second-compiler", [],
                      builder(run, "second-compiler", "CFLAGS=-fsyntax-only", "O3=", cc=other,
                              target="warnings", folder=build / other)),
@@ -479,6 +507,7 @@ def jobs_long(run):
              for test in WHOLE_C]
     jobs += [Job(f"golden/{cc}-{level}", [], golden_job(run, f"golden/{cc}-{level}", cc, level))
              for cc in ("gcc", "clang") for level in ("O0", "O1", "O2", "O3")]
+    jobs.append(Job("hip/all", [], hip_job(run, "hip/all")))
     san, other = run.build / "san-all", "gcc" if run.options.cc == "clang" else "clang"
     jobs.append(Job("san", [], builder(run, "san", "SAN_TILES=", folder=san, san=SANITIZERS)))
     jobs += [Job(f"san/{test}", ["san"],
