@@ -102,6 +102,7 @@ $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
 $(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) $(AVX2) -DREF_AVX2
+$(BUILD)/obj/src/trace/values.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
 $(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)

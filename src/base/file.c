@@ -125,6 +125,16 @@ int mapped_file_changed(const mapped_file *file)
            mtime_ns(&status) != file->mtime_ns || status.st_ino != file->inode;
 }
 
+void mapped_file_forget(const mapped_file *file, uint64_t from, uint64_t to)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    from = (from + page - 1) / page * page;
+    to = to < file->size ? to / page * page : file->size;
+    if (file->data != NULL && from < to) {
+        (void)madvise((void *)(uintptr_t)(file->data + from), (size_t)(to - from), MADV_DONTNEED);
+    }
+}
+
 /* ---- Writing --------------------------------------------------------------------------------- */
 
 bool is_folder(const char *path)

@@ -22,6 +22,10 @@ void mapped_file_close(mapped_file *file); /* zeroed struct is fine */
 /* Whether the file behind the mapping was shrunk, grown or rewritten since the open. */
 int mapped_file_changed(const mapped_file *file);
 
+/* Gives back the memory of the pages that lie in bytes from..to: what is read there again comes
+ * from the system's cache or the disk. */
+void mapped_file_forget(const mapped_file *file, uint64_t from, uint64_t to);
+
 bool is_folder(const char *path);
 /* Creates the folder and its parents. */
 greta_status folder_make(const char *path, greta_error *err);

@@ -11,24 +11,21 @@
 #include "trace/trace.h"
 
 /* One row somewhere in the trace: written by an op (a ROW record's output, or a hash of an INDEX),
- * read by one, or weights. */
+ * kept by one that read it, or a weight of the model file. */
 typedef enum sighting_kind { SIGHTING_WRITTEN, SIGHTING_READ, SIGHTING_WEIGHT } sighting_kind;
 
 typedef struct sighting {
     row_hash content;
-    const trace_record *record;
-    sighting_kind kind;
-    int32_t part; /* of out, in or weight; INDEX: -1 */
-    int64_t row;  /* INDEX: of its hashes; else 0 */
+    uint32_t record; /* its number in the trace */
+    int32_t row;     /* INDEX: of its hashes; else 0 */
+    uint8_t kind;    /* sighting_kind */
+    int8_t part;     /* of out, in or weight; INDEX: -1 */
 } sighting;
 
-/* A row that an op wrote, by its place. */
+/* A row that an op wrote: the output of a ROW, or hash `row` of an INDEX. */
 typedef struct written_row {
-    size_t place; /* of stage and layer */
-    int32_t sequence, position;
-    int64_t pass;
-    row_hash content;
-    const trace_record *record; /* ROW; NULL: an INDEX says so */
+    uint32_t record;
+    int32_t row;
 } written_row;
 
 typedef struct catalog {
@@ -36,10 +33,17 @@ typedef struct catalog {
     sighting *sighting; /* (n_sighting) by bag, then ordered hash, then record */
     written_row
         *written; /* (n_written) by place, sequence, position, pass; a ROW before an INDEX */
-    size_t n_sighting, n_written;
-    const trace_record **weight; /* (n_weight) WEIGHT records */
+    size_t n_sighting, n_sighting_max, n_written;
+    uint32_t *weight; /* (n_weight) WEIGHT records */
     size_t n_weight;
 } catalog;
+
+/* A row that was kept in full; data NULL: none. */
+typedef struct row_values {
+    dtype type;
+    int64_t n;
+    const void *data;
+} row_values;
 
 greta_status catalog_new(const trace *t, catalog *out, greta_error *err);
 void catalog_free(catalog *c); /* a zeroed one is fine */
@@ -55,10 +59,8 @@ typedef struct row_place {
 bool catalog_written(const catalog *c, const row_place *at, row_hash *hash);
 /* The same of the latest pass up to at->pass: what a cache row held. */
 bool catalog_stored(const catalog *c, const row_place *at, row_hash *hash);
-/* The record of it, if the row was selected; NULL: none. */
-const trace_record *catalog_row(const catalog *c, const row_place *at);
-/* A row kept in full with this content; NULL: none. */
-const trace_tensor *catalog_values(const catalog *c, row_hash content);
+/* A row kept in full with this content. */
+row_values catalog_values(const catalog *c, row_hash content);
 /* Sightings with this content; any_order: with these values in any order. */
 const sighting *catalog_find(const catalog *c, row_hash content, bool any_order, size_t *n);
 
@@ -71,6 +73,7 @@ typedef struct site {
     const trace_record *any;     /* one of them: token, position, pass */
     const trace_record *twice;   /* a second record of one stage and layer; NULL: none */
     const trace_record **record; /* (n_layer + 1, STAGE_COUNT), row 0 outside the layers */
+    trace_record *room;          /* of them, where the trace holds none */
 } site;
 
 static inline const trace_record *site_record(const site *s, stage name, int32_t layer)
@@ -87,15 +90,15 @@ void site_free(site *s);
 /* The tokens of a trace: one site for each position of a sequence in a pass. */
 typedef struct site_list {
     const trace *trace;
-    const trace_record **row; /* ROW records by pass, sequence, position */
+    uint32_t *row;            /* ROW records by pass, sequence, position */
     size_t *first;            /* (n + 1) first row of each site */
     size_t n;
 } site_list;
 
 greta_status site_list_new(const trace *t, site_list *out, greta_error *err);
 void site_list_free(site_list *list); /* a zeroed one is fine */
-/* Which site a ROW record of the trace belongs to. */
-size_t site_list_of(const site_list *list, const trace_record *record);
+/* Which site ROW record i of the trace belongs to. */
+size_t site_list_of(const site_list *list, uint32_t i);
 greta_status site_list_open(const site_list *list, size_t i, site *out, greta_error *err);
 
 #endif

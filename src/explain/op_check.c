@@ -85,18 +85,18 @@ static void cache_judge_whole(const run_site *run, const read_expected *e, const
     row_hash whole = {0, 0};
     c->state = READ_UNKNOWN;
     for (int32_t p = 0; p < c->n_row; p++) {
-        const trace_tensor *row = NULL;
+        row_values row = {0};
         row_hash should;
         if (!run_cache_row(run, e->name, e->layer, p, &should)) {
             return;
         }
-        for (int i = 0; i < 3 && !row; i++) {
-            row = in[i] ? catalog_values(in[i], should) : NULL;
+        for (int i = 0; i < 3 && !row.data; i++) {
+            row = in[i] ? catalog_values(in[i], should) : row;
         }
-        if (!row || row->type != read->type || row->n != width) {
+        if (!row.data || row.type != read->type || row.n != width) {
             return;
         }
-        trace_piece piece = {row->data, width, p * width, 1};
+        trace_piece piece = {row.data, width, p * width, 1};
         trace_values_hash_add(&whole, read->type, &piece);
     }
     c->has_should = true;
@@ -138,16 +138,20 @@ static void cache_judge(const run_site *run, const read_expected *e, const trace
     }
 }
 
-static const trace_record *file_weight(const catalog *c, const trace_record *of, const char *name)
+/* The weight of this name as the model file holds it; {0, 0}: no record says. */
+static row_hash file_weight(const catalog *c, const trace_record *of, const char *name)
 {
     for (size_t i = 0; i < c->n_weight; i++) {
-        const trace_record *r = c->weight[i];
-        if (r->name == of->name && r->layer == of->layer && r->n_weight > 0 &&
-            strcmp(r->weight[0].tensor, name) == 0) {
-            return r;
+        const trace_head h = trace_head_of(c->trace, c->weight[i]);
+        trace_record room;
+        if (h.name == of->name && h.layer == of->layer) {
+            const trace_record *r = trace_at(c->trace, c->weight[i], &room);
+            if (r->n_weight > 0 && strcmp(r->weight[0].tensor, name) == 0) {
+                return r->weight[0].hash;
+            }
         }
     }
-    return NULL;
+    return (row_hash){0, 0};
 }
 
 void op_check_reads(const run_site *run, const op_expected *op, op_check *out)
@@ -174,9 +178,8 @@ void op_check_reads(const run_site *run, const op_expected *op, op_check *out)
     }
     for (int32_t i = 0; i < op->n_weight; i++) {
         read_check *c = &out->weight[i];
-        const trace_record *file = file_weight(run->own, r, op->weight[i]);
-        c->has_should = file && is_hashed(file->weight[0].hash);
-        c->should = file ? file->weight[0].hash : (row_hash){0, 0};
+        c->should = file_weight(run->own, r, op->weight[i]);
+        c->has_should = is_hashed(c->should);
         c->read = i < r->n_weight ? r->weight[i].hash : (row_hash){0, 0};
         row_judge(c);
     }

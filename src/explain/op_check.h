@@ -83,7 +83,7 @@ const void *cache_row_read(const trace_tensor *read, int64_t width, int32_t posi
 void provenance_find(const run_site *run, const read_expected *should, row_hash content,
                      finding_source *out);
 /* The tensor with this content among the weights of the model; "" if there is none. */
-const char *provenance_tensor(const run_site *run, row_hash content);
+const char *provenance_tensor(const run_site *run, row_hash content, char name[TRACE_NAME_MAX]);
 
 /* How two rows of n values are the same values, put otherwise. */
 #define TRANSFORM_TEXT 64

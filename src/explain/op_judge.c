@@ -66,12 +66,12 @@ static void finding_init(finding *f)
 /* ---- What the record admits ------------------------------------------------------------------ */
 
 /* The values of a row, in whatever trace they were kept. */
-static const trace_tensor *values_of(const run_site *run, row_hash content)
+static row_values values_of(const run_site *run, row_hash content)
 {
     const catalog *in[3] = {run->own, run->earlier, run->other};
-    const trace_tensor *found = NULL;
-    for (int i = 0; i < 3 && !found; i++) {
-        found = in[i] ? catalog_values(in[i], content) : NULL;
+    row_values found = {0};
+    for (int i = 0; i < 3 && !found.data; i++) {
+        found = in[i] ? catalog_values(in[i], content) : found;
     }
     return found;
 }
@@ -80,10 +80,10 @@ static const trace_tensor *values_of(const run_site *run, row_hash content)
 static bool describe_transform(const op_trial *t, side s, const read_check *c, finding *f)
 {
     const run_site *run = &t->run[s];
-    const trace_tensor *x = values_of(run, c->should), *y = values_of(run, c->read);
+    const row_values x = values_of(run, c->should), y = values_of(run, c->read);
     char how[TRANSFORM_TEXT];
-    bool is_known = x && y && x->type == DTYPE_F32 && y->type == DTYPE_F32 && x->n == y->n;
-    if (!is_known || !transform_find(x->data, y->data, x->n, t->head_dim, how)[0]) {
+    bool is_known = x.data && y.data && x.type == DTYPE_F32 && y.type == DTYPE_F32 && x.n == y.n;
+    if (!is_known || !transform_find(x.data, y.data, x.n, t->head_dim, how)[0]) {
         return false;
     }
     phrase_add(f, "its proper row %s", how);
@@ -126,7 +126,8 @@ static void describe_weight(const op_trial *t, side s, int32_t i, finding *f)
 {
     const read_check *c = &t->check[s].weight[i];
     const char *own = t->expected[s]->weight[i];
-    const char *name = provenance_tensor(&t->run[s], c->read);
+    char found[TRACE_NAME_MAX];
+    const char *name = provenance_tensor(&t->run[s], c->read, found);
     finding_weight *w = &f->weight;
     w->is_permutation = c->has_should && c->read.bag == c->should.bag;
     w->is_other_tensor = name[0] != '\0';

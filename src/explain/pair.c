@@ -1,6 +1,7 @@
 /* pair.c - pairs the rows of two traces by key, and says in which bits two rows differ.
  *
- * Both sides are sorted by key and merged, so that the cost is n log n whatever the traces hold. A
+ * Both sides are sorted by key and merged, so that the cost is n log n whatever the traces hold; of
+ * rows that are only counted as equal, no more is looked at than what stays in memory of them. A
  * key that stands alone is looked up once more with fewer parts, to name the part that differs:
  * most failures of comparisons are comparisons of different tokens, and they must say so.
  *
@@ -33,15 +34,24 @@ static int order_signed(int64_t a, int64_t b)
     return (a > b) - (a < b);
 }
 
+/* What a row is sorted by. */
+typedef struct row_key {
+    uint64_t prefix;
+    int64_t pass;
+    int32_t layer, position;
+    uint32_t n; /* of its record */
+    uint8_t name, phase;
+} row_key;
+
 /* By stage, then layer, then position: the first `depth` of them. */
-static int order_place(const trace_record *a, const trace_record *b, int depth)
+static int order_place(const row_key *a, const row_key *b, int depth)
 {
-    int by = order_signed((int)a->name, (int)b->name);
+    int by = order_signed(a->name, b->name);
     by = by != 0 || depth < 2 ? by : order_signed(a->layer, b->layer);
     return by != 0 || depth < 3 ? by : order_signed(a->position, b->position);
 }
 
-static int order_key(const trace_record *a, const trace_record *b)
+static int order_key(const row_key *a, const row_key *b)
 {
     int by = order(a->prefix, b->prefix);
     return by != 0 ? by : order_place(a, b, 3);
@@ -49,36 +59,42 @@ static int order_key(const trace_record *a, const trace_record *b)
 
 static int sort_place(const void *a, const void *b)
 {
-    return order_place(*(const trace_record *const *)a, *(const trace_record *const *)b, 3);
+    return order_place(a, b, 3);
 }
 
 /* Within a key by phase, then pass, so that equal phases of two traces stand at equal places. */
 static int sort_key(const void *a, const void *b)
 {
-    const trace_record *x = *(const trace_record *const *)a, *y = *(const trace_record *const *)b;
+    const row_key *x = a, *y = b;
     int by = order_key(x, y);
-    by = by != 0 ? by : order_signed((int)x->phase, (int)y->phase);
+    by = by != 0 ? by : order_signed(x->phase, y->phase);
     by = by != 0 ? by : order_signed(x->pass, y->pass);
     return by != 0 ? by : order(x->n, y->n);
 }
 
 /* Place of a stage in a pass. */
-static int64_t execution_rank(const trace_record *r)
+static int64_t execution_rank(const trace_head *h)
 {
-    bool is_after = !stage_is_per_layer(r->name) && r->name > STAGE_ATTN_NORM;
-    int64_t layer = is_after ? INT32_MAX : r->layer; /* -1 before the layers */
-    return layer * STAGE_COUNT + (int64_t)r->name;
+    bool is_after = !stage_is_per_layer((stage)h->name) && h->name > STAGE_ATTN_NORM;
+    int64_t layer = is_after ? INT32_MAX : h->layer; /* -1 before the layers */
+    return layer * STAGE_COUNT + h->name;
 }
+
+/* A pair with where it stands in each run. */
+typedef struct ranked_pair {
+    pair_rows rows;
+    int64_t pass[2], rank[2];
+    int32_t row[2];
+} ranked_pair;
 
 static int sort_execution(const void *a, const void *b)
 {
-    const pair *x = a, *y = b;
+    const ranked_pair *x = a, *y = b;
     for (int side = 0; side < 2; side++) {
-        const trace_record *p = x->record[side], *q = y->record[side];
-        int by = order_signed(p->pass, q->pass);
-        by = by != 0 ? by : order_signed(execution_rank(p), execution_rank(q));
-        by = by != 0 ? by : order_signed(p->row, q->row);
-        by = by != 0 ? by : order(p->n, q->n);
+        int by = order_signed(x->pass[side], y->pass[side]);
+        by = by != 0 ? by : order_signed(x->rank[side], y->rank[side]);
+        by = by != 0 ? by : order_signed(x->row[side], y->row[side]);
+        by = by != 0 ? by : order(x->rows.row[side], y->rows.row[side]);
         if (by != 0) {
             return by;
         }
@@ -89,70 +105,69 @@ static int sort_execution(const void *a, const void *b)
 /* ---- Pairing --------------------------------------------------------------------------------- */
 
 typedef struct rows {
-    const trace_record **by_key, **by_place;
+    row_key *by_key, *by_place; /* by_place: made when a row without a partner asks */
     size_t n;
 } rows;
 
 typedef struct rows_group { /* rows of one key */
-    const trace_record *const *row;
+    const row_key *row;
     size_t n;
 } rows_group;
 
 static greta_status rows_sort(const trace *t, rows *r, greta_error *err)
 {
-    r->by_key = calloc(t->n_record + 1, sizeof(trace_record *));
-    r->by_place = calloc(t->n_record + 1, sizeof(trace_record *));
-    if (r->by_key == NULL || r->by_place == NULL) {
-        return error_memory(err, "pairs", 2 * t->n_record * sizeof(trace_record *));
+    r->by_key = malloc((t->n_record + 1) * sizeof *r->by_key);
+    if (r->by_key == NULL) {
+        return error_memory(err, "pairs", t->n_record * sizeof *r->by_key);
     }
     for (size_t i = 0; i < t->n_record; i++) {
-        if (t->record[i].kind == TRACE_ROW) {
-            r->by_key[r->n++] = &t->record[i];
+        trace_head h = trace_head_of(t, i);
+        if (h.kind == TRACE_ROW) {
+            r->by_key[r->n++] =
+                (row_key){h.prefix, h.pass, h.layer, h.position, (uint32_t)i, h.name, h.phase};
         }
     }
-    memcpy(r->by_place, r->by_key, r->n * sizeof(trace_record *));
-    qsort(r->by_key, r->n, sizeof(trace_record *), sort_key);
-    qsort(r->by_place, r->n, sizeof(trace_record *), sort_place);
+    qsort(r->by_key, r->n, sizeof *r->by_key, sort_key);
     return GRETA_OK;
 }
 
 static rows_group group_at(const rows *r, size_t start)
 {
     size_t end = start;
-    while (end < r->n && order_key(r->by_key[end], r->by_key[start]) == 0) {
+    while (end < r->n && order_key(&r->by_key[end], &r->by_key[start]) == 0) {
         end++;
     }
     return (rows_group){r->by_key + start, end - start};
 }
 
 /* Whether a row with the same stage, layer and position (the first `depth` of them) is there. */
-static bool has_place(const rows *r, const trace_record *record, int depth)
+static bool has_place(const rows *r, const row_key *row, int depth)
 {
     size_t low = 0, high = r->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (order_place(r->by_place[middle], record, depth) < 0) {
+        if (order_place(&r->by_place[middle], row, depth) < 0) {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    return low < r->n && order_place(r->by_place[low], record, depth) == 0;
+    return low < r->n && order_place(&r->by_place[low], row, depth) == 0;
 }
 
-static pair_field field_of(const rows *other, const trace_record *record)
+static pair_field field_of(const rows *other, const row_key *row)
 {
-    return !has_place(other, record, 1)   ? PAIR_STAGE
-           : !has_place(other, record, 2) ? PAIR_LAYER
-           : !has_place(other, record, 3) ? PAIR_POSITION
-                                          : PAIR_PREFIX;
+    return !has_place(other, row, 1)   ? PAIR_STAGE
+           : !has_place(other, row, 2) ? PAIR_LAYER
+           : !has_place(other, row, 3) ? PAIR_POSITION
+                                       : PAIR_PREFIX;
 }
 
 /* Rows of a key are sorted by phase and pass: two of one pass are neighbours. */
 static bool has_twice(const rows_group *g)
 {
     for (size_t i = 1; i < g->n; i++) {
-        if (g->row[i]->pass == g->row[i - 1]->pass) {
+        if (g->row[i].pass == g->row[i - 1].pass) {
             return true;
         }
     }
@@ -163,18 +178,19 @@ static void group_pair(pairing *p, const rows_group group[2])
 {
     size_t n = group[0].n > group[1].n ? group[0].n : group[1].n;
     for (size_t i = 0; i < n; i++) {
-        pair *q = &p->pair[p->n_pair++];
+        pair_rows *q = &p->pair[p->n_pair++];
         for (int side = 0; side < 2; side++) {
-            q->record[side] = group[side].row[i < group[side].n ? i : group[side].n - 1];
+            q->row[side] = group[side].row[i < group[side].n ? i : group[side].n - 1].n;
         }
     }
 }
 
-static void group_leave(pairing *p, int side, const rows_group *group, const rows *other)
+/* Rows without a partner; their fields are known when all are. */
+static void group_leave(pairing *p, int side, const rows_group *group, bool is_twice)
 {
     for (size_t i = 0; i < group->n; i++) {
         p->alone[side][p->n_alone[side]++] =
-            (pair_alone){group->row[i], other == NULL ? PAIR_PASS : field_of(other, group->row[i])};
+            (pair_alone){group->row[i].n, is_twice ? PAIR_PASS : PAIR_PREFIX};
     }
 }
 
@@ -184,7 +200,7 @@ static void merge(const rows r[2], pairing *p)
     while (at[0] < r[0].n || at[1] < r[1].n) {
         int by = at[0] == r[0].n   ? 1
                  : at[1] == r[1].n ? -1
-                                   : order_key(r[0].by_key[at[0]], r[1].by_key[at[1]]);
+                                   : order_key(&r[0].by_key[at[0]], &r[1].by_key[at[1]]);
         rows_group group[2] = {{NULL, 0}, {NULL, 0}};
         for (int side = 0; side < 2; side++) {
             if (by == 0 || (by > 0) == (side == 1)) {
@@ -198,35 +214,85 @@ static void merge(const rows r[2], pairing *p)
             continue;
         }
         for (int side = 0; side < 2; side++) {
-            group_leave(p, side, &group[side], is_twice ? NULL : &r[1 - side]);
+            group_leave(p, side, &group[side], is_twice);
         }
     }
+}
+
+/* In which field the rows differ from everything on the other side. */
+static greta_status alone_explain(rows r[2], pairing *p, greta_error *err)
+{
+    for (int side = 0; side < 2; side++) {
+        rows *other = &r[1 - side];
+        if (p->n_alone[side] == 0) {
+            continue;
+        }
+        other->by_place = malloc((other->n + 1) * sizeof *other->by_place);
+        if (other->by_place == NULL) {
+            return error_memory(err, "pairs", other->n * sizeof *other->by_place);
+        }
+        memcpy(other->by_place, other->by_key, other->n * sizeof *other->by_place);
+        qsort(other->by_place, other->n, sizeof *other->by_place, sort_place);
+        for (size_t i = 0; i < p->n_alone[side]; i++) {
+            pair_alone *alone = &p->alone[side][i];
+            trace_head h = trace_head_of(p->trace[side], alone->row);
+            row_key row = {.layer = h.layer, .position = h.position, .name = h.name};
+            alone->field = alone->field == PAIR_PASS ? PAIR_PASS : field_of(other, &row);
+        }
+    }
+    return GRETA_OK;
+}
+
+static greta_status pairs_sort(pairing *p, greta_error *err)
+{
+    ranked_pair *ranked = malloc((p->n_pair + 1) * sizeof *ranked);
+    if (ranked == NULL) {
+        return error_memory(err, "pairs", p->n_pair * sizeof *ranked);
+    }
+    for (size_t i = 0; i < p->n_pair; i++) {
+        ranked[i].rows = p->pair[i];
+        for (int side = 0; side < 2; side++) {
+            trace_head h = trace_head_of(p->trace[side], p->pair[i].row[side]);
+            ranked[i].pass[side] = h.pass;
+            ranked[i].rank[side] = execution_rank(&h);
+            ranked[i].row[side] = h.row;
+        }
+    }
+    qsort(ranked, p->n_pair, sizeof *ranked, sort_execution);
+    for (size_t i = 0; i < p->n_pair; i++) {
+        p->pair[i] = ranked[i].rows;
+    }
+    free(ranked);
+    return GRETA_OK;
+}
+
+static greta_status pairs_make(rows r[2], pairing *out, greta_error *err)
+{
+    size_t n = r[0].n + r[1].n;
+    out->n_row[0] = r[0].n;
+    out->n_row[1] = r[1].n;
+    out->pair = calloc(n + 1, sizeof out->pair[0]);
+    out->alone[0] = calloc(r[0].n + 1, sizeof(pair_alone));
+    out->alone[1] = calloc(r[1].n + 1, sizeof(pair_alone));
+    if (out->pair == NULL || out->alone[0] == NULL || out->alone[1] == NULL) {
+        return error_memory(err, "pairs", n * (sizeof(pair_rows) + sizeof(pair_alone)));
+    }
+    merge(r, out);
+    return alone_explain(r, out, err);
 }
 
 greta_status pairing_new(const trace *a, const trace *b, pairing *out, greta_error *err)
 {
     rows r[2] = {{NULL, NULL, 0}, {NULL, NULL, 0}};
-    memset(out, 0, sizeof *out);
+    *out = (pairing){.trace = {a, b}};
     greta_status status = rows_sort(a, &r[0], err);
     status = status != GRETA_OK ? status : rows_sort(b, &r[1], err);
-    if (status == GRETA_OK) {
-        size_t n = r[0].n + r[1].n;
-        out->n_row[0] = r[0].n;
-        out->n_row[1] = r[1].n;
-        out->pair = calloc(n + 1, sizeof out->pair[0]);
-        out->alone[0] = calloc(r[0].n + 1, sizeof(pair_alone));
-        out->alone[1] = calloc(r[1].n + 1, sizeof(pair_alone));
-        if (out->pair == NULL || out->alone[0] == NULL || out->alone[1] == NULL) {
-            status = error_memory(err, "pairs", n * (sizeof(pair) + sizeof(pair_alone)));
-        } else {
-            merge(r, out);
-            qsort(out->pair, out->n_pair, sizeof(pair), sort_execution);
-        }
-    }
+    status = status != GRETA_OK ? status : pairs_make(r, out, err);
     for (int side = 0; side < 2; side++) {
         free(r[side].by_key);
         free(r[side].by_place);
     }
+    status = status != GRETA_OK ? status : pairs_sort(out, err);
     if (status != GRETA_OK) {
         pairing_free(out);
     }
@@ -239,6 +305,18 @@ void pairing_free(pairing *p)
     free(p->alone[0]);
     free(p->alone[1]);
     memset(p, 0, sizeof *p);
+}
+
+pair pair_open(const pairing *p, size_t i, pair_room *room)
+{
+    const pair_rows *at = &p->pair[i];
+    return (pair){{trace_at(p->trace[0], at->row[0], &room->record[0]),
+                   trace_at(p->trace[1], at->row[1], &room->record[1])}};
+}
+
+bool pair_is_equal(const trace_head *a, const trace_head *b)
+{
+    return a->body != 0 && a->body == b->body;
 }
 
 /* ---- Bits ------------------------------------------------------------------------------------ */

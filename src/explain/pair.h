@@ -21,18 +21,25 @@ typedef enum pair_field {
 
 const char *pair_field_name(pair_field field); /* "stage", ... */
 
+/* Two records that are looked at. */
 typedef struct pair {
     const trace_record *record[2];
 } pair;
 
+/* A pair, by the numbers of its records in their traces. */
+typedef struct pair_rows {
+    uint32_t row[2];
+} pair_rows;
+
 typedef struct pair_alone {
-    const trace_record *record;
+    uint32_t row;
     pair_field field;
 } pair_alone;
 
 typedef struct pairing {
+    const trace *trace[2];
     size_t n_row[2];      /* rows in each trace */
-    pair *pair;           /* in execution order of trace a: pass, then stage, then row */
+    pair_rows *pair;      /* in execution order of trace a: pass, then stage, then row */
     size_t n_pair;
     pair_alone *alone[2]; /* in order of the key */
     size_t n_alone[2];
@@ -42,6 +49,16 @@ typedef struct pairing {
  * pairs with the last of the other side, so every row of a key with a partner is in a pair. */
 greta_status pairing_new(const trace *a, const trace *b, pairing *out, greta_error *err);
 void pairing_free(pairing *p);
+
+/* Room for the records of a pair whose traces do not hold them. */
+typedef struct pair_room {
+    trace_record record[2];
+} pair_room;
+
+pair pair_open(const pairing *p, size_t i, pair_room *room);
+/* Whether pair_compare would find outputs, operands, weights and numbers equal and measured, from
+ * what stays in memory of both; false: it has to be asked. */
+bool pair_is_equal(const trace_head *a, const trace_head *b);
 
 typedef enum pair_state { PAIR_EQUAL, PAIR_DIFFERS, PAIR_UNMEASURED } pair_state;
 

@@ -20,20 +20,19 @@ static int source_rank(const read_expected *should, const finding_source *s)
     return s->name == should->name ? 1 + (s->layer == should->layer) : 0;
 }
 
-static void source_offer(const read_expected *should, const sighting *s, bool is_reordered,
-                         finding_source *best)
+static void source_offer(const trace *t, const read_expected *should, const sighting *s,
+                         bool is_reordered, finding_source *best)
 {
-    const trace_record *r = s->record;
-    bool is_index = r->kind == TRACE_INDEX;
+    const trace_head h = trace_head_of(t, s->record);
     finding_source found = {
         .is_found = !is_reordered,
         .is_permuted = is_reordered,
-        .name = r->name,
-        .layer = r->layer,
-        .position = is_index ? r->first_position + (int32_t)s->row : r->position,
-        .row = r->row + (int32_t)s->row,
-        .pass = r->pass,
-        .phase = r->phase,
+        .name = (stage)h.name,
+        .layer = h.layer,
+        .position = h.position + s->row,
+        .row = h.row + s->row,
+        .pass = h.pass,
+        .phase = (greta_phase)h.phase,
         .n_match = best->n_match,
     };
     int rank = source_rank(should, &found), held = source_rank(should, best);
@@ -53,7 +52,7 @@ static void source_search(const catalog *c, const read_expected *should, row_has
     const sighting *s = catalog_find(c, content, any_order, &n);
     for (size_t i = 0; s && i < n; i++) {
         if (s[i].kind == SIGHTING_WRITTEN) {
-            source_offer(should, &s[i], any_order, best);
+            source_offer(c->trace, should, &s[i], any_order, best);
         }
     }
 }
@@ -72,16 +71,20 @@ void provenance_find(const run_site *run, const read_expected *should, row_hash 
     }
 }
 
-const char *provenance_tensor(const run_site *run, row_hash content)
+const char *provenance_tensor(const run_site *run, row_hash content, char name[TRACE_NAME_MAX])
 {
     size_t n;
+    name[0] = '\0';
     const sighting *s = catalog_find(run->own, content, false, &n);
     for (size_t i = 0; s && i < n; i++) {
-        if (s[i].kind == SIGHTING_WEIGHT && s[i].record->kind == TRACE_WEIGHT) {
-            return s[i].record->weight[s[i].part].tensor;
+        if (s[i].kind == SIGHTING_WEIGHT) {
+            trace_record room;
+            const trace_record *r = trace_at(run->own->trace, s[i].record, &room);
+            snprintf(name, TRACE_NAME_MAX, "%s", r->weight[0].tensor);
+            break;
         }
     }
-    return "";
+    return name;
 }
 
 /* ---- By values ------------------------------------------------------------------------------- */

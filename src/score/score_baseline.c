@@ -114,7 +114,9 @@ static greta_status gaps_new(const trace *a, const pairing *pairs, gaps *g, gret
         return error_memory(err, "the ops of two traces", g->n * sizeof *g->op);
     }
     for (size_t i = 0; i < pairs->n_pair; i++) {
-        pair_add(g, &pairs->pair[i]);
+        pair_room room;
+        const pair p = pair_open(pairs, i, &room);
+        pair_add(g, &p);
     }
     for (size_t i = 0; i < g->n; i++) {
         op_gap *gap = &g->op[i];

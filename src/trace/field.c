@@ -3,6 +3,7 @@
  * A trace has some hundred bytes per tensor and many tensors, so writing appends to one text that
  * is used again for every line, without a tree and without printf. Reading builds jansson's tree of
  * one line, because a reader meets bytes that others wrote: a JSON parser of our own was rejected.
+ * Lines in this writer's own spelling are recognised before (scan.h).
  *
  * A float stands twice, as bits and as a decimal. The bits count; the decimal is for people, and a
  * reader refuses a line where the two disagree.
@@ -30,8 +31,8 @@ void name_pool_free(name_pool *pool)
     *pool = (name_pool){0};
 }
 
-/* The pool's copy of `name`; the pool stays small, because a model has few ops and kernels. */
-static greta_status name_pool_keep(const field_source *source, const char *name, const char **kept)
+/* The pool stays small, because a model has few ops and kernels. */
+greta_status name_pool_keep(const field_source *source, const char *name, const char **kept)
 {
     name_pool *pool = source->names;
     for (size_t i = 0; i < pool->n; i++) {
@@ -276,9 +277,9 @@ greta_status field_hex(const field_source *source, const char *key, const json_t
     return GRETA_OK;
 }
 
-/* Whether `decimal` reads back as `value`: it lies between the middles to its neighbours. These are
- * exact in a double, so that reading the decimal as a double first cannot spoil the answer. */
-static bool is_decimal_of(double decimal, float value)
+/* It lies between the middles to the value's neighbours. These are exact in a double, so that
+ * reading the decimal as a double first cannot spoil the answer. */
+bool field_is_decimal(double decimal, float value)
 {
     uint32_t bits, up_bits, down_bits;
     float up, down;
@@ -314,7 +315,7 @@ static greta_status read_f32(const field_source *source, const char *key, const 
     if (is_finite ? !json_is_number(decimal) : !json_is_string(decimal)) {
         return field_error(source, "\"%s\" is not a number", key);
     }
-    bool fits = is_finite ? is_decimal_of(json_number_value(decimal), *out)
+    bool fits = is_finite ? field_is_decimal(json_number_value(decimal), *out)
                           : strcmp(json_string_value(decimal), number_f32(*out, expected)) == 0;
     if (!fits || narrow != hash_float_bits(*out)) {
         return field_error(source, "\"%s\" is not a number: its bits are %08x, which is %s", key,
@@ -382,8 +383,7 @@ static greta_status member_read(const field_source *source, const field *f, cons
     }
 }
 
-/* Gives an optional member what its absence stands for. */
-static void member_clear(const field *f, uint8_t *member)
+void field_clear(const field *f, uint8_t *member)
 {
     int32_t narrow = (int32_t)f->absent;
     const char *none = NULL;
@@ -420,7 +420,7 @@ greta_status fields_read(const field_source *source, field_table table, unsigned
         if (value != NULL) {
             GRETA_TRY(member_read(source, f, value, member));
         } else if (f->is_optional) {
-            member_clear(f, member);
+            field_clear(f, member);
         } else {
             return field_error(source, "\"%s\" is missing", f->key);
         }

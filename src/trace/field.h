@@ -65,6 +65,13 @@ typedef struct field_source {
 greta_status fields_read(const field_source *source, field_table table, unsigned when,
                          const json_t *object, void *base);
 
+/* The pool's copy of `name`. */
+greta_status name_pool_keep(const field_source *source, const char *name, const char **kept);
+/* Whether `decimal` reads back as `value`. */
+bool field_is_decimal(double decimal, float value);
+/* Gives an optional member what its absence stands for. */
+void field_clear(const field *f, uint8_t *member);
+
 /* GRETA_BAD_INPUT at the line of the source. */
 greta_status field_error(const field_source *source, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -9,6 +9,10 @@
  * values that never reached the blob) is cut off and said: status "torn". Everything else that does
  * not fit is damage and refused, because a trace with a hole would be compared as if it were whole.
  *
+ * Records are held, or only their heads (head.c): then each is parsed into one room, checked, and
+ * left, and the pages that were read are given back, so that memory does not grow with what the
+ * rows hold. trace_at reads a record's line once more; it was checked, and is not again.
+ *
  * The blob's name follows from the trace's, so that no file can name another. Lines are parsed by
  * jansson, which gets them only below the limits on length and depth.
  */
@@ -25,12 +29,14 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-#define RECORDS_MIN 64u
+#define RECORDS_MIN  64u
+#define WINDOW_BYTES (8u << 20) /* read between two looks at the memory that was used */
 
 struct trace_impl {
     mapped_file file, blob;
     name_pool names;
-    size_t capacity; /* of trace.record */
+    trace_head *head;
+    size_t capacity; /* of trace.record, head */
     /* Rows by (stage, layer), in file order: row[bucket[k]] .. row[bucket[k + 1] - 1]. */
     uint32_t *bucket, *row;
 };
@@ -40,8 +46,12 @@ typedef struct reader {
     const char *data;
     uint64_t size, position, n_line;
     uint64_t sum, blob_end; /* chained checksum; where the next record's values must begin */
+    uint64_t line_start;    /* of the line that is read */
+    uint64_t forgotten[2];  /* of file and blob, given back so far */
     XXH64_state_t *digest;
-    bool has_footer; /* the last line is one: nothing may be missing */
+    const trace_watch *watch; /* NULL: records are held */
+    trace_record *room;       /* one; NULL: they are */
+    bool has_footer;          /* the last line is one: nothing may be missing */
     bool is_torn, is_ended;
     field_source source;
 } reader;
@@ -67,6 +77,7 @@ static greta_status next_line(reader *r, const char **line, size_t *n)
     }
     *line = start;
     *n = (size_t)(newline - start);
+    r->line_start = r->position;
     r->position += *n + 1;
     return GRETA_OK;
 }
@@ -242,22 +253,28 @@ static greta_status records_grow(const reader *r)
         return field_error(&r->source, "more than %u records", LIMIT_TRACE_RECORDS);
     }
     capacity = capacity < RECORDS_MIN ? RECORDS_MIN : capacity + capacity / 2;
-    trace_record *grown = realloc(t->record, capacity * sizeof *grown);
-    if (grown == NULL) {
+    trace_head *head = realloc(t->impl->head, capacity * sizeof *head);
+    t->head = t->impl->head = head != NULL ? head : t->impl->head;
+    trace_record *grown = r->room == NULL ? realloc(t->record, capacity * sizeof *grown) : NULL;
+    t->record = grown != NULL ? grown : t->record;
+    if (head == NULL || (r->room == NULL && grown == NULL)) {
         return error_memory(r->source.err, "records of the trace", capacity * sizeof *grown);
     }
-    t->record = grown;
     t->impl->capacity = capacity;
     return GRETA_OK;
 }
 
-static greta_status read_record(reader *r, const json_t *object)
+/* Where the next record is read to. */
+static trace_record *next_record(const reader *r)
+{
+    return r->room != NULL ? r->room : &r->t->record[r->t->n_record];
+}
+
+/* A record that was read into the next place. */
+static greta_status take_record(reader *r, const trace_span *span)
 {
     char why[TRACE_WHY_MAX];
-    trace_span span;
-    GRETA_TRY(records_grow(r));
-    trace_record *record = &r->t->record[r->t->n_record];
-    GRETA_TRY(record_read(&r->source, object, record, &span));
+    trace_record *record = next_record(r);
     if (record->n != r->t->n_record) {
         return field_error(&r->source, "record %zu expected, found %" PRIu64, r->t->n_record,
                            record->n);
@@ -265,20 +282,21 @@ static greta_status read_record(reader *r, const json_t *object)
     if (!record_check(record, &r->t->header, why)) {
         return field_error(&r->source, "%s", why);
     }
-    GRETA_TRY(span_bind(r, &span));
+    GRETA_TRY(span_bind(r, span));
     if (r->is_torn) {
         return GRETA_OK;
     }
     for (int32_t i = 0; i < record->n_in; i++) {
-        GRETA_TRY(tensor_bind(r, record, &span, &record->in[i]));
+        GRETA_TRY(tensor_bind(r, record, span, &record->in[i]));
     }
     for (int32_t i = 0; i < record->n_weight; i++) {
-        GRETA_TRY(tensor_bind(r, record, &span, &record->weight[i]));
+        GRETA_TRY(tensor_bind(r, record, span, &record->weight[i]));
     }
     for (int32_t i = 0; i < record->n_out; i++) {
-        GRETA_TRY(tensor_bind(r, record, &span, &record->out[i]));
+        GRETA_TRY(tensor_bind(r, record, span, &record->out[i]));
     }
-    r->t->n_record++;
+    r->t->impl->head[r->t->n_record] = trace_head_new(record);
+    r->t->impl->head[r->t->n_record++].line = r->line_start;
     return GRETA_OK;
 }
 
@@ -304,6 +322,48 @@ static greta_status read_footer(reader *r, const json_t *object)
     return GRETA_OK;
 }
 
+static greta_status read_object(reader *r, const json_t *object)
+{
+    trace_span span;
+    if (json_object_get(object, "greta_trace") != NULL) {
+        return field_error(&r->source, "a second header (two writers in one file)");
+    }
+    if (json_object_get(object, "end") != NULL) {
+        return read_footer(r, object);
+    }
+    GRETA_TRY(record_read(&r->source, object, next_record(r), &span));
+    return take_record(r, &span);
+}
+
+static greta_status read_line(reader *r, const char *line, size_t n)
+{
+    trace_span span;
+    GRETA_TRY(records_grow(r));
+    if (record_scan(&r->source, line, n, next_record(r), &span)) {
+        return take_record(r, &span);
+    }
+    json_t *object = line_parse(r, line, n);
+    greta_status status = object == NULL ? GRETA_BAD_INPUT : read_object(r, object);
+    json_decref(object);
+    return status;
+}
+
+/* Gives back what was read, and says how far the reading is. */
+static void window_move(reader *r)
+{
+    const mapped_file *file[2] = {&r->t->impl->file, &r->t->impl->blob};
+    const uint64_t done[2] = {r->position, r->blob_end};
+    bool is_due = done[0] + done[1] - r->forgotten[0] - r->forgotten[1] >= WINDOW_BYTES;
+    for (int i = 0; i < 2 && r->room != NULL && is_due; i++) {
+        mapped_file_forget(file[i], r->forgotten[i], done[i]);
+        r->forgotten[i] = done[i];
+    }
+    if (is_due && r->watch != NULL && r->watch->progress != NULL) {
+        r->watch->progress(r->watch->user, "reading", done[0] + done[1],
+                           file[0]->size + file[1]->size);
+    }
+}
+
 static greta_status read_body(reader *r)
 {
     for (;;) {
@@ -319,16 +379,7 @@ static greta_status read_body(reader *r)
         if (!line_check(line, n, &r->sum)) {
             return sum_error(r, line, n);
         }
-        json_t *object = line_parse(r, line, n);
-        if (object == NULL) {
-            return GRETA_BAD_INPUT;
-        }
-        greta_status status =
-            json_object_get(object, "greta_trace") != NULL
-                ? field_error(&r->source, "a second header (two writers in one file)")
-            : json_object_get(object, "end") != NULL ? read_footer(r, object)
-                                                     : read_record(r, object);
-        json_decref(object);
+        greta_status status = read_line(r, line, n);
         if (status != GRETA_OK || r->is_torn) {
             return status;
         }
@@ -336,6 +387,7 @@ static greta_status read_body(reader *r)
             r->t->body_sum = r->sum;
             XXH64_update(r->digest, line, n + 1);
         }
+        window_move(r);
     }
 }
 
@@ -426,13 +478,16 @@ static greta_status index_build(trace *t, greta_error *err)
     return GRETA_OK;
 }
 
-static greta_status trace_read(trace *t, const char *path, greta_error *err)
+static greta_status trace_read(trace *t, const char *path, const trace_watch *watch,
+                               trace_record *room, greta_error *err)
 {
     GRETA_TRY(mapped_file_open(path, &t->impl->file, err));
     reader r = {.t = t,
                 .data = (const char *)t->impl->file.data,
                 .size = t->impl->file.size,
                 .digest = XXH64_createState(),
+                .watch = watch,
+                .room = room,
                 .source = {.line = 1, .names = &t->impl->names, .err = err}};
     if (r.digest == NULL) {
         return error_memory(err, "digest", sizeof(XXH64_hash_t));
@@ -446,10 +501,11 @@ static greta_status trace_read(trace *t, const char *path, greta_error *err)
         memcpy(t->status, "torn", sizeof "torn");
     }
     XXH64_freeState(r.digest);
-    return status != GRETA_OK ? status : index_build(t, err);
+    return status != GRETA_OK || room != NULL ? status : index_build(t, err);
 }
 
-greta_status trace_open(const char *path, trace **out, greta_error *err)
+static greta_status open_with(const char *path, const trace_watch *watch, trace_record *room,
+                              trace **out, greta_error *err)
 {
     trace *t = calloc(1, sizeof *t);
     *out = NULL;
@@ -461,7 +517,7 @@ greta_status trace_open(const char *path, trace **out, greta_error *err)
         return error_memory(err, "trace", sizeof *t);
     }
     path_cut(path, t->path);
-    greta_status status = trace_read(t, path, err);
+    greta_status status = trace_read(t, path, watch, room, err);
     if (status != GRETA_OK) {
         error_file(err, path);
         trace_close(t);
@@ -469,6 +525,18 @@ greta_status trace_open(const char *path, trace **out, greta_error *err)
     }
     *out = t;
     return GRETA_OK;
+}
+
+greta_status trace_open(const char *path, trace **out, greta_error *err)
+{
+    return open_with(path, NULL, NULL, out, err);
+}
+
+greta_status trace_open_heads(const char *path, const trace_watch *watch, trace **out,
+                              greta_error *err)
+{
+    trace_record room;
+    return open_with(path, watch, &room, out, err);
 }
 
 void trace_close(trace *t)
@@ -479,6 +547,7 @@ void trace_close(trace *t)
         name_pool_free(&t->impl->names);
         free(t->impl->bucket);
         free(t->impl->row);
+        free(t->impl->head);
         free(t->impl);
         free((void *)(uintptr_t)t->header.buffer);
         free(t->record);
@@ -489,7 +558,8 @@ void trace_close(trace *t)
 const trace_record *trace_find(const trace *t, stage name, int32_t layer, int32_t position,
                                greta_phase phase)
 {
-    if ((int)name < 0 || name >= STAGE_COUNT || layer < -1 || layer >= t->header.n_layer) {
+    if (t->impl->bucket == NULL || (int)name < 0 || name >= STAGE_COUNT || layer < -1 ||
+        layer >= t->header.n_layer) {
         return NULL;
     }
     size_t k = bucket_of(t, name, layer);
@@ -500,4 +570,74 @@ const trace_record *trace_find(const trace *t, stage name, int32_t layer, int32_
         }
     }
     return NULL;
+}
+
+/* ---- Once more ------------------------------------------------------------------------------- */
+
+static void values_bind(const trace *t, trace_tensor *tensor, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        bool is_there =
+            tensor[i].blob_bytes > 0 &&
+            checked_span(tensor[i].blob_offset, tensor[i].blob_bytes, t->impl->blob.size);
+        tensor[i].data = is_there ? t->impl->blob.data + tensor[i].blob_offset : NULL;
+    }
+}
+
+/* The line was checked when the trace was opened; here it is only parsed. */
+static bool line_again(const trace *t, size_t i, trace_record *room)
+{
+    const mapped_file *file = &t->impl->file;
+    const uint64_t start = t->head[i].line;
+    const char *line = (const char *)file->data + start;
+    const char *end = memchr(line, '\n', (size_t)(file->size - start));
+    greta_error quiet = {0};
+    field_source source = {.line = i + 2, .names = &t->impl->names, .err = &quiet};
+    trace_span span;
+    if (end == NULL) {
+        return false;
+    }
+    size_t n = (size_t)(end - line);
+    if (record_scan(&source, line, n, room, &span)) {
+        return true;
+    }
+    json_t *object = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
+    bool is_read = object != NULL && record_read(&source, object, room, &span) == GRETA_OK;
+    json_decref(object);
+    return is_read;
+}
+
+const trace_record *trace_at(const trace *t, size_t i, trace_record *room)
+{
+    if (t->record != NULL) {
+        return &t->record[i];
+    }
+    char why[TRACE_WHY_MAX];
+    if (!line_again(t, i, room) || room->n != i || !record_check(room, &t->header, why)) {
+        memset(room, 0, sizeof *room); /* the file is another one now: trace_check says so */
+        room->kind = TRACE_WEIGHT;
+        return room;
+    }
+    values_bind(t, room->in, room->n_in);
+    values_bind(t, room->weight, room->n_weight);
+    values_bind(t, room->out, room->n_out);
+    return room;
+}
+
+void trace_forget(const trace *t)
+{
+    if (t->impl != NULL) {
+        mapped_file_forget(&t->impl->file, 0, t->impl->file.size);
+        mapped_file_forget(&t->impl->blob, 0, t->impl->blob.size);
+    }
+}
+
+greta_status trace_check(const trace *t, greta_error *err)
+{
+    if (mapped_file_changed(&t->impl->file) || mapped_file_changed(&t->impl->blob)) {
+        error_set(err, GRETA_IO, "the trace was changed while it was read");
+        error_file(err, t->path);
+        return GRETA_IO;
+    }
+    return GRETA_OK;
 }

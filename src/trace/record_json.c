@@ -10,6 +10,7 @@
 #include "trace/record_json.h"
 
 #include "base/limits.h"
+#include "trace/scan.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -220,13 +221,20 @@ void line_seal(text *line, uint64_t *sum)
 
 bool line_check(const char *line, size_t n, uint64_t *sum)
 {
-    char expected[TRACE_SUM_BYTES + 1];
-    if (n < TRACE_SUM_BYTES) {
+    static const char digits[] = "0123456789abcdef";
+    const char *end = line + n - TRACE_SUM_BYTES;
+    const size_t key = sizeof sum_key - 1;
+    if (n < TRACE_SUM_BYTES || memcmp(end, sum_key, key) != 0 || end[key + 16] != '"' ||
+        end[key + 17] != '}') {
         return false;
     }
     *sum = XXH64(line, n - TRACE_SUM_BYTES, *sum);
-    snprintf(expected, sizeof expected, "%s%016" PRIx64 "\"}", sum_key, *sum);
-    return memcmp(line + n - TRACE_SUM_BYTES, expected, TRACE_SUM_BYTES) == 0;
+    for (int i = 0; i < 16; i++) {
+        if (end[key + (size_t)i] != digits[*sum >> (60 - 4 * i) & 15]) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -370,13 +378,18 @@ static greta_status span_read(const field_source *source, const json_t *list, tr
     return GRETA_OK;
 }
 
-greta_status record_read(const field_source *source, const json_t *object, trace_record *record,
-                         trace_span *span)
+static void record_clear(const field_source *source, trace_record *record)
 {
     memset(record, 0, sizeof *record);
     record->line = source->line;
     record->token = record->position = record->row = -1;
     record->pass = -1;
+}
+
+greta_status record_read(const field_source *source, const json_t *object, trace_record *record,
+                         trace_span *span)
+{
+    record_clear(source, record);
     GRETA_TRY(fields_read(source, TABLE(line_fields), ALL, object, record));
     record->has_norm = json_object_get(object, "eps") != NULL;
     unsigned when = (1u << record->kind) | (record->has_norm ? NORM : 0u);
@@ -388,6 +401,59 @@ greta_status record_read(const field_source *source, const json_t *object, trace
         tensors_read(source, json_object_get(object, "out"), "out", record->out, &record->n_out));
     return span_read(source, json_object_get(object, "blob"), span);
 }
+
+/* ---- Scanning -------------------------------------------------------------------------------- */
+
+static bool tensors_scan(line_scan *s, const char *key, int32_t max, trace_tensor *tensor,
+                         int32_t *n)
+{
+    *n = 0;
+    if (!scan_text(s, key)) {
+        return true;
+    }
+    do {
+        if (*n == max || !scan_text(s, "{") ||
+            !fields_scan(s, TABLE(tensor_fields), ALL, &tensor[(*n)++]) || !scan_text(s, "}")) {
+            return false;
+        }
+    } while (scan_text(s, ","));
+    return scan_text(s, "]");
+}
+
+static bool span_scan(line_scan *s, trace_span *span)
+{
+    int64_t offset, bytes;
+    *span = (trace_span){0};
+    if (!scan_text(s, ",\"blob\":[")) {
+        return true;
+    }
+    bool is_spelled = scan_whole(s, 0, INT64_MAX, &offset) && scan_text(s, ",") &&
+                      scan_whole(s, 1, INT64_MAX, &bytes) && scan_text(s, ",") &&
+                      scan_hex(s, 16, &span->hash) && scan_text(s, "]");
+    span->offset = is_spelled ? (uint64_t)offset : 0;
+    span->bytes = is_spelled ? (uint64_t)bytes : 0;
+    return is_spelled;
+}
+
+bool record_scan(const field_source *source, const char *line, size_t n, trace_record *record,
+                 trace_span *span)
+{
+    line_scan s = {line, line + (n < TRACE_SUM_BYTES ? 0 : n - TRACE_SUM_BYTES), source};
+    record_clear(source, record);
+    if (!scan_text(&s, "{") || !fields_scan(&s, TABLE(line_fields), ALL, record) ||
+        !fields_scan(&s, TABLE(record_fields), 1u << record->kind, record)) {
+        return false;
+    }
+    line_scan ahead = s;
+    record->has_norm = scan_text(&ahead, ",\"eps\":");
+    return (!record->has_norm || fields_scan(&s, TABLE(record_fields), NORM, record)) &&
+           tensors_scan(&s, ",\"in\":[", TRACE_IN_MAX, record->in, &record->n_in) &&
+           tensors_scan(&s, ",\"weight\":[", TRACE_WEIGHT_MAX, record->weight, &record->n_weight) &&
+           tensors_scan(&s, ",\"out\":[", TRACE_OUT_MAX, record->out, &record->n_out) &&
+           span_scan(&s, span) && s.at == s.end;
+}
+
+/* ---- Footer ---------------------------------------------------------------------------------- */
 
 greta_status footer_read(const field_source *source, const json_t *object, trace_footer *footer)
 {

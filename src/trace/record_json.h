@@ -41,6 +41,10 @@ greta_status header_read(const field_source *source, const json_t *object, trace
 /* blob_offset and blob_bytes of the tensors are checked against the span, data is left NULL. */
 greta_status record_read(const field_source *source, const json_t *object, trace_record *record,
                          trace_span *span);
+/* The same of a line, n bytes, spelled as record_write and line_seal spell it, its checksum not
+ * looked at. False: it is spelled otherwise, which says nothing about it; ask record_read. */
+bool record_scan(const field_source *source, const char *line, size_t n, trace_record *record,
+                 trace_span *span);
 greta_status footer_read(const field_source *source, const json_t *object, trace_footer *footer);
 
 /* Whether the members of a record fit each other and the header; if not, *why says what does not.

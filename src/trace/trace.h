@@ -44,9 +44,25 @@ greta_status trace_writer_end(trace_writer *writer, const char *status, greta_er
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
+/* What of a record orders, pairs and finds it. */
+typedef struct trace_head {
+    uint64_t line;       /* where its line begins in the file */
+    uint64_t prefix;
+    int64_t pass;
+    row_hash content;    /* of the first output; WEIGHT: of the weight; INDEX: none */
+    uint64_t body;       /* ROW: equal in two records whose tensors and numbers are; 0: a tensor has
+                            no hash, so that nobody knows */
+    const void *values;  /* of that tensor, if all were kept, else NULL; INDEX: its hashes */
+    int64_t n;           /* of its values; INDEX: of its hashes */
+    int32_t sequence, position, row, layer; /* INDEX: position and row of the first hash */
+    uint8_t name, kind, phase;              /* stage, trace_kind, greta_phase */
+    dtype type;
+} trace_head;
+
 typedef struct trace {
     trace_header header;
-    trace_record *record;    /* (n_record), file order */
+    trace_record *record;    /* (n_record), file order; NULL: opened by trace_open_heads */
+    const trace_head *head;  /* (n_record); NULL in a trace that was put together by hand */
     size_t n_record;
     char status[16];         /* of the footer; "torn": there is none */
     /* Checksums: of the header, which names the writing process, and of the last body line, hence
@@ -56,12 +72,33 @@ typedef struct trace {
     struct trace_impl *impl; /* owns strings, buffers and the blob map */
 } trace;
 
+/* Of what is done with large files: called with bytes, or other parts. */
+typedef struct trace_watch {
+    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total); /* NULL: none */
+    void *user;
+} trace_watch;
+
 /* Reads and checks the whole file: chained checksums, ordinals, footer digest, blob spans and the
  * hashes of kept rows. A torn tail is a warning (status "torn", records up to it);
  * damage in the middle is GRETA_BAD_INPUT with the line. */
 greta_status trace_open(const char *path, trace **out, greta_error *err);
+/* The same, all of it checked once, but of records only the heads stay in memory: about 100 bytes
+ * each, whatever their rows hold. `watch` may be NULL. */
+greta_status trace_open_heads(const char *path, const trace_watch *watch, trace **out,
+                              greta_error *err);
 void trace_close(trace *t);
-/* First record of kind ROW with this key; NULL: none. Use position -1 for any. */
+
+/* Record i: the trace's own, or read once more from its line into *room. Values lie in the blob's
+ * map either way. If the file was changed meanwhile the record may be empty: ask trace_check. */
+const trace_record *trace_at(const trace *t, size_t i, trace_record *room);
+trace_head trace_head_of(const trace *t, size_t i);
+trace_head trace_head_new(const trace_record *record); /* line: 0 */
+/* Gives back the memory in which pages of the two files were mapped; they stay readable. */
+void trace_forget(const trace *t);
+/* GRETA_IO if one of the files was rewritten since it was opened. */
+greta_status trace_check(const trace *t, greta_error *err);
+/* First record of kind ROW with this key; NULL: none, or records are not held. Use position -1 for
+ * any. */
 const trace_record *trace_find(const trace *t, stage name, int32_t layer, int32_t position,
                                greta_phase phase);
 

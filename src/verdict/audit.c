@@ -132,7 +132,7 @@ static greta_status print_json(text *out, const audit *a, greta_error *err)
 
 static greta_status audit_run(greta_model *model, const char *path, audit *a, greta_error *err)
 {
-    GRETA_TRY(trace_open(path, &a->t, err));
+    GRETA_TRY(trace_open_heads(path, NULL, &a->t, err));
     if (model_file_hash(model) != a->t->header.model_hash) {
         error_file(err, path);
         error_hint(err, "give the model that the trace was made with");

@@ -11,157 +11,76 @@
  * not comparable, so traces that hold some are at most NO_VERDICT. Rows that only one side selected
  * are shown as not measured and spoil nothing.
  *
- * All findings are collected in one struct, which two functions print, as text and as JSON.
+ * All findings are collected in one struct (compare.h), which compare_print.c prints.
  */
-#include "explain/pair.h"
-#include "report/op_json.h"
+#include "verdict/compare.h"
+#include "base/threads.h"
 #include "report/report.h"
-#include "trace/field.h"
 #include "verdict/op_canary.h"
 #include "verdict/op_sites.h"
 
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct stage_count {
-    size_t row[2], paired, differ, unmeasured;
-} stage_count;
+/* ---- Counting -------------------------------------------------------------------------------- */
 
-typedef struct comparison {
-    trace *t[2];
-    pairing pairs;
-    size_t n_equal, n_differ, n_unmeasured;
-    size_t n_input_only; /* outputs equal although an operand differs */
-    size_t n_alone[2][PAIR_FIELD_COUNT];
-    stage_count stage[STAGE_COUNT];
-    const pair *first;          /* that differs; NULL: none */
-    pair_difference difference; /* of it */
-    op_findings found;          /* with a model */
-    op_canaries canaries;       /* of the comparison of rows */
-    greta_status verdict;
-    char why[256];
-} comparison;
+/* A record that stands for another one in a pair: a canary. */
+typedef struct planted_pair {
+    size_t pair;
+    altered_record copy; /* of the record of B */
+} planted_pair;
 
-/* ---- Configuration --------------------------------------------------------------------------- */
-
-typedef enum setting_kind { SETTING_TEXT, SETTING_I32, SETTING_I64, SETTING_HASH } setting_kind;
-
-enum {
-    IS_SHAPE = 1,   /* other: rows mean other things */
-    IS_PROMISE = 2, /* equal in all of these: equal bits are promised */
-    IS_RUN = 4,     /* equal in all of these: one configuration */
-};
-
-typedef struct setting {
-    const char *name;
-    setting_kind kind;
-    size_t offset;
-    unsigned role;
-} setting;
-
-#define AT(member) offsetof(trace_header, member)
-static const setting settings[] = {
-    {"model", SETTING_TEXT, AT(model_name), 0},
-    {"architecture", SETTING_TEXT, AT(arch), IS_SHAPE},
-    {"n_layer", SETTING_I32, AT(n_layer), IS_SHAPE},
-    {"n_embd", SETTING_I32, AT(n_embd), IS_SHAPE},
-    {"n_vocab", SETTING_I32, AT(n_vocab), IS_SHAPE},
-    {"model_hash", SETTING_HASH, AT(model_hash), IS_PROMISE | IS_RUN},
-    {"tokenizer_hash", SETTING_HASH, AT(tokenizer_hash), IS_RUN},
-    {"arithmetic", SETTING_I32, AT(arithmetic), IS_PROMISE | IS_RUN},
-    {"rounding", SETTING_TEXT, AT(rounding), IS_PROMISE | IS_RUN},
-    {"kv", SETTING_TEXT, AT(kv), IS_PROMISE | IS_RUN},
-    {"act", SETTING_TEXT, AT(act), IS_PROMISE | IS_RUN},
-    {"kernel", SETTING_TEXT, AT(kernel), IS_RUN},
-    {"cpu", SETTING_TEXT, AT(cpu), IS_RUN},
-    {"device", SETTING_TEXT, AT(device), IS_RUN},
-    {"compiler", SETTING_TEXT, AT(compiler), IS_RUN},
-    {"greta", SETTING_TEXT, AT(greta), IS_RUN},
-    {"n_thread", SETTING_I32, AT(n_thread), IS_RUN},
-    {"n_chunk", SETTING_I32, AT(n_chunk), IS_RUN},
-    {"n_ctx", SETTING_I32, AT(n_ctx), IS_RUN},
-    {"n_sequence", SETTING_I32, AT(n_sequence), IS_RUN},
-    {"prompt_id", SETTING_TEXT, AT(prompt_id), 0},
-    {"stages", SETTING_TEXT, AT(selection_stages), 0},
-    {"layers", SETTING_TEXT, AT(selection_layers), 0},
-    {"phases", SETTING_TEXT, AT(selection_phases), 0},
-    {"tokens", SETTING_TEXT, AT(selection_tokens), 0},
-    {"sample", SETTING_I64, AT(sample), 0},
-    {"notes", SETTING_TEXT, AT(notes), 0},
-};
-#define N_SETTING (sizeof settings / sizeof settings[0])
-
-static const char *setting_value(const setting *s, const trace_header *header,
-                                 char out[ESCAPED_MAX])
+static void count_one(comparison *c, const pair *p, const pair_difference *d)
 {
-    const uint8_t *member = (const uint8_t *)header + s->offset;
-    int32_t narrow;
-    int64_t wide;
-    uint64_t hash;
-    switch (s->kind) {
-    case SETTING_TEXT:
-        escape((const char *)member, strlen((const char *)member), out);
-        break;
-    case SETTING_I32:
-        memcpy(&narrow, member, sizeof narrow);
-        snprintf(out, ESCAPED_MAX, "%" PRId32, narrow);
-        break;
-    case SETTING_I64:
-        memcpy(&wide, member, sizeof wide);
-        snprintf(out, ESCAPED_MAX, "%" PRId64, wide);
-        break;
-    case SETTING_HASH:
-        memcpy(&hash, member, sizeof hash);
-        snprintf(out, ESCAPED_MAX, "%016" PRIx64, hash);
-        break;
+    stage_count *count = &c->stage[p->record[0]->name];
+    if (d->state == PAIR_DIFFERS) {
+        count->differ++;
+        c->n_differ++;
+    } else if (d->state == PAIR_UNMEASURED) {
+        count->unmeasured++;
+        c->n_unmeasured++;
+    } else {
+        c->n_equal++;
+        c->n_input_only += d->in == PAIR_DIFFERS || d->weight == PAIR_DIFFERS;
     }
-    return out;
 }
 
-static bool setting_is_equal(const comparison *c, const setting *s)
+/* The canary that was planted in pair i; NULL: none. */
+static const planted_pair *planted_at(const planted_pair planted[STAGE_COUNT], size_t i)
 {
-    char value[2][ESCAPED_MAX];
-    return strcmp(setting_value(s, &c->t[0]->header, value[0]),
-                  setting_value(s, &c->t[1]->header, value[1])) == 0;
-}
-
-/* The first setting of this role that differs; NULL: none does. */
-static const setting *setting_differs(const comparison *c, unsigned role)
-{
-    for (size_t i = 0; i < N_SETTING; i++) {
-        if ((settings[i].role & role) != 0 && !setting_is_equal(c, &settings[i])) {
-            return &settings[i];
+    for (int s = 0; planted && s < STAGE_COUNT; s++) {
+        if (planted[s].copy.record.n_out > 0 && planted[s].pair == i) {
+            return &planted[s];
         }
     }
     return NULL;
 }
 
-/* ---- Counting -------------------------------------------------------------------------------- */
-
-static void count_pairs(comparison *c)
+/* `planted` NULL: the traces as they are. */
+static void count_pairs(comparison *c, const planted_pair *planted)
 {
     for (size_t i = 0; i < c->pairs.n_pair; i++) {
-        const pair *p = &c->pairs.pair[i];
-        stage_count *count = &c->stage[p->record[0]->name];
+        const planted_pair *wrong = planted_at(planted, i);
         pair_difference difference;
-        pair_compare(p, &difference);
-        count->paired++;
-        if (difference.state == PAIR_DIFFERS) {
-            count->differ++;
-            c->n_differ++;
-            if (c->first == NULL) {
-                c->first = p;
-                c->difference = difference;
-            }
-        } else if (difference.state == PAIR_UNMEASURED) {
-            count->unmeasured++;
-            c->n_unmeasured++;
-        } else {
+        pair_room room;
+        const trace_head a = trace_head_of(c->t[0], c->pairs.pair[i].row[0]);
+        const trace_head b = wrong ? trace_head_new(&wrong->copy.record)
+                                   : trace_head_of(c->t[1], c->pairs.pair[i].row[1]);
+        c->stage[a.name].paired++;
+        if (pair_is_equal(&a, &b)) {
             c->n_equal++;
-            c->n_input_only += difference.in == PAIR_DIFFERS || difference.weight == PAIR_DIFFERS;
+            continue;
+        }
+        pair p = pair_open(&c->pairs, i, &room);
+        p.record[1] = wrong ? &wrong->copy.record : p.record[1];
+        pair_compare(&p, &difference);
+        count_one(c, &p, &difference);
+        if (difference.state == PAIR_DIFFERS && !c->has_first) {
+            c->has_first = true;
+            c->first = pair_open(&c->pairs, i, &c->first_room);
+            c->difference = difference;
         }
     }
 }
@@ -170,8 +89,8 @@ static void count_rows(comparison *c)
 {
     for (int which = 0; which < 2; which++) {
         for (size_t i = 0; i < c->t[which]->n_record; i++) {
-            const trace_record *record = &c->t[which]->record[i];
-            c->stage[record->name].row[which] += record->kind == TRACE_ROW;
+            const trace_head head = trace_head_of(c->t[which], i);
+            c->stage[head.name].row[which] += head.kind == TRACE_ROW;
         }
         for (size_t i = 0; i < c->pairs.n_alone[which]; i++) {
             c->n_alone[which][c->pairs.alone[which][i].field]++;
@@ -182,26 +101,28 @@ static void count_rows(comparison *c)
 /* ---- Canaries -------------------------------------------------------------------------------- */
 
 /* One wrong value in a copy of one equal record of each stage. */
-static greta_status canaries_plant(comparison *c, pair *pairs, altered_record *planted,
+static greta_status canaries_plant(comparison *c, planted_pair planted[STAGE_COUNT],
                                    greta_error *err)
 {
     const uint64_t seed = c->t[1]->body_sum ^ c->t[1]->header.model_hash;
     const size_t n = c->pairs.n_pair, start = (size_t)canary_draw(seed, n);
     for (size_t k = 0; k < n; k++) {
-        pair *p = &pairs[(start + k) % n];
-        const trace_record *of = p->record[1];
-        canary *at = &c->canaries.of[of->name];
+        const size_t i = (start + k) % n;
+        const stage name = (stage)trace_head_of(c->t[1], c->pairs.pair[i].row[1]).name;
+        canary *at = &c->canaries.of[name];
         pair_difference difference;
-        c->canaries.is_recorded[of->name] = true;
+        pair_room room;
+        c->canaries.is_recorded[name] = true;
         if (at->state != CANARY_ABSENT) {
             continue;
         }
-        pair_compare(p, &difference);
+        pair p = pair_open(&c->pairs, i, &room);
+        pair_compare(&p, &difference);
         if (difference.state == PAIR_EQUAL) {
-            altered_record *copy = &planted[of->name];
-            GRETA_TRY(altered_record_new(of, seed ^ (uint64_t)of->name, copy, err));
-            p->record[1] = &copy->record;
-            *at = (canary){CANARY_MISSED, of->name, of->layer, of->position, copy->index};
+            const trace_record *of = p.record[1];
+            planted[name].pair = i;
+            GRETA_TRY(altered_record_new(of, seed ^ (uint64_t)name, &planted[name].copy, err));
+            *at = (canary){CANARY_MISSED, name, of->layer, of->position, planted[name].copy.index};
         }
     }
     return GRETA_OK;
@@ -211,27 +132,29 @@ static greta_status canaries_plant(comparison *c, pair *pairs, altered_record *p
  * difference more. */
 static greta_status canaries_run(comparison *c, greta_error *err)
 {
-    altered_record planted[STAGE_COUNT] = {0};
-    const size_t bytes = (c->pairs.n_pair + 1) * sizeof *c->pairs.pair;
+    planted_pair *planted = calloc(STAGE_COUNT, sizeof *planted);
     comparison *trial = calloc(1, sizeof *trial);
-    pair *pairs = malloc(bytes);
-    greta_status status = trial && pairs ? GRETA_OK : error_memory(err, "canaries", bytes);
+    greta_status status =
+        planted && trial ? GRETA_OK : error_memory(err, "canaries", sizeof *trial);
     if (status == GRETA_OK) {
-        memcpy(pairs, c->pairs.pair, c->pairs.n_pair * sizeof *pairs);
-        status = canaries_plant(c, pairs, planted, err);
+        status = canaries_plant(c, planted, err);
     }
     if (status == GRETA_OK) {
-        trial->pairs = (pairing){.pair = pairs, .n_pair = c->pairs.n_pair};
-        count_pairs(trial);
+        trial->t[0] = c->t[0];
+        trial->t[1] = c->t[1];
+        trial->pairs = c->pairs;
+        count_pairs(trial, planted);
     }
     for (stage s = 0; s < STAGE_COUNT; s++) {
         canary *at = &c->canaries.of[s];
         if (status == GRETA_OK && trial->stage[s].differ == c->stage[s].differ + 1) {
             at->state = CANARY_FOUND;
         }
-        altered_record_free(&planted[s]);
+        if (planted) {
+            altered_record_free(&planted[s].copy);
+        }
     }
-    free(pairs);
+    free(planted);
     free(trial);
     return status;
 }
@@ -272,8 +195,8 @@ static bool judge_empty(comparison *c)
         decide(c, GRETA_NO_VERDICT, "nothing was compared: both are the same trace");
     } else if (shape != NULL) {
         char value[2][ESCAPED_MAX];
-        decide(c, GRETA_NO_VERDICT, "nothing was compared: %s is %.60s and %.60s", shape->name,
-               setting_value(shape, &a->header, value[0]),
+        decide(c, GRETA_NO_VERDICT, "nothing was compared: %s is %.60s and %.60s",
+               setting_name(shape), setting_value(shape, &a->header, value[0]),
                setting_value(shape, &b->header, value[1]));
     } else if (c->pairs.n_row[0] == 0 || c->pairs.n_row[1] == 0) {
         decide(c, GRETA_NO_VERDICT, "nothing was compared: %s has no rows",
@@ -307,7 +230,7 @@ static bool judge(comparison *c)
     } else if (c->n_differ > 0) {
         decide(c, GRETA_NO_VERDICT,
                "%zu of %zu pairs differ, and nothing promises equal bits (%s differs)", c->n_differ,
-               c->pairs.n_pair, broken == NULL ? "an unknown model" : broken->name);
+               c->pairs.n_pair, broken == NULL ? "an unknown model" : setting_name(broken));
     } else if (c->n_unmeasured > 0) {
         decide(c, GRETA_NO_VERDICT, "%zu of %zu pairs were not measured on both sides",
                c->n_unmeasured, c->pairs.n_pair);
@@ -323,358 +246,6 @@ static bool judge(comparison *c)
         decide(c, GRETA_OK, "all %zu pairs are equal, bit for bit", c->pairs.n_pair);
     }
     return true;
-}
-
-/* ---- Text ------------------------------------------------------------------------------------ */
-
-static const char *state_name(pair_state state)
-{
-    return state == PAIR_EQUAL ? "equal" : state == PAIR_DIFFERS ? "differ" : "not measured";
-}
-
-static void text_side(text *out, const comparison *c, int which)
-{
-    const trace *t = c->t[which];
-    char shown[ESCAPED_MAX];
-    text_format(out, "%c  %s: %s, %zu rows", which == 0 ? 'A' : 'B',
-                escape(t->path, strlen(t->path), shown), t->status, c->pairs.n_row[which]);
-    if (strcmp(t->status, "complete") != 0 && t->n_record > 0) {
-        const trace_record *last = &t->record[t->n_record - 1];
-        text_string(out, "; incomplete after ");
-        if (last->layer >= 0) {
-            text_format(out, "layer %d, ", last->layer);
-        }
-        text_string(out, stage_name(last->name));
-    }
-    text_string(out, "\n");
-}
-
-static void text_settings(text *out, const comparison *c)
-{
-    char value[2][ESCAPED_MAX];
-    text_string(out, "\nconfiguration\n");
-    for (size_t i = 0; i < N_SETTING; i++) {
-        setting_value(&settings[i], &c->t[0]->header, value[0]);
-        setting_value(&settings[i], &c->t[1]->header, value[1]);
-        bool is_equal = setting_is_equal(c, &settings[i]);
-        if (!is_equal) {
-            text_format(out, "  %-16s %s  |  %s\n", settings[i].name, value[0], value[1]);
-        } else if (value[0][0] != '\0') {
-            text_format(out, "  %-16s %s\n", settings[i].name, value[0]);
-        }
-    }
-}
-
-static void text_counts(text *out, const comparison *c)
-{
-    text_format(out, "\npaired %zu: %zu equal, %zu differ, %zu not measured\n", c->pairs.n_pair,
-                c->n_equal, c->n_differ, c->n_unmeasured);
-    if (c->n_input_only > 0) {
-        text_format(out, "  of the equal ones, %zu read operands that differ\n", c->n_input_only);
-    }
-    for (int which = 0; which < 2; which++) {
-        const size_t *n = c->n_alone[which];
-        text_format(out, "only in %c: %zu", which == 0 ? 'A' : 'B',
-                    c->pairs.n_alone[which] - n[PAIR_PASS]);
-        for (int f = 0; f < PAIR_PASS; f++) {
-            if (n[f] > 0) {
-                text_format(out, ", %zu for their %s", n[f], pair_field_name((pair_field)f));
-            }
-        }
-        if (n[PAIR_PASS] > 0) {
-            text_format(out, "; %zu NOT COMPARABLE, their key stands twice in a pass",
-                        n[PAIR_PASS]);
-        }
-        text_string(out, "\n");
-    }
-}
-
-static void text_row_difference(text *out, const pair_difference *d, const pair *p)
-{
-    char number[3][NUMBER_MAX];
-    const trace_tensor *a = &p->record[0]->out[d->out], *b = &p->record[1]->out[d->out];
-    const row_difference *row = &d->row;
-    if (row->is_shape) {
-        text_format(out, "  %" PRId64 " values of %s  |  %" PRId64 " of %s\n", a->n,
-                    dtype_name(a->type), b->n, dtype_name(b->type));
-        return;
-    }
-    if (row->n_compared > 0) {
-        text_format(out, "  %" PRId64 " of %" PRId64 " kept values differ (%" PRId64 " in the row)",
-                    row->n_differ, row->n_compared, a->n);
-    }
-    if (row->largest >= 0) {
-        text_format(out, ", at most by %s (value %" PRId64 ": %s  |  %s)",
-                    number_scientific(row->abs_max, 3, number[0]), row->largest,
-                    number_f32((float)row->value[0], number[1]),
-                    number_f32((float)row->value[1], number[2]));
-    }
-    if (row->largest >= 0 && row->has_ulp) {
-        text_format(out, ", %" PRIu64 " ulp", row->ulp_max);
-    }
-    text_string(out, row->n_compared > 0 ? "\n" : "");
-    if (row->n_nonfinite > 0) {
-        text_format(out, "  %" PRId64 " of them are not finite on a side\n", row->n_nonfinite);
-    }
-    text_format(out, "  hash %016" PRIx64 "  |  %016" PRIx64 "\n", a->hash.ordered,
-                b->hash.ordered);
-    if (a->hash.bag == b->hash.bag && a->hash.ordered != b->hash.ordered) {
-        text_string(out, "  the same values in another order, by the order-free hash\n");
-    }
-    text_format(out, "  sum of squares %s  |  %s\n", number_f32(a->sumsq, number[0]),
-                number_f32(b->sumsq, number[1]));
-}
-
-static void text_place(text *out, const trace_record *r)
-{
-    if (r->layer >= 0) {
-        text_format(out, "layer %d, ", r->layer);
-    }
-    text_format(out, "%s, position %d (token %d)", stage_name(r->name), r->position, r->token);
-}
-
-static void text_first(text *out, const comparison *c)
-{
-    const pair_difference *d = &c->difference;
-    const trace_record *a, *b;
-    if (c->first == NULL) {
-        text_string(out, "\nno difference\n");
-        return;
-    }
-    a = c->first->record[0];
-    b = c->first->record[1];
-    text_string(out, "\nfirst difference: ");
-    text_place(out, a);
-    text_format(out, "\n  %s pass %" PRId64 " row %d  |  %s pass %" PRId64 " row %d\n",
-                a->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", a->pass, a->row,
-                b->phase == GRETA_PHASE_DECODE ? "decode" : "prefill", b->pass, b->row);
-    if (d->out >= 0) {
-        text_row_difference(out, d, c->first);
-    } else if (d->number == NULL) {
-        text_format(out, "  %d outputs  |  %d\n", a->n_out, b->n_out);
-    }
-    if (a->has_norm && b->has_norm) {
-        char number[4][NUMBER_MAX];
-        text_format(out, "  eps %s, count %" PRId64 ", inv_rms %s  |  %s, %" PRId64 ", %s\n",
-                    number_f32(a->eps, number[0]), a->count, number_f32(a->inv_rms, number[1]),
-                    number_f32(b->eps, number[2]), b->count, number_f32(b->inv_rms, number[3]));
-    }
-    text_format(out, "  its inputs: %s; its weights: %s\n", state_name(d->in),
-                state_name(d->weight));
-}
-
-static void text_coverage(text *out, const comparison *c)
-{
-    const char *separator = "";
-    text_string(out, "\ncoverage                 A        B    pairs   differ  not measured\n");
-    for (int s = 0; s < STAGE_COUNT; s++) {
-        const stage_count *n = &c->stage[s];
-        if (n->row[0] + n->row[1] > 0) {
-            text_format(out, "  %-14s %9zu%9zu%9zu%9zu%14zu\n", stage_name((stage)s), n->row[0],
-                        n->row[1], n->paired, n->differ, n->unmeasured);
-        }
-    }
-    text_string(out, "not looked at: ");
-    for (int s = 0; s < STAGE_COUNT; s++) {
-        if (c->stage[s].paired == 0) {
-            text_format(out, "%s%s", separator, stage_name((stage)s));
-            separator = ", ";
-        }
-    }
-    text_string(out, separator[0] == '\0' ? "no stage\n" : "\n");
-}
-
-static void text_canaries(text *out, const comparison *c)
-{
-    text_string(out, "rows: ");
-    say_canaries(out, LANG_EN, &c->canaries, true);
-    text_string(out, "\n");
-    if (c->found.judged.n_site_judged > 0) {
-        text_string(out, "ops: ");
-        say_canaries(out, LANG_EN, &c->found.canaries, false);
-        text_string(out, "\n");
-    }
-}
-
-static void text_ops(text *out, const comparison *c)
-{
-    const op_coverage *judged = &c->found.judged;
-    if (!judged->is_judged) {
-        return;
-    }
-    text_format(out,
-                "\nops: %d of %d tokens differ and were judged; %d op records, %d replayed, %d as "
-                "recorded; %d differences are policy, %d rounding\n",
-                judged->n_site_judged, judged->n_site, judged->n_op, judged->n_replayed,
-                judged->n_healthy, judged->n_policy, judged->n_rounding);
-    for (int s = 0; s < 2; s++) {
-        text_format(out, "%c: ", s == 0 ? 'A' : 'B');
-        op_standard_say(out, &c->t[s]->header);
-    }
-    for (size_t i = 0; i < c->found.n_op && i < 8; i++) {
-        const op_line *at = &c->found.op[i];
-        text_string(out, "  ");
-        say_op(out, LANG_EN, at);
-        text_format(out, ": layer %d, position %d; %s\n   ", at->layer, at->position,
-                    analysis_bucket(at->found.state, at->found.cause));
-        say_op_evidence(out, LANG_EN, at);
-        text_string(out, "\n");
-    }
-}
-
-static void print_text(text *out, const comparison *c)
-{
-    text_side(out, c, 0);
-    text_side(out, c, 1);
-    text_settings(out, c);
-    text_counts(out, c);
-    text_first(out, c);
-    text_coverage(out, c);
-    text_ops(out, c);
-    if (c->found.effect.is_measured || c->found.n_growth > 0) {
-        text_string(out, "effect: ");
-        say_effect(out, LANG_EN, &c->found);
-        text_string(out, "\n");
-    }
-    text_canaries(out, c);
-    text_format(out, "\n%s: %s\n",
-                c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
-                : c->verdict == GRETA_FAULT ? "fault"
-                                            : "no verdict",
-                c->why);
-}
-
-/* ---- JSON ------------------------------------------------------------------------------------ */
-
-static void put_text(text *json, const char *key, const char *value)
-{
-    json_put_key(json, key);
-    json_put_string(json, value, strlen(value));
-}
-
-static void put_count(text *json, const char *key, uint64_t value)
-{
-    json_put_key(json, key);
-    json_put_whole(json, (int64_t)value);
-}
-
-static void put_open(text *json, const char *key)
-{
-    json_put_key(json, key);
-    text_string(json, "{");
-}
-
-static void json_side(text *json, const comparison *c, int which)
-{
-    const trace *t = c->t[which];
-    put_open(json, which == 0 ? "a" : "b");
-    put_text(json, "path", t->path);
-    put_text(json, "status", t->status);
-    put_count(json, "rows", c->pairs.n_row[which]);
-    put_open(json, "alone");
-    for (int f = 0; f < PAIR_FIELD_COUNT; f++) {
-        put_count(json, pair_field_name((pair_field)f), c->n_alone[which][f]);
-    }
-    text_string(json, "}");
-    put_open(json, "configuration");
-    for (size_t i = 0; i < N_SETTING; i++) {
-        char value[ESCAPED_MAX];
-        put_text(json, settings[i].name, setting_value(&settings[i], &t->header, value));
-    }
-    text_string(json, "}}");
-}
-
-static void json_first(text *json, const comparison *c)
-{
-    const pair_difference *d = &c->difference;
-    const row_difference *row = &d->row;
-    char number[NUMBER_MAX];
-    json_put_key(json, "first_difference");
-    if (c->first == NULL) {
-        text_string(json, "null");
-        return;
-    }
-    text_string(json, "{");
-    for (int which = 0; which < 2; which++) {
-        const trace_record *r = c->first->record[which];
-        put_open(json, which == 0 ? "a" : "b");
-        put_count(json, "record", r->n);
-        put_text(json, "phase", r->phase == GRETA_PHASE_DECODE ? "decode" : "prefill");
-        put_count(json, "pass", (uint64_t)r->pass);
-        put_count(json, "row", (uint64_t)r->row);
-        text_string(json, "}");
-    }
-    put_text(json, "stage", stage_name(c->first->record[0]->name));
-    json_put_key(json, "layer");
-    json_put_whole(json, c->first->record[0]->layer);
-    put_count(json, "position", (uint64_t)c->first->record[0]->position);
-    put_count(json, "token", (uint64_t)c->first->record[0]->token);
-    put_text(json, "what", d->number != NULL ? d->number : d->out < 0 ? "outputs" : "values");
-    put_text(json, "inputs", state_name(d->in));
-    put_text(json, "weights", state_name(d->weight));
-    if (d->out >= 0 && !row->is_shape) {
-        put_count(json, "n_compared", (uint64_t)row->n_compared);
-        put_count(json, "n_differ", (uint64_t)row->n_differ);
-        put_count(json, "n_nonfinite", (uint64_t)row->n_nonfinite);
-    }
-    if (d->out >= 0 && row->largest >= 0) {
-        put_count(json, "largest", (uint64_t)row->largest);
-        json_put_key(json, "abs_max");
-        text_string(json, number_f64(row->abs_max, number));
-    }
-    if (d->out >= 0 && row->largest >= 0 && row->has_ulp) {
-        put_count(json, "ulp_max", row->ulp_max);
-    }
-    text_string(json, "}");
-}
-
-static void json_ops_put(text *json, const char *key, json_t *value)
-{
-    char *dump = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    json_put_key(json, key);
-    text_string(json, dump ? dump : "null");
-    json->failed = json->failed || !dump;
-    free(dump);
-    json_decref(value);
-}
-
-static void print_json(text *json, const comparison *c)
-{
-    text_string(json, "{");
-    put_text(json, "verdict",
-             c->verdict == GRETA_OK      ? (c->n_differ > 0 ? "aligned" : "equal")
-             : c->verdict == GRETA_FAULT ? "fault"
-                                         : "no_verdict");
-    put_text(json, "why", c->why);
-    put_count(json, "paired", c->pairs.n_pair);
-    put_count(json, "equal", c->n_equal);
-    put_count(json, "differ", c->n_differ);
-    put_count(json, "unmeasured", c->n_unmeasured);
-    put_count(json, "operands_differ", c->n_input_only);
-    json_first(json, c);
-    put_open(json, "stages");
-    for (int s = 0; s < STAGE_COUNT; s++) {
-        const stage_count *n = &c->stage[s];
-        put_open(json, stage_name((stage)s));
-        put_count(json, "a", n->row[0]);
-        put_count(json, "b", n->row[1]);
-        put_count(json, "paired", n->paired);
-        put_count(json, "differ", n->differ);
-        put_count(json, "unmeasured", n->unmeasured);
-        text_string(json, "}");
-    }
-    text_string(json, "}");
-    json_side(json, c, 0);
-    json_side(json, c, 1);
-    json_ops_put(json, "ops", json_ops(&c->found));
-    json_ops_put(json, "canaries", json_canaries(&c->canaries));
-    json_ops_put(json, "op_canaries",
-                 c->found.judged.n_site_judged > 0 ? json_canaries(&c->found.canaries)
-                                                   : json_null());
-    json_ops_put(json, "judged", json_judged(&c->found.judged));
-    json_ops_put(json, "effect", json_effect(&c->found.effect));
-    json_ops_put(json, "growth", json_growth(&c->found));
-    text_string(json, "}\n");
 }
 
 /* ---- The call -------------------------------------------------------------------------------- */
@@ -731,14 +302,49 @@ static void judge_canaries(comparison *c)
     }
 }
 
+typedef struct opening {
+    const char *const *path;
+    comparison *c;
+    const trace_watch *watch;
+    greta_status status[2];
+    greta_error err[2];
+} opening;
+
+static void open_one(void *user, int32_t thread, int32_t n_thread)
+{
+    opening *o = user;
+    for (int32_t i = thread; i < 2; i += n_thread) {
+        o->status[i] =
+            trace_open_heads(o->path[i], i == 0 ? o->watch : NULL, &o->c->t[i], &o->err[i]);
+    }
+}
+
+/* Each trace is read by a thread of its own. */
+static greta_status both_open(const char *const path[2], comparison *c, const trace_watch *watch,
+                              greta_error *err)
+{
+    opening o = {.path = path, .c = c, .watch = watch};
+    thread_pool *pool = NULL;
+    GRETA_TRY(thread_pool_new(2, &pool, err));
+    thread_pool_run(pool, open_one, &o);
+    thread_pool_free(pool);
+    for (int i = 0; i < 2; i++) {
+        if (o.status[i] != GRETA_OK) {
+            *err = o.err[i];
+            return o.status[i];
+        }
+    }
+    return GRETA_OK;
+}
+
 static greta_status compare(comparison *c, greta_model *model, const char *const path[2],
                             greta_error *err)
 {
-    GRETA_TRY(trace_open(path[0], &c->t[0], err));
-    GRETA_TRY(trace_open(path[1], &c->t[1], err));
+    const trace_watch *watch = NULL;
+    GRETA_TRY(both_open(path, c, watch, err));
     GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
     count_rows(c);
-    count_pairs(c);
+    count_pairs(c, NULL);
     GRETA_TRY(canaries_run(c, err));
     if (judge(c) && model) {
         GRETA_TRY(judge_ops(c, model, err));
@@ -760,7 +366,7 @@ greta_status greta_compare(greta_model *model, const char *path_a, const char *p
     }
     greta_status status = compare(c, model, path, err);
     if (status == GRETA_OK) {
-        (json ? print_json : print_text)(&printed, c);
+        (json ? comparison_print_json : comparison_print)(&printed, c);
         status = text_take(&printed, out, err);
         *verdict = status == GRETA_OK ? c->verdict : GRETA_OK;
     }

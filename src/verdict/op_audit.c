@@ -98,7 +98,9 @@ static bool values_find(const audit_terms *terms, row_hash content, op_operand *
     const catalog *in[3] = {run->own, run->earlier, run->other};
     bool is_found = false;
     for (int i = 0; i < 3 && !is_found; i++) {
-        is_found = in[i] && operand_of(catalog_values(in[i], content), out);
+        const row_values row = in[i] ? catalog_values(in[i], content) : (row_values){0};
+        is_found = row.data != NULL;
+        *out = is_found ? (op_operand){row.type, row.n, row.data} : *out;
     }
     return is_found;
 }
@@ -199,12 +201,16 @@ static weight_view view_found(const audit_terms *terms, row_hash content)
     const op_list *list = &terms->plan->list;
     const catalog *c = terms->run.own;
     for (size_t i = 0; i < c->n_weight; i++) {
-        const trace_record *r = c->weight[i];
+        trace_record room;
+        const trace_head h = trace_head_of(c->trace, c->weight[i]);
+        if (!hash_equal(h.content, content)) {
+            continue;
+        }
+        const trace_record *r = trace_at(c->trace, c->weight[i], &room);
         int32_t at = op_list_op(list, r->name, r->layer);
         for (int k = 0; k < OP_WEIGHT_MAX && at >= 0 && r->n_weight > 0; k++) {
             weight_view view = list->op[at].w[k];
-            if (view.tensor && hash_equal(r->weight[0].hash, content) &&
-                strcmp(view.tensor->name, r->weight[0].tensor) == 0) {
+            if (view.tensor && strcmp(view.tensor->name, r->weight[0].tensor) == 0) {
                 view.n = list->op[at].kind == OP_EMBED ? view.tensor->n_row : view.n;
                 return view;
             }

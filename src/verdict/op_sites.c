@@ -99,10 +99,17 @@ static int by_site(const void *a, const void *b)
     return by != 0 ? by : order_of((int64_t)x->site[SIDE_B], (int64_t)y->site[SIDE_B]);
 }
 
-static bool is_different(const pair *p)
+static bool is_different(const pairing *pairs, size_t i)
 {
+    const trace_head a = trace_head_of(pairs->trace[SIDE_A], pairs->pair[i].row[SIDE_A]),
+                     b = trace_head_of(pairs->trace[SIDE_B], pairs->pair[i].row[SIDE_B]);
     pair_difference d;
-    pair_compare(p, &d);
+    pair_room room;
+    if (pair_is_equal(&a, &b)) {
+        return false;
+    }
+    pair p = pair_open(pairs, i, &room);
+    pair_compare(&p, &d);
     return d.state == PAIR_DIFFERS || d.in == PAIR_DIFFERS || d.weight == PAIR_DIFFERS;
 }
 
@@ -116,10 +123,10 @@ static greta_status sites_pair(const site_list list[SIDE_COUNT], const pairing *
         return error_memory(err, "pairs of tokens", pairs->n_pair * sizeof *all);
     }
     for (size_t i = 0; i < pairs->n_pair; i++) {
-        const pair *p = &pairs->pair[i];
-        all[i] = (site_pair){{site_list_of(&list[SIDE_A], p->record[SIDE_A]),
-                              site_list_of(&list[SIDE_B], p->record[SIDE_B])},
-                             is_different(p)};
+        const pair_rows *p = &pairs->pair[i];
+        all[i] = (site_pair){{site_list_of(&list[SIDE_A], p->row[SIDE_A]),
+                              site_list_of(&list[SIDE_B], p->row[SIDE_B])},
+                             is_different(pairs, i)};
     }
     qsort(all, pairs->n_pair, sizeof *all, by_site);
     for (size_t i = 0; i < pairs->n_pair; i++) {
@@ -179,8 +186,10 @@ static greta_status pair_judge(const sites_case *c, const site_pair *p, bool has
         };
         status = op_pair_judge(&both, out, err);
     }
-    site_free(&at[SIDE_A]);
-    site_free(&at[SIDE_B]);
+    for (side s = SIDE_A; s < SIDE_COUNT; s++) {
+        site_free(&at[s]);
+        trace_forget(c->list[s].trace);
+    }
     return status;
 }
 
@@ -240,6 +249,7 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_
             status = op_single_judge(&single, out, err);
         }
         site_free(&at);
+        trace_forget(t);
     }
     findings_order(out);
     case_close(&c);
