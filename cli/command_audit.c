@@ -23,6 +23,7 @@ int command_audit(int argc, char **argv, greta_error *err)
         .summary = "Replays every op of a trace on what it should have read, and says which op is\n"
                    "not what the model says. Exit code: 0 none, 1 a fault, 6 no verdict.",
     };
+    const greta_watch watch = {.size = sizeof watch, .progress = progress_watch};
     greta_model *model = NULL;
     char *path = NULL, *text = NULL;
     greta_status verdict = GRETA_OK;
@@ -32,7 +33,7 @@ int command_audit(int argc, char **argv, greta_error *err)
     }
     status = model_load(&args.model, &model, &path, err);
     if (!status) {
-        status = greta_audit(model, line.operand[0], args.json, &text, &verdict, err);
+        status = greta_audit(model, line.operand[0], &watch, args.json, &text, &verdict, err);
     }
     if (!status) {
         status = output_take(text, err);

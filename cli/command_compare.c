@@ -25,6 +25,7 @@ int command_compare(int argc, char **argv, greta_error *err)
                    "shows the first that differ. With the model, every op of the tokens that\n"
                    "differ is replayed: which run introduced what, and why.",
     };
+    const greta_watch watch = {.size = sizeof watch, .progress = progress_watch};
     greta_model *model = NULL;
     char *path = NULL, *text = NULL;
     greta_status verdict = GRETA_OK;
@@ -36,8 +37,8 @@ int command_compare(int argc, char **argv, greta_error *err)
         status = model_load(&args.model, &model, &path, err);
     }
     if (!status) {
-        status = greta_compare(model, line.operand[0], line.operand[1], args.json, &text, &verdict,
-                               err);
+        status = greta_compare(model, line.operand[0], line.operand[1], &watch, args.json, &text,
+                               &verdict, err);
     }
     if (!status) {
         status = output_take(text, err);

@@ -451,12 +451,6 @@ const char *plugin_folder(void)
     return folder && folder[0] ? folder : NULL;
 }
 
-static void upload_progress(void *user, const char *what, uint64_t done, uint64_t total)
-{
-    (void)user;
-    progress(what, done, total);
-}
-
 greta_session_options session_options(const session_args *args)
 {
     return (greta_session_options){
@@ -470,7 +464,7 @@ greta_session_options session_options(const session_args *args)
         .cpu = args->cpu,
         .device = args->device,
         .plugins = plugin_folder(),
-        .progress = upload_progress,
+        .progress = progress_watch,
     };
 }
 

@@ -298,6 +298,12 @@ void progress(const char *what, uint64_t done, uint64_t total)
     }
 }
 
+void progress_watch(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user;
+    progress(what, done, total);
+}
+
 void progress_parts(void *user, const char *what, size_t done, size_t total)
 {
     char q[QUOTED_MAX];

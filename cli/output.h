@@ -54,6 +54,8 @@ json_t *json_ids(const int32_t *id, size_t n);
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A bar on a terminal, nothing otherwise. It goes when done = total or anything else is said. */
 void progress(const char *what, uint64_t done, uint64_t total);
+/* The same as a callback of the library. */
+void progress_watch(void *user, const char *what, uint64_t done, uint64_t total);
 /* The callback of greta_isolate: a part that begins is said in a line of its own, with its size. */
 void progress_parts(void *user, const char *what, size_t done, size_t total);
 const char *bytes_text(uint64_t bytes, char out[32]); /* "97.3 MiB" */

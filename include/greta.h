@@ -377,14 +377,24 @@ GRETA_API greta_status greta_isolate(greta_model *model, const greta_prompt *pro
 /* Writes only the traces that `isolate --from` reads. */
 GRETA_API greta_status greta_trace_pair(greta_model *model, const greta_prompt *prompt,
                                         const greta_isolate_options *options, greta_error *err);
+/* How a long look at traces is watched. */
+typedef struct greta_watch {
+    size_t size;
+    /* "reading", in bytes; "replay", in tokens. May be NULL. */
+    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+} greta_watch;
+
 /* Pairs two traces record by record: bit equality, first difference; with the model of both
- * (else NULL) also the first op that introduced something, on which side, and why. */
+ * (else NULL) also the first op that introduced something, on which side, and why. Traces may be
+ * of any size: of a record some hundred bytes stay in memory. `watch` may be NULL. */
 GRETA_API greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b,
-                                     int json, char **text, greta_status *verdict,
-                                     greta_error *err);
+                                     const greta_watch *watch, int json, char **text,
+                                     greta_status *verdict, greta_error *err);
 /* Every op of one trace against the model it was made with; no second run. */
-GRETA_API greta_status greta_audit(greta_model *model, const char *path, int json, char **text,
-                                   greta_status *verdict, greta_error *err);
+GRETA_API greta_status greta_audit(greta_model *model, const char *path, const greta_watch *watch,
+                                   int json, char **text, greta_status *verdict,
+                                   greta_error *err);
 /* The plantable faults, with bucket and description. */
 GRETA_API greta_status greta_faults(int json, char **text, greta_error *err);
 

@@ -89,7 +89,7 @@ static inline op_rows rig_rows(op_rig *r)
 
 static inline op_place rig_place(const op_rig *r, int32_t index, int64_t position)
 {
-    return (op_place){r->model, &r->list, index, position, r->kv, OP_RIG_TOKENS};
+    return (op_place){r->model, &r->list, index, position, r->kv, OP_RIG_TOKENS, NULL};
 }
 
 static inline void rig_run(op_rig *r)

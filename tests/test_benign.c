@@ -232,7 +232,7 @@ static void case_run(const benign_kind *kind, const char *name, const run *r, ta
                  which);
         run_trace(r, kind, which, path[which]);
     }
-    check(greta_compare(r->model, path[0], path[1], 1, &printed, &verdict, &err), &err);
+    check(greta_compare(r->model, path[0], path[1], NULL, 1, &printed, &verdict, &err), &err);
     json_t *root = json_loads(printed, 0, &parse);
     assert_non_null(root);
     case_judge(kind, name, r, root, verdict, t);

@@ -375,7 +375,7 @@ static outcome prefill_case(subject *u, const plant_case *p)
     }
     const trace *const both[SIDE_COUNT] = {t[0], t[1]};
     check(pairing_new(t[0], t[1], &pairs, &err), &err);
-    check(op_sites_compare(u->model, both, &pairs, &found, &err), &err);
+    check(op_sites_compare(u->model, both, &pairs, NULL, &found, &err), &err);
     what = found.judged.n_site_judged == 0 ? OUTCOME_EQUIVALENT : outcome_of(p, &found);
     if (what > OUTCOME_NAMED) {
         tell(u, p, what, op_findings_first(&found));

@@ -172,13 +172,13 @@ static json_t *compared(greta_status verdict, char **shown)
     greta_status got = GRETA_BUG;
     char *json = NULL;
     assert_int_equal(
-        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), 0, shown, &got, &err),
+        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), NULL, 0, shown, &got, &err),
         GRETA_OK);
     if (got != verdict) {
         fail_msg("verdict %d, expected %d:\n%s", got, verdict, *shown);
     }
     assert_int_equal(
-        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), 1, &json, &got, &err),
+        greta_compare(NULL, path_of("a.jsonl"), path_of("b.jsonl"), NULL, 1, &json, &got, &err),
         GRETA_OK);
     assert_int_equal(got, verdict);
     json_t *root = json_loads(json, JSON_REJECT_DUPLICATES, &json_error);
@@ -380,15 +380,15 @@ static void test_nothing_compared(void **state)
     greta_error err = {0};
     greta_status verdict;
     char *shown;
-    assert_int_equal(
-        greta_compare(NULL, path_of("a.jsonl"), path_of("a.jsonl"), 0, &shown, &verdict, &err),
-        GRETA_OK);
+    assert_int_equal(greta_compare(NULL, path_of("a.jsonl"), path_of("a.jsonl"), NULL, 0, &shown,
+                                   &verdict, &err),
+                     GRETA_OK);
     assert_int_equal(verdict, GRETA_NO_VERDICT);
     has(shown, "nothing was compared: both are the same trace");
     free(shown);
-    assert_int_equal(
-        greta_compare(NULL, path_of("a.jsonl"), path_of("no.jsonl"), 0, &shown, &verdict, &err),
-        GRETA_IO);
+    assert_int_equal(greta_compare(NULL, path_of("a.jsonl"), path_of("no.jsonl"), NULL, 0, &shown,
+                                   &verdict, &err),
+                     GRETA_IO);
     assert_null(shown);
     expect(&err, GRETA_IO, "no.jsonl");
 }

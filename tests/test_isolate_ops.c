@@ -329,7 +329,7 @@ static void a_number_that_was_given_is_admitted(void **state)
     assert_int_equal(p.state, VERDICT_CONFIRMED);
     assert_int_equal(p.cause, CAUSE_NORM_STATS);
     analysis_prompt_free(&p);
-    check(greta_audit(model, bench.path[1], 1, &text, &verdict, &err), &err);
+    check(greta_audit(model, bench.path[1], NULL, 1, &text, &verdict, &err), &err);
     assert_int_equal(verdict, GRETA_FAULT);
     json_t *root = json_loads(text, 0, NULL), *ops = json_object_get(root, "ops"), *line = NULL;
     for (size_t i = 0; i < json_array_size(ops) && !line; i++) {

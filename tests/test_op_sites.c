@@ -93,11 +93,11 @@ static json_t *audited(const char *path, greta_status expected)
     greta_error err = {0};
     greta_status verdict;
     char *text, *human;
-    check(greta_audit(model, path, 1, &text, &verdict, &err), &err);
+    check(greta_audit(model, path, NULL, 1, &text, &verdict, &err), &err);
     if (verdict != expected) {
         fail_msg("verdict %d, expected %d: %.1500s", (int)verdict, (int)expected, text);
     }
-    check(greta_audit(model, path, 0, &human, &verdict, &err), &err);
+    check(greta_audit(model, path, NULL, 0, &human, &verdict, &err), &err);
     greta_free(human);
     return parsed(text);
 }
@@ -107,11 +107,11 @@ static json_t *compared(const char *a, const char *b, greta_status expected)
     greta_error err = {0};
     greta_status verdict;
     char *text, *human;
-    check(greta_compare(model, a, b, 1, &text, &verdict, &err), &err);
+    check(greta_compare(model, a, b, NULL, 1, &text, &verdict, &err), &err);
     if (verdict != expected) {
         fail_msg("verdict %d, expected %d: %.1500s", (int)verdict, (int)expected, text);
     }
-    check(greta_compare(model, a, b, 0, &human, &verdict, &err), &err);
+    check(greta_compare(model, a, b, NULL, 0, &human, &verdict, &err), &err);
     greta_free(human);
     return parsed(text);
 }
@@ -173,6 +173,8 @@ static void policies_are_no_faults(void **state)
             json_t *judged = json_object_get(root, "judged");
             assert_true(whole_at(judged, "policy") > 0);
             assert_true(json_real_value(json_object_get(judged, "gap_max")) <= ldexp(1, -45));
+            double passes = json_real_value(json_object_get(judged, "forward_passes"));
+            assert_true(passes > 2 && passes <= 4); /* both runs, binary64 beside one, C_B(a) */
             for (size_t n = 0; n < json_array_size(ops); n++) {
                 json_t *line = json_array_get(ops, n);
                 assert_false(json_is_true(json_object_get(line, "is_fault")));
@@ -321,7 +323,7 @@ static void another_model_is_refused(void **state)
     run_traced(&r, path);
     assert_true(tiny_model("other", "--layers 3 --vocab 500 --ff 128 --seed 9", other_path));
     check(greta_model_open(other_path, &other, &err), &err);
-    assert_int_equal(greta_audit(other, path, 0, &text, &verdict, &err), GRETA_NO_VERDICT);
+    assert_int_equal(greta_audit(other, path, NULL, 0, &text, &verdict, &err), GRETA_NO_VERDICT);
     assert_null(text);
     greta_model_release(other);
 }

@@ -158,11 +158,88 @@ static void test_heads(void **state)
     trace_close(held);
 }
 
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+#define WIDE_VALUES (1 << 18) /* 1 MiB a row */
+
+/* A trace of n rows of 1 MiB, and of as many small ones. */
+static void write_wide(const char *name, int n)
+{
+    static float values[WIDE_VALUES];
+    greta_error err = {0};
+    greta_trace_options options = options_for(name);
+    trace_header header = sample_header();
+    trace_writer *writer;
+    options.overwrite = 1;
+    header.sample = -1;
+    assert_int_equal(trace_writer_new(&options, &header, &writer, &err), GRETA_OK);
+    for (int k = 0; k < 2 * n; k++) {
+        trace_record r = {.kind = TRACE_ROW, .name = STAGE_EMBED, .layer = -1, .chunk_rows = 2 * n};
+        int64_t width = k % 2 ? 1 : WIDE_VALUES;
+        r.row = r.position = k;
+        r.n_out = 1;
+        values[0] = (float)k;
+        r.out[0] = sample_tensor(DTYPE_F32, values, width, width);
+        assert_int_equal(trace_writer_add(writer, &r, &err), GRETA_OK);
+    }
+    assert_int_equal(trace_writer_end(writer, "complete", &err), GRETA_OK);
+}
+
+/* What is resident, mapped pages included; KiB. */
+static long resident(void)
+{
+    char line[128], *end;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_true(f != NULL && fgets(line, sizeof line, f) != NULL);
+    fclose(f);
+    (void)strtol(line, &end, 10); /* all that is mapped */
+    return strtol(end, NULL, 10) * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+/* The most that is resident while a trace is opened: asked whenever it says how far it is. */
+static void resident_note(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    long *most = user, now = resident();
+    assert_string_equal(what, "reading");
+    assert_true(done <= total);
+    *most = now > *most ? now : *most;
+}
+
+static long opened_with(const char *name, size_t n)
+{
+    greta_error err = {0};
+    long before = resident(), most = before;
+    greta_watch watch = {sizeof watch, resident_note, &most};
+    trace_record room;
+    trace *t;
+    assert_int_equal(trace_open_heads(path_of(name), &watch, &t, &err), GRETA_OK);
+    assert_int_equal(t->n_record, n);
+    assert_true(most > before); /* progress was told */
+    assert_float_equal(*(const float *)trace_at(t, n - 2, &room)->out[0].data, (double)(n - 2), 0);
+    trace_close(t);
+    return most - before;
+}
+
+/* Memory follows neither the size of the rows nor that of the file. */
+static void test_memory(void **state)
+{
+    (void)state;
+    write_wide("narrow.jsonl", 16);
+    write_wide("wide.jsonl", 96);
+    long small = opened_with("narrow.jsonl", 32), large = opened_with("wide.jsonl", 192);
+    if (small > 20000 || large > small + 4096) {
+        fail_msg("%ld KiB for 16 MiB of values, %ld KiB for 96 MiB", small, large);
+    }
+    assert_true(sizeof(trace_head) <= 104); /* what stays of a record */
+    remove_trace("wide.jsonl");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scan_as_parsed),
         cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests_name("trace scan", tests, files_begin, files_end);
 }

@@ -11,7 +11,7 @@ greta_versions greta_version(void)
 {
     return (greta_versions){
         .library = "0.1.0",
-        .api = 3,
+        .api = 4,
         .arithmetic = ARITHMETIC_VERSION,
         .trace_format = TRACE_FORMAT_VERSION,
         .stage_list = STAGE_LIST_VERSION,

@@ -23,8 +23,7 @@ static int has_f16c(void)
 }
 #endif
 
-/* __builtin_cpu_supports answers from CPUID and XCR0, read once by the compiler's start-up code. */
-const kernel_table *const *kernel_tables(void)
+static const kernel_table *const *tables_find(void)
 {
     static const kernel_table *const base[] = {&ref_base_table, NULL};
 #if defined(__x86_64__)
@@ -42,6 +41,17 @@ const kernel_table *const *kernel_tables(void)
 #else
     return base;
 #endif
+}
+
+/* The answer is kept: CPUID is slow in a virtual machine, where each one leaves it. */
+const kernel_table *const *kernel_tables(void)
+{
+    static const kernel_table *const *_Atomic found;
+    const kernel_table *const *tables = found;
+    if (!tables) {
+        found = tables = tables_find();
+    }
+    return tables;
 }
 
 const kernel_table *kernel_find(const char *name)

@@ -357,7 +357,8 @@ static bool key_made(change *e, stage name, bool is_turned, int64_t position, ui
 {
     const op_place *at = e->around->at;
     op_place rope = {at->model, at->list,    op_list_op(at->list, STAGE_K_ROPE, e->c.op.layer),
-                     position,  at->kv_type, at->n_ctx};
+                     position,  at->kv_type, at->n_ctx,
+                     at->work};
     op_operand row = {0};
     op_case turn;
     op_output y = {0};

@@ -27,6 +27,22 @@ size_t op_row_bytes(dtype type, int64_t n)
     }
 }
 
+double op_work(const op *o, int64_t n, int64_t position)
+{
+    const weight_view *w = &o->w[0];
+    double seen = (double)(o->window > 0 && position >= o->window ? o->window : position + 1);
+    switch (o->kind) {
+    case OP_MATMUL:
+        return (double)w->n * (double)w->tensor->n_col;
+    case OP_EXPERT_MATMUL:
+        return (double)(w->n / o->n_expert * o->n_expert_used) * (double)w->tensor->n_col;
+    case OP_ATTENTION:
+        return 2 * seen * (double)o->n_head * (double)o->head_dim;
+    default:
+        return (double)n;
+    }
+}
+
 /* ---- Building -------------------------------------------------------------------------------- */
 
 /* The same numbers from which the session made its table. */
@@ -77,7 +93,8 @@ greta_status op_case_build(const op_place *at, const op_rows *rows, op_case *c, 
                    .position = at->position,
                    .kv_type = at->kv_type,
                    .out = {.type = out->is_cache ? at->kv_type : out->type, .n = out->width},
-                   .rope = rope_of(at, o)};
+                   .rope = rope_of(at, o),
+                   .work = at->work};
     for (int i = 0; i < OP_IN_MAX && o->in[i].edge >= 0; i++) {
         const edge *e = &list->edge[o->in[i].edge];
         op_operand *in = &c->in[i];

@@ -441,6 +441,7 @@ greta_status op_replay_f64(const op_case *c, const op_contract *contract, double
         return error_set(err, GRETA_BAD_INPUT, "a %s has no exact value without %s",
                          op_kind_name(c->op.kind), missing);
     }
+    op_count(c);
     exact e = {c, contract, out, err};
     uint32_t saved = fpenv_enter();
     greta_status status = exacts[c->op.kind](&e);

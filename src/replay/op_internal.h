@@ -19,6 +19,14 @@ static inline int32_t op_kv_head(const op_case *c, int32_t head)
     return c->kv_head ? c->kv_head[head] : head / (c->op.n_head / c->op.n_head_kv);
 }
 
+/* Counts a replay of the case. */
+static inline void op_count(const op_case *c)
+{
+    if (c->work) {
+        *c->work += op_work(&c->op, c->out.n, c->position);
+    }
+}
+
 static inline const float *op_weight_floats(const weight_view *view)
 {
     const weight *w = view->tensor;

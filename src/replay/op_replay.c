@@ -163,6 +163,7 @@ op_case op_expert_case(const op_case *c, int32_t r, void *room)
     const op_operand *in = &c->in[0];
     int64_t k = c->op.w[0].tensor->n_col, at = in->n == k ? 0 : r * k;
     one.op.kind = OP_MATMUL;
+    one.work = NULL; /* counted as a whole */
     one.op.w[0] = weight_view_expert(&c->op.w[0], c->op.n_expert, op_id_at(&c->in[1], r));
     one.in[0].n = k;
     one.in[0].values = room;
@@ -379,6 +380,7 @@ greta_status op_replay(const kernel_table *table, const op_case *c, op_output *o
         return error_set(err, GRETA_BAD_INPUT, "a %s cannot be replayed without %s",
                          op_kind_name(c->op.kind), missing[0] ? missing : "room for its row");
     }
+    op_count(c);
     job j = {.table = table, .c = c, .out = out};
     void *copy[OP_IN_MAX] = {0};
     bool done = true;

@@ -47,6 +47,7 @@ typedef struct op_case {
     rope_table_args rope;   /* ROPE: the angles of `position` */
     const float *cos_sin;   /* ROPE: (rope_dim / 2, 2) instead of them; NULL: none */
     op_variant variant;     /* another arithmetic than the definition's; all zero: none */
+    double *work;           /* each replay adds op_work; NULL: nobody counts */
 } op_case;
 
 /* Where recorded rows are found: what the op of this stage and layer wrote at a position of the
@@ -64,6 +65,7 @@ typedef struct op_place {
     int64_t position;
     dtype kv_type;
     int32_t n_ctx; /* of the session: longrope chooses by it */
+    double *work;  /* of its cases */
 } op_place;
 
 /* The case of what the op should have read: the rows that its producers wrote for this position,
@@ -76,6 +78,10 @@ void op_case_free(op_case *c);
  * False: `missing` says what is not ("the row of attn_norm"). Whatever a trace holds, a case that
  * passes can be replayed. */
 bool op_case_check(const op_case *c, char missing[OP_MISSING_MAX]);
+
+/* What an op costs, in multiplications of a token at this position: products and attention by their
+ * shapes, any other op by the `n` values it writes. */
+double op_work(const op *o, int64_t n, int64_t position);
 
 typedef struct op_output {
     dtype type;

@@ -109,6 +109,7 @@ typedef struct op_coverage {
         n_unrecorded;              /* recorded, not replayed; ops of the model without a record */
     int32_t n_policy;              /* ops whose difference has a policy term */
     int32_t n_rounding, n_bounded; /* differences that are rounding; records held to bounds */
+    double work, work_once;        /* op_work of all replays; of evaluating these ops once */
     double gap_max;                /* of the four terms, over all ops that differ */
     int32_t n_terms;               /* ops whose difference was taken apart */
 } op_coverage;

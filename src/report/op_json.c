@@ -161,6 +161,8 @@ json_t *json_judged(const op_coverage *c)
     }
     if (c->is_judged) {
         json_object_set_new(out, "gap_max", real_of(c->gap_max));
+        json_object_set_new(out, "forward_passes",
+                            real_of(c->work_once > 0 ? c->work / c->work_once : 0));
     }
     return out;
 }

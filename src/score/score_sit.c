@@ -231,7 +231,8 @@ static greta_status ask(score_room *room, const score_case *c, char **json, gret
     if (c->mode == SCORE_ENGINE || c->mode == SCORE_BATCH) {
         GRETA_TRY(healthy_run(room, c, err));
         GRETA_TRY(run_traced(room, c, true, err));
-        return greta_compare(room->model, room->path[0], room->path[1], 1, json, verdict, err);
+        return greta_compare(room->model, room->path[0], room->path[1], NULL, 1, json, verdict,
+                             err);
     }
     room->healthy[0] = '\0';
     greta_isolate_options options = {.size = sizeof options,

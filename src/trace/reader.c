@@ -37,6 +37,7 @@ struct trace_impl {
     name_pool names;
     trace_head *head;
     size_t capacity; /* of trace.record, head */
+    uint64_t again;  /* bytes of lines read once more since pages were given back */
     /* Rows by (stage, layer), in file order: row[bucket[k]] .. row[bucket[k + 1] - 1]. */
     uint32_t *bucket, *row;
 };
@@ -49,7 +50,7 @@ typedef struct reader {
     uint64_t line_start;    /* of the line that is read */
     uint64_t forgotten[2];  /* of file and blob, given back so far */
     XXH64_state_t *digest;
-    const trace_watch *watch; /* NULL: records are held */
+    const greta_watch *watch; /* NULL: records are held */
     trace_record *room;       /* one; NULL: they are */
     bool has_footer;          /* the last line is one: nothing may be missing */
     bool is_torn, is_ended;
@@ -478,7 +479,7 @@ static greta_status index_build(trace *t, greta_error *err)
     return GRETA_OK;
 }
 
-static greta_status trace_read(trace *t, const char *path, const trace_watch *watch,
+static greta_status trace_read(trace *t, const char *path, const greta_watch *watch,
                                trace_record *room, greta_error *err)
 {
     GRETA_TRY(mapped_file_open(path, &t->impl->file, err));
@@ -504,7 +505,7 @@ static greta_status trace_read(trace *t, const char *path, const trace_watch *wa
     return status != GRETA_OK || room != NULL ? status : index_build(t, err);
 }
 
-static greta_status open_with(const char *path, const trace_watch *watch, trace_record *room,
+static greta_status open_with(const char *path, const greta_watch *watch, trace_record *room,
                               trace **out, greta_error *err)
 {
     trace *t = calloc(1, sizeof *t);
@@ -532,7 +533,7 @@ greta_status trace_open(const char *path, trace **out, greta_error *err)
     return open_with(path, NULL, NULL, out, err);
 }
 
-greta_status trace_open_heads(const char *path, const trace_watch *watch, trace **out,
+greta_status trace_open_heads(const char *path, const greta_watch *watch, trace **out,
                               greta_error *err)
 {
     trace_record room;
@@ -598,6 +599,7 @@ static bool line_again(const trace *t, size_t i, trace_record *room)
         return false;
     }
     size_t n = (size_t)(end - line);
+    t->impl->again += n;
     if (record_scan(&source, line, n, room, &span)) {
         return true;
     }
@@ -618,6 +620,9 @@ const trace_record *trace_at(const trace *t, size_t i, trace_record *room)
         room->kind = TRACE_WEIGHT;
         return room;
     }
+    if (t->impl->again > WINDOW_BYTES) {
+        trace_forget(t);
+    }
     values_bind(t, room->in, room->n_in);
     values_bind(t, room->weight, room->n_weight);
     values_bind(t, room->out, room->n_out);
@@ -627,6 +632,7 @@ const trace_record *trace_at(const trace *t, size_t i, trace_record *room)
 void trace_forget(const trace *t)
 {
     if (t->impl != NULL) {
+        t->impl->again = 0;
         mapped_file_forget(&t->impl->file, 0, t->impl->file.size);
         mapped_file_forget(&t->impl->blob, 0, t->impl->blob.size);
     }

@@ -72,19 +72,13 @@ typedef struct trace {
     struct trace_impl *impl; /* owns strings, buffers and the blob map */
 } trace;
 
-/* Of what is done with large files: called with bytes, or other parts. */
-typedef struct trace_watch {
-    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total); /* NULL: none */
-    void *user;
-} trace_watch;
-
 /* Reads and checks the whole file: chained checksums, ordinals, footer digest, blob spans and the
  * hashes of kept rows. A torn tail is a warning (status "torn", records up to it);
  * damage in the middle is GRETA_BAD_INPUT with the line. */
 greta_status trace_open(const char *path, trace **out, greta_error *err);
 /* The same, all of it checked once, but of records only the heads stay in memory: about 100 bytes
  * each, whatever their rows hold. `watch` may be NULL. */
-greta_status trace_open_heads(const char *path, const trace_watch *watch, trace **out,
+greta_status trace_open_heads(const char *path, const greta_watch *watch, trace **out,
                               greta_error *err);
 void trace_close(trace *t);
 

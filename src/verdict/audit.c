@@ -97,8 +97,9 @@ static void print_text(text *out, const audit *a)
     text_format(out,
                 "%" PRId32 " op records, %" PRId32 " replayed, %" PRId32 " as recorded, %" PRId32
                 " read something else than was written; %" PRId32
-                " ops of the model have no record.\n",
-                c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded);
+                " ops of the model have no record; replay cost %.1f forward passes.\n",
+                c->n_op, c->n_replayed, c->n_healthy, c->n_broken, c->n_unrecorded,
+                c->work_once > 0 ? c->work / c->work_once : 0);
     text_string(out, "  ");
     op_standard_say(out, &a->t->header);
     text_string(out, "  ");
@@ -130,9 +131,10 @@ static greta_status print_json(text *out, const audit *a, greta_error *err)
 
 /* ---- The call -------------------------------------------------------------------------------- */
 
-static greta_status audit_run(greta_model *model, const char *path, audit *a, greta_error *err)
+static greta_status audit_run(greta_model *model, const char *path, const greta_watch *watch,
+                              audit *a, greta_error *err)
 {
-    GRETA_TRY(trace_open_heads(path, NULL, &a->t, err));
+    GRETA_TRY(trace_open_heads(path, watch, &a->t, err));
     if (model_file_hash(model) != a->t->header.model_hash) {
         error_file(err, path);
         error_hint(err, "give the model that the trace was made with");
@@ -140,19 +142,19 @@ static greta_status audit_run(greta_model *model, const char *path, audit *a, gr
                          "the trace is of another model (%016" PRIx64 ", not %016" PRIx64 ")",
                          a->t->header.model_hash, model_file_hash(model));
     }
-    GRETA_TRY(op_sites_audit(model, a->t, &a->found, err));
+    GRETA_TRY(op_sites_audit(model, a->t, watch, &a->found, err));
     judge(a);
-    return GRETA_OK;
+    return trace_check(a->t, err);
 }
 
-greta_status greta_audit(greta_model *model, const char *path, int json, char **out,
-                         greta_status *verdict, greta_error *err)
+greta_status greta_audit(greta_model *model, const char *path, const greta_watch *watch, int json,
+                         char **out, greta_status *verdict, greta_error *err)
 {
     audit a = {0};
     text t = {0};
     *out = NULL;
     *verdict = GRETA_NO_VERDICT;
-    greta_status status = audit_run(model, path, &a, err);
+    greta_status status = audit_run(model, path, watch, &a, err);
     if (status == GRETA_OK && json) {
         status = print_json(&t, &a, err);
     } else if (status == GRETA_OK) {

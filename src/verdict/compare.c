@@ -251,7 +251,8 @@ static bool judge(comparison *c)
 /* ---- The call -------------------------------------------------------------------------------- */
 
 /* With the model the ops are judged, and the verdict stands on them. */
-static greta_status judge_ops(comparison *c, greta_model *model, greta_error *err)
+static greta_status judge_ops(comparison *c, greta_model *model, const greta_watch *watch,
+                              greta_error *err)
 {
     const trace *const t[SIDE_COUNT] = {c->t[0], c->t[1]};
     for (int s = 0; s < 2; s++) {
@@ -261,7 +262,7 @@ static greta_status judge_ops(comparison *c, greta_model *model, greta_error *er
             return GRETA_OK;
         }
     }
-    GRETA_TRY(op_sites_compare(model, t, &c->pairs, &c->found, err));
+    GRETA_TRY(op_sites_compare(model, t, &c->pairs, watch, &c->found, err));
     const op_line *first = op_findings_first(&c->found);
     const op_coverage *judged = &c->found.judged;
     if (op_findings_suspect(&c->found) && !first) {
@@ -305,7 +306,7 @@ static void judge_canaries(comparison *c)
 typedef struct opening {
     const char *const *path;
     comparison *c;
-    const trace_watch *watch;
+    const greta_watch *watch;
     greta_status status[2];
     greta_error err[2];
 } opening;
@@ -320,7 +321,7 @@ static void open_one(void *user, int32_t thread, int32_t n_thread)
 }
 
 /* Each trace is read by a thread of its own. */
-static greta_status both_open(const char *const path[2], comparison *c, const trace_watch *watch,
+static greta_status both_open(const char *const path[2], comparison *c, const greta_watch *watch,
                               greta_error *err)
 {
     opening o = {.path = path, .c = c, .watch = watch};
@@ -338,23 +339,24 @@ static greta_status both_open(const char *const path[2], comparison *c, const tr
 }
 
 static greta_status compare(comparison *c, greta_model *model, const char *const path[2],
-                            greta_error *err)
+                            const greta_watch *watch, greta_error *err)
 {
-    const trace_watch *watch = NULL;
     GRETA_TRY(both_open(path, c, watch, err));
     GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
     count_rows(c);
     count_pairs(c, NULL);
     GRETA_TRY(canaries_run(c, err));
     if (judge(c) && model) {
-        GRETA_TRY(judge_ops(c, model, err));
+        GRETA_TRY(judge_ops(c, model, watch, err));
     }
     judge_canaries(c);
-    return GRETA_OK;
+    GRETA_TRY(trace_check(c->t[0], err));
+    return trace_check(c->t[1], err);
 }
 
-greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b, int json,
-                           char **out, greta_status *verdict, greta_error *err)
+greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b,
+                           const greta_watch *watch, int json, char **out, greta_status *verdict,
+                           greta_error *err)
 {
     const char *const path[2] = {path_a, path_b};
     text printed = {0};
@@ -364,7 +366,7 @@ greta_status greta_compare(greta_model *model, const char *path_a, const char *p
     if (c == NULL) {
         return error_memory(err, "comparison", sizeof *c);
     }
-    greta_status status = compare(c, model, path, err);
+    greta_status status = compare(c, model, path, watch, err);
     if (status == GRETA_OK) {
         (json ? comparison_print_json : comparison_print)(&printed, c);
         status = text_take(&printed, out, err);

@@ -282,9 +282,11 @@ static void text_ops(text *out, const comparison *c)
     }
     text_format(out,
                 "\nops: %d of %d tokens differ and were judged; %d op records, %d replayed, %d as "
-                "recorded; %d differences are policy, %d rounding\n",
+                "recorded; %d differences are policy, %d rounding; replay cost %.1f forward "
+                "passes\n",
                 judged->n_site_judged, judged->n_site, judged->n_op, judged->n_replayed,
-                judged->n_healthy, judged->n_policy, judged->n_rounding);
+                judged->n_healthy, judged->n_policy, judged->n_rounding,
+                judged->work_once > 0 ? judged->work / judged->work_once : 0);
     for (int s = 0; s < 2; s++) {
         text_format(out, "%c: ", s == 0 ? 'A' : 'B');
         op_standard_say(out, &c->t[s]->header);

@@ -42,6 +42,9 @@ typedef struct audit_terms {
     const site *other;    /* the other run at the same token, for values; NULL: none */
     const op_audit *twin; /* (n_op) of a run of the same plan: what is equal to the last bit there
                              is not replayed again; NULL: none */
+    double *work;         /* replays are counted there (op_work); NULL: nowhere */
+    bool is_arbitrated;   /* records of the definition that fit need no binary64 beside them: the
+                             other run's, made by it as well, have it */
     bool is_trial;        /* a canary (op_canary.h): only op trial_op, and not why it is wrong */
     int32_t trial_op;     /* of the list */
 } audit_terms;

@@ -204,6 +204,8 @@ greta_status op_canaries_run(const audit_terms *terms, uint64_t seed, op_canarie
                              greta_error *err)
 {
     const op_list *list = &terms->plan->list;
+    audit_terms uncounted = *terms; /* some ops, however long the trace: no part of its cost */
+    uncounted.work = NULL;
     int32_t start = (int32_t)canary_draw(seed, (uint64_t)list->n_op);
     for (int32_t k = 0; k < list->n_op; k++) {
         int32_t i = (start + k) % list->n_op;
@@ -211,7 +213,7 @@ greta_status op_canaries_run(const audit_terms *terms, uint64_t seed, op_canarie
         out->is_recorded[name] =
             out->is_recorded[name] || site_record(terms->run.site, name, list->op[i].layer);
         if (out->of[name].state == CANARY_ABSENT) {
-            GRETA_TRY(canary_plant(terms, i, seed ^ (uint64_t)name, &out->of[name], err));
+            GRETA_TRY(canary_plant(&uncounted, i, seed ^ (uint64_t)name, &out->of[name], err));
         }
     }
     return GRETA_OK;

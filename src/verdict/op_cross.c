@@ -60,8 +60,8 @@ static bool row_make(cross *x, int32_t producer, op_operand *row)
 {
     cross_finder finder = {x, producer};
     op_rows rows = {cross_find, &finder};
-    op_place at = {x->b->model,       &x->b->list, producer, x->a->run.site->any->position,
-                   x->b->contract.kv, x->b->n_ctx};
+    op_place at = {x->b->model,       &x->b->list, producer,  x->a->run.site->any->position,
+                   x->b->contract.kv, x->b->n_ctx, x->a->work};
     char missing[OP_MISSING_MAX];
     op_case c;
     op_output y = {0};
@@ -113,7 +113,8 @@ greta_status op_cross(const audit_terms *a, const op_plan *b, int32_t i, op_outp
                    i,
                    a->run.site->any->position,
                    is_store ? b->contract.kv : a->plan->contract.kv,
-                   b->n_ctx};
+                   b->n_ctx,
+                   a->work};
     char missing[OP_MISSING_MAX];
     op_case c;
     *out = (op_output){0};

@@ -79,18 +79,21 @@ static greta_status lines_match(pair_case *c, greta_error *err)
     return GRETA_OK;
 }
 
-static greta_status case_open(const op_pair *p, pair_case *c, greta_error *err)
+static greta_status case_open(const op_pair *p, double *work, pair_case *c, greta_error *err)
 {
     *c = (pair_case){.p = p};
     for (side s = SIDE_A; s < SIDE_COUNT; s++) {
         side o = other_side(s);
         run_site run = {p->side[s], p->catalog[s], p->is_one_session ? p->catalog[o] : NULL,
                         p->catalog[o]};
-        c->terms[s] = (audit_terms){.plan = p->plan[s], .run = run, .other = p->side[o]};
+        c->terms[s] =
+            (audit_terms){.plan = p->plan[s], .run = run, .other = p->side[o], .work = work};
     }
     GRETA_TRY(lines_match(c, err));
     for (side s = SIDE_A; s < SIDE_COUNT; s++) {
         c->terms[s].twin = s == SIDE_B && is_one_contract(p) ? c->audit[SIDE_A] : NULL;
+        c->terms[s].is_arbitrated =
+            s == SIDE_B && strncmp(p->side[SIDE_A]->trace->header.kernel, "ref", 3) == 0;
         GRETA_TRY(op_audit_run(&c->terms[s], &c->audit[s], err));
     }
     return GRETA_OK;
@@ -234,6 +237,21 @@ static void policy_judge(const pair_case *c, int32_t i)
     }
 }
 
+/* Whether the two contracts make the same row of the same operands: then C_B(a) is C_A(a), and
+ * nothing needs to be replayed for it. */
+static bool is_one_op(const pair_case *c, int32_t i)
+{
+    const op_list *a = &c->p->plan[SIDE_A]->list, *b = &c->p->plan[SIDE_B]->list;
+    const op *x = &a->op[c->of[SIDE_A][i]], *y = &b->op[c->of[SIDE_B][i]];
+    bool is_one = is_one_contract(c->p) || (x->kind == y->kind && x->kind != OP_KV_STORE);
+    for (int k = 0; k < OP_IN_MAX && is_one && !is_one_contract(c->p); k++) {
+        bool has_both = x->in[k].edge >= 0 && y->in[k].edge >= 0;
+        is_one = has_both ? a->edge[x->in[k].edge].type == b->edge[y->in[k].edge].type
+                          : x->in[k].edge < 0 && y->in[k].edge < 0;
+    }
+    return is_one;
+}
+
 static greta_status terms_fill(pair_case *c, int32_t i, op_findings *out, greta_error *err)
 {
     op_line *line = &c->line[i];
@@ -245,7 +263,7 @@ static greta_status terms_fill(pair_case *c, int32_t i, op_findings *out, greta_
     term_rows rows = {.recorded = {recorded_row(a), recorded_row(b)},
                       .healthy = {output_row(&x->healthy), output_row(&y->healthy)},
                       .crossed = output_row(&x->healthy)};
-    if (!is_one_contract(c->p)) {
+    if (!is_one_op(c, i)) {
         GRETA_TRY(
             op_cross(&c->terms[SIDE_A], c->p->plan[SIDE_B], c->of[SIDE_B][i], &c->crossed[i], err));
         rows.crossed = output_row(&c->crossed[i]);
@@ -376,6 +394,17 @@ static greta_status effect_take(const pair_case *c, op_findings *out, greta_erro
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
+/* What evaluating the recorded ops of a token once costs. */
+static double work_once(const op_plan *plan, const op_audit *audit)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < plan->list.n_op; i++) {
+        const trace_record *r = audit[i].check.record;
+        sum += r ? op_work(&plan->list.op[i], r->out[0].n, r->position) : 0;
+    }
+    return sum;
+}
+
 static void coverage_add(const op_audit *a, op_coverage *out)
 {
     if (!a || !a->check.record) {
@@ -421,6 +450,7 @@ static greta_status case_judge(pair_case *c, op_findings *out, greta_error *err)
 {
     bool is_first = out->n_op == 0;
     out->judged.is_judged = true;
+    out->judged.work_once += work_once(c->p->plan[SIDE_A], c->audit[SIDE_A]);
     for (int32_t i = 0; i < c->n_line; i++) {
         coverage_add(audit_of(c, SIDE_A, i), &out->judged);
         coverage_add(audit_of(c, SIDE_B, i), &out->judged);
@@ -442,7 +472,7 @@ static greta_status case_judge(pair_case *c, op_findings *out, greta_error *err)
 greta_status op_pair_judge(const op_pair *p, op_findings *out, greta_error *err)
 {
     pair_case c;
-    greta_status status = case_open(p, &c, err);
+    greta_status status = case_open(p, &out->judged.work, &c, err);
     if (status == GRETA_OK) {
         status = case_judge(&c, out, err);
     }
@@ -455,11 +485,13 @@ greta_status op_pair_judge(const op_pair *p, op_findings *out, greta_error *err)
 greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *err)
 {
     const int32_t n = s->plan->list.n_op;
-    audit_terms terms = {.plan = s->plan, .run = {s->site, s->catalog, NULL, NULL}};
+    audit_terms terms = {
+        .plan = s->plan, .run = {s->site, s->catalog, NULL, NULL}, .work = &out->judged.work};
     op_audit *audit = NULL;
     GRETA_TRY(op_audit_run(&terms, &audit, err));
     greta_status status = GRETA_OK;
     out->judged.is_judged = true;
+    out->judged.work_once += work_once(s->plan, audit);
     for (int32_t i = 0; i < n && status == GRETA_OK; i++) {
         op_line line = {0};
         op_trial t = {.expected = {&s->plan->expected[i]},

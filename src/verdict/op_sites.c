@@ -140,6 +140,13 @@ static greta_status sites_pair(const site_list list[SIDE_COUNT], const pairing *
     return GRETA_OK;
 }
 
+static void watched(const greta_watch *watch, size_t done, size_t n)
+{
+    if (watch && watch->progress) {
+        watch->progress(watch->user, "replay", done, n);
+    }
+}
+
 typedef struct sites_case {
     site_list list[SIDE_COUNT];
     catalog catalog[SIDE_COUNT];
@@ -205,7 +212,8 @@ static int64_t canary_site(const trace *t, const site_pair *tokens, size_t n)
 }
 
 greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
-                              const pairing *pairs, op_findings *out, greta_error *err)
+                              const pairing *pairs, const greta_watch *watch, op_findings *out,
+                              greta_error *err)
 {
     sites_case c = {0};
     site_pair *tokens = NULL;
@@ -218,11 +226,13 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < n && status == GRETA_OK; i++) {
         out->judged.n_site++;
+        watched(watch, i, n);
         if (tokens[i].differs) {
             out->judged.n_site_judged++;
             status = pair_judge(&c, &tokens[i], out->judged.n_site_judged > first, out, err);
         }
     }
+    watched(watch, n, n);
     findings_order(out);
     free(tokens);
     case_close(&c);
@@ -231,8 +241,8 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
 
 /* ---- One trace ------------------------------------------------------------------------------- */
 
-greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_findings *out,
-                            greta_error *err)
+greta_status op_sites_audit(const struct greta_model *model, const trace *t,
+                            const greta_watch *watch, op_findings *out, greta_error *err)
 {
     sites_case c = {0};
     const trace *const one[SIDE_COUNT] = {t, NULL};
@@ -241,6 +251,7 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < c.list[SIDE_A].n && status == GRETA_OK; i++) {
         site at = {0};
+        watched(watch, i, c.list[SIDE_A].n);
         status = site_list_open(&c.list[SIDE_A], i, &at, err);
         if (status == GRETA_OK) {
             op_single single = {&at, &c.catalog[SIDE_A], &c.plan[SIDE_A], i >= first};
@@ -251,6 +262,7 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_
         site_free(&at);
         trace_forget(t);
     }
+    watched(watch, c.list[SIDE_A].n, c.list[SIDE_A].n);
     findings_order(out);
     case_close(&c);
     return status;

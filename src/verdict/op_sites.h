@@ -9,12 +9,14 @@
 #include "explain/pair.h"
 #include "verdict/op_pair.h"
 
-/* Judges every token at which an operand or an output of the paired rows differs. */
+/* Judges every token at which an operand or an output of the paired rows differs. `watch` may be
+ * NULL. */
 greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
-                              const pairing *pairs, op_findings *out, greta_error *err);
+                              const pairing *pairs, const greta_watch *watch, op_findings *out,
+                              greta_error *err);
 /* Judges every token of a trace. */
-greta_status op_sites_audit(const struct greta_model *model, const trace *t, op_findings *out,
-                            greta_error *err);
+greta_status op_sites_audit(const struct greta_model *model, const trace *t,
+                            const greta_watch *watch, op_findings *out, greta_error *err);
 
 /* The first line that is a fault; NULL: none is. */
 const op_line *op_findings_first(const op_findings *f);
