@@ -75,7 +75,7 @@ comma := ,
 # ---- Build ---------------------------------------------------------------------------------------
 
 .PHONY: all lib tools plugins warnings check check-hf check-peer ulp check-long golden golden-kit
-.PHONY: check-gpu demo deps install score
+.PHONY: check-gpu demo deps install score score-readme
 .PHONY: uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -230,8 +230,10 @@ DEVICE_PLUGIN := $(BUILD)/plugins/libgreta-$(firstword $(subst :, ,$(DEVICE))).s
 check-gpu: deps $(DEVICE_PLUGIN) ## a device against the CPU, bit for bit: DEVICE=cuda:1, hip, emu
 	@python3 tests/run.py --device '$(DEVICE)' --build '$(BUILD)' --cc '$(CC)' --jobs $(JOBS) $(T)
 
-score: tools $(BUILD)/greta ## the exam on tiny models: an hour; SCORE='--modes fresh'; goes on
+score: deps tools $(BUILD)/greta ## the exam: an hour; SCORE='real --faults rope'; goes on
 	@sh tests/score.sh '$(BUILD)' $(JOBS) $(SCORE)
+score-readme: $(BUILD)/greta ## README's table and docs/score.md, from what `make score` has left
+	@python3 tools/score_readme.py $(BUILD)/greta $(BUILD)/score
 
 golden: tools ## add digests of a new arithmetic version or weight type; FORCE=1 changes any
 	@GRETA_TOOLS=$(BUILD)/tools GRETA_TMP=$(BUILD) \

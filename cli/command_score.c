@@ -24,7 +24,7 @@
 #define TOKENS_OWN 48 /* of the prompt that is drawn where none is given */
 
 typedef struct score_args {
-    const char *models, *prompts, *modes, *faults, *out;
+    const char *models, *prompts, *modes, *sorts, *faults, *layers, *foreign, *out;
     int64_t jobs, one_of, rounds;
     uint64_t seed;
     prompt_args prompt; /* how text becomes tokens */
@@ -45,30 +45,82 @@ typedef struct worker {
 } worker;
 
 static const flag score_flags[] = {
-    {.name = "--models", .letter = "-m", .kind = FLAG_PATH, .value = "LIST",
-     .offset = offsetof(score_args, models), .help = "NAME|FILE, with commas"},
-    {.name = "--prompts", .kind = FLAG_PATH, .value = "DIR",
+    {.name = "--models",
+     .letter = "-m",
+     .kind = FLAG_PATH,
+     .value = "LIST",
+     .offset = offsetof(score_args, models),
+     .help = "NAME|FILE, with commas"},
+    {.name = "--prompts",
+     .kind = FLAG_PATH,
+     .value = "DIR",
      .offset = offsetof(score_args, prompts),
      .help = "every *.txt of a folder is a prompt; default: tokens drawn by the seed"},
-    {.name = "--modes", .kind = FLAG_PATH, .value = "LIST", .offset = offsetof(score_args, modes),
-     .help = "fresh,warm,engine,batch; default all"},
-    {.name = "--faults", .kind = FLAG_PATH, .value = "PART", .offset = offsetof(score_args, faults),
+    {.name = "--modes",
+     .kind = FLAG_PATH,
+     .value = "LIST",
+     .offset = offsetof(score_args, modes),
+     .help = "fresh,warm,engine,batch,reuse,foreign; default all"},
+    {.name = "--sorts",
+     .kind = FLAG_PATH,
+     .value = "LIST",
+     .offset = offsetof(score_args, sorts),
+     .help = "fault,stack,outside,benign,clean,real; default all"},
+    {.name = "--faults",
+     .kind = FLAG_PATH,
+     .value = "PART",
+     .offset = offsetof(score_args, faults),
      .help = "only faults with this in their names"},
-    {.name = "--one-of", .kind = FLAG_WHOLE, .value = "N", .min = 1, .max = 1000,
-     .offset = offsetof(score_args, one_of), .help = "every n-th fault only; default 1"},
-    {.name = "--rounds", .kind = FLAG_WHOLE, .value = "N", .min = 1, .max = 1000,
+    {.name = "--layers",
+     .kind = FLAG_PATH,
+     .value = "LIST",
+     .offset = offsetof(score_args, layers),
+     .help = "layers to plant in; default any"},
+    {.name = "--foreign",
+     .kind = FLAG_PATH,
+     .value = "DIR",
+     .offset = offsetof(score_args, foreign),
+     .help = "traces of another engine: DIR/<model, less .gguf>/*.jsonl"},
+    {.name = "--one-of",
+     .kind = FLAG_WHOLE,
+     .value = "N",
+     .min = 1,
+     .max = 1000,
+     .offset = offsetof(score_args, one_of),
+     .help = "every n-th fault only; default 1"},
+    {.name = "--rounds",
+     .kind = FLAG_WHOLE,
+     .value = "N",
+     .min = 1,
+     .max = 1000,
      .offset = offsetof(score_args, rounds),
      .help = "draws of lengths, places and triggers; default 1"},
-    {.name = "--seed", .kind = FLAG_SEED, .value = "N", .offset = offsetof(score_args, seed),
+    {.name = "--seed",
+     .kind = FLAG_SEED,
+     .value = "N",
+     .offset = offsetof(score_args, seed),
      .help = "default 0"},
-    {.name = "--jobs", .letter = "-j", .kind = FLAG_WHOLE, .value = "N", .min = 1, .max = JOBS_MAX,
-     .offset = offsetof(score_args, jobs), .help = "processes; default 1"},
-    {.name = "--out", .letter = "-o", .kind = FLAG_PATH, .value = "DIR",
+    {.name = "--jobs",
+     .letter = "-j",
+     .kind = FLAG_WHOLE,
+     .value = "N",
+     .min = 1,
+     .max = JOBS_MAX,
+     .offset = offsetof(score_args, jobs),
+     .help = "processes; default 1"},
+    {.name = "--out",
+     .letter = "-o",
+     .kind = FLAG_PATH,
+     .value = "DIR",
      .offset = offsetof(score_args, out),
      .help = "for the lines, cases*.jsonl; an exam that is there goes on; default greta-score"},
-    {.name = "--table", .kind = FLAG_SWITCH, .offset = offsetof(score_args, table),
+    {.name = "--table",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(score_args, table),
      .help = "print the table of what is there; sits nothing"},
-    {.name = "--json", .kind = FLAG_SWITCH, .offset = offsetof(score_args, json),
+    {.name = "--json",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(score_args, json),
      .help = "the table as JSON"},
 };
 
@@ -123,7 +175,10 @@ static greta_status model_sit(worker *w, const char *name, greta_error *err)
     greta_score_options options = {.size = sizeof options,
                                    .out = args->out,
                                    .modes = args->modes,
+                                   .sorts = args->sorts,
                                    .faults = args->faults,
+                                   .layers = args->layers,
+                                   .foreign = args->foreign,
                                    .one_of = (int32_t)args->one_of,
                                    .n_round = (int32_t)args->rounds,
                                    .seed = args->seed,
@@ -135,14 +190,13 @@ static greta_status model_sit(worker *w, const char *name, greta_error *err)
                                    .user = w};
     greta_status status = model_load(&which, &model, &path, err);
     if (!status) {
-        status = args->prompts
-                     ? prompts_add_folder(&list, model, args->prompts, &args->prompt, err)
-                     : prompt_draw(&list, model, args->seed, err);
+        status = args->prompts ? prompts_add_folder(&list, model, args->prompts, &args->prompt, err)
+                               : prompt_draw(&list, model, args->seed, err);
     }
     if (!status) {
         const char *slash = strrchr(name, '/');
-        status = greta_score_run(model, slash ? slash + 1 : name, list.prompt, list.n, &options,
-                                 err);
+        status =
+            greta_score_run(model, slash ? slash + 1 : name, list.prompt, list.n, &options, err);
     }
     w->before = atomic_load(&w->share->total);
     prompts_free(&list);
@@ -277,7 +331,9 @@ int command_score(int argc, char **argv, greta_error *err)
         session_group(&args.session),
     };
     command_line line = {
-        .name = "score", .usage = "-m MODEL[,MODEL] [--prompts DIR] [--jobs N]", .group = group,
+        .name = "score",
+        .usage = "-m MODEL[,MODEL] [--prompts DIR] [--jobs N]",
+        .group = group,
         .n_group = COUNT_OF(group),
         .summary = "Plants the faults of the catalogue and benign variants by a seed, asks\n"
                    "isolate and compare, and prints how often they are right, beside simpler\n"

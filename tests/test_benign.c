@@ -72,11 +72,13 @@ static size_t kinds_list(benign_kind *out)
     const control_kind *control = control_kinds(&n_control);
     static const greta_kv kv[2] = {GRETA_KV_F16, GRETA_KV_F32};
     static const greta_act act[2] = {GRETA_ACT_Q8, GRETA_ACT_F32};
-    out[n++] = (benign_kind){"kv", CAUSE_PRECISION_POLICY, NULL, {kv[0], kv[1]}, {act[0], act[0]}};
-    out[n++] = (benign_kind){"act", CAUSE_PRECISION_POLICY, NULL, {kv[0], kv[0]}, {act[0], act[1]}};
     for (size_t i = 0; i < n_control; i++) {
-        out[n++] = (benign_kind){
-            control[i].name, control[i].cause, &control[i], {kv[0], kv[0]}, {act[0], act[0]}};
+        const control_kind *c = &control[i];
+        out[n++] = (benign_kind){c->name,
+                                 c->cause,
+                                 control_has_kernels(c) ? c : NULL,
+                                 {kv[0], kv[c->is_kv_f32]},
+                                 {act[0], act[c->is_act_f32]}};
     }
     assert_true(n <= KINDS_MAX);
     return n;

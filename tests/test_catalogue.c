@@ -11,9 +11,10 @@
  *     confirmed   CONFIRMED; then the patch removes all that differs behind it
  *     wrong       CONFIRMED at another place, or with another cause: never
  *
- * A plant that changes no bit is an equivalent mutant, counted apart. The referee sees traces and
- * the model; the catalogue it never sees. Weights, prompts and layers come in two halves: rules are
- * tuned on `tune`, and `held` is what is told.
+ * Kinds that were written after the rules were frozen are asked by the exam alone (`greta score`),
+ * which counts them apart. A plant that changes no bit is an equivalent mutant, counted apart. The
+ * referee sees traces and the model; the catalogue it never sees. Weights, prompts and layers come
+ * in two halves: rules are tuned on `tune`, and `held` is what is told.
  *
  * Pairs of cases that were named alone are then planted together: both must be named, in order.
  *
@@ -507,7 +508,7 @@ static void subject_run(subject *u, size_t *at, tally *t)
     const fault_kind *kind = fault_kinds(&n);
     uint32_t random = 9 * chosen->seed;
     for (size_t k = 0; k < n; k++) {
-        for (stage name = 0; name < STAGE_COUNT; name++) {
+        for (stage name = 0; name < STAGE_COUNT && !kind[k].is_late; name++) {
             plant_case p;
             bool is_there = case_draw(u, &kind[k], name, &random, &p);
             if (kind[k].where != WHERE_TOKENS && is_there && is_chosen(&p, (*at)++, t)) {

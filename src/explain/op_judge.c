@@ -283,6 +283,14 @@ static bool is_contradicted(const op_evidence *e)
     return false;
 }
 
+/* Zeros are what is left where nothing was written. */
+static bool is_blank(const trace_record *r)
+{
+    const trace_tensor *y = &r->out[0];
+    return y->type == DTYPE_F32 && y->n_nonfinite == 0 && y->sumsq == 0 && y->min == 0 &&
+           y->max == 0;
+}
+
 /* Hypotheses give the output. Rounding and policy are asked before any fault. */
 static void judge_fits(const op_trial *t, side s, finding *f)
 {
@@ -298,6 +306,13 @@ static void judge_fits(const op_trial *t, side s, finding *f)
     f->state = is_proof ? VERDICT_CONFIRMED : VERDICT_SUSPECTED;
     f->is_benign = is_policy && !e->is_declared;
     phrase_add(f, "%s", lead->phrase);
+    /* The record shows the file's weights: that they were zero is one of two explanations. */
+    if (f->cause == CAUSE_WEIGHT_LAYOUT && is_blank(t->check[s].record)) {
+        f->state = VERDICT_SUSPECTED;
+        f->cause = CAUSE_KERNEL_MATH;
+        f->fit_causes |= BIT(CAUSE_KERNEL_MATH);
+        phrase_add(f, "or nothing was written");
+    }
 }
 
 static void judge_hidden(const op_trial *t, side s, finding *f)

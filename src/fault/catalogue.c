@@ -6,6 +6,8 @@
  * part or another head I; a number format that is narrower than the contract is P, whatever comes
  * of it, but for angles and positions, whose error grows with the position: E. Contraction, or its
  * lack where the contract fuses, is D; the same factors in another order are R.
+ *
+ * Kinds that are `is_late` were added when the referee's rules were frozen, and are told apart.
  */
 #include "fault/edit.h"
 #include "fault/wrong_angles.h"
@@ -91,6 +93,8 @@ static const fault_kind catalogue[] = {
     {"ffn_norm-mean-over-n-plus-1-hidden", CAUSE_NORM_STATS,
      "is given the right numbers and uses n+1 as the count of its mean", STAGE_FFN_NORM, WHERE_NORM,
      .is_hidden = true, KERNEL(rms_norm, norm_count_n_plus_1)},
+    {"norm-eps-1e-6", CAUSE_NORM_STATS, "is given 1e-6 as its eps, whatever the file says",
+     STAGE_ATTN_NORM, WHERE_NORM, .is_late = true, NUMBER(wrong_eps_1e_6)},
 
     {"ffn_norm-weights-reversed", CAUSE_WEIGHT_LAYOUT, "reads its weights in reverse order",
      STAGE_FFN_NORM, WHERE_NORM, SOURCE(source_reversed)},
@@ -156,6 +160,9 @@ static const fault_kind catalogue[] = {
      STAGE_EMBED, WHERE_EMBED, PLANT(plant_column_order)},
     {"embedding-row-before", CAUSE_WEIGHT_LAYOUT, "reads the row of the token id before",
      STAGE_EMBED, WHERE_EMBED, ROWS(row_before)},
+    {"qk-rows-of-other-pairing-back", CAUSE_WEIGHT_LAYOUT,
+     "reads the rows of a head as if they were in the order of the other rotary pairing", STAGE_Q,
+     WHERE_QK, .is_late = true, ROWS(row_other_pairing_back)},
 
     {"ffn_norm-sum-for-mean", CAUSE_KERNEL_MATH,
      "divides by the root of the sum of squares, not of their mean", STAGE_FFN_NORM, WHERE_NORM,
@@ -236,6 +243,17 @@ static const fault_kind catalogue[] = {
      KERNEL(glu, glu_clamped)},
     {"logit-cap-clips", CAUSE_KERNEL_MATH, "clips logits at the cap, in place of tanh",
      STAGE_LOGITS, WHERE_SOFTCAP, KERNEL(softcap, softcap_clips)},
+    {"norm-weight-minus-1", CAUSE_KERNEL_MATH, "scales by weight - 1", STAGE_ATTN_NORM, WHERE_NORM,
+     .is_late = true, KERNEL(rms_norm, norm_weight_minus_1)},
+    {"norm-weight-squared", CAUSE_KERNEL_MATH, "scales by its weights twice", STAGE_FFN_NORM,
+     WHERE_NORM, .is_late = true, KERNEL(rms_norm, norm_weight_squared)},
+    {"norm-of-magnitudes", CAUSE_KERNEL_MATH, "divides by the mean of magnitudes", STAGE_FFN_NORM,
+     WHERE_NORM, .is_late = true, KERNEL(rms_norm, norm_of_magnitudes)},
+    {"matmul-first-rows-lost", CAUSE_KERNEL_MATH,
+     "leaves zeros for all tokens of a call but the last four", STAGE_GATE, WHERE_MATMUL,
+     .is_late = true, KERNEL(matmul, matmul_first_rows_lost)},
+    {"activation-tanh", CAUSE_KERNEL_MATH, "uses tanh", STAGE_ACT, WHERE_GLU, .is_late = true,
+     KERNEL(glu, glu_tanh)},
 
     {"rope-position-minus-1", CAUSE_POSITION, "turns by the position before", STAGE_Q_ROPE,
      WHERE_ROPE, .trigger = {.position_min = 1}, ANGLES(formula, angles_position_minus_1)},
@@ -284,6 +302,15 @@ static const fault_kind catalogue[] = {
      KERNEL(rope, rope_twice)},
     {"rope-first-head-only", CAUSE_POSITION, "turns the first head only", STAGE_Q_ROPE, WHERE_ROPE,
      KERNEL(rope, rope_first_head_only)},
+    {"rope-base-global", CAUSE_POSITION,
+     "uses the base of layers without a window, where those with one have their own", STAGE_Q_ROPE,
+     WHERE_ROPE, .is_late = true, ANGLES(formula, angles_base_global)},
+    {"rope-phase-f16", CAUSE_POSITION, "computes its angles in binary16", STAGE_Q_ROPE, WHERE_ROPE,
+     .is_late = true, ANGLES(phase, phase_f16)},
+    {"rope-phase-bf16", CAUSE_POSITION, "computes its angles in bfloat16", STAGE_K_ROPE, WHERE_ROPE,
+     .is_late = true, ANGLES(phase, phase_bf16)},
+    {"rope-magnitude-1.261", CAUSE_POSITION, "makes pairs 1.261 times as long", STAGE_Q_ROPE,
+     WHERE_ROPE, .is_late = true, ANGLES(angle, angle_larger_261)},
 
     {"k_cache-before-rope", CAUSE_KV_STATE, "stores keys that were not turned", STAGE_K_CACHE,
      WHERE_K_STORE, PLANT(plant_bypass)},
@@ -313,6 +340,8 @@ static const fault_kind catalogue[] = {
     {"attention-cache-of-next-sequence", CAUSE_KV_STATE,
      "reads keys and values of the next sequence", STAGE_ATTN_OUT, WHERE_ATTENTION,
      PLANT(plant_shift, .input = 1, .shift = 1)},
+    {"kv-store-head-0", CAUSE_KV_STATE, "stores the first head for every head", STAGE_V_CACHE,
+     WHERE_STORE, .is_late = true, KERNEL(kv_store, store_head_0)},
 
     {"mask-next-visible", CAUSE_MASK, "sees the next position", STAGE_ATTN_OUT, WHERE_ATTENTION,
      .trigger = {.has_next = 1}, KERNEL(attention, attention_next_visible)},
@@ -330,6 +359,18 @@ static const fault_kind catalogue[] = {
      CHANGE(window_missing)},
     {"window-of-other-layers", CAUSE_MASK, "is given the window of layers of the other kind",
      STAGE_ATTN_OUT, WHERE_ATTENTION, CHANGE(window_of_other_layer)},
+    {"mask-last-8-only", CAUSE_MASK, "sees the last 8 positions only", STAGE_ATTN_OUT,
+     WHERE_ATTENTION, .is_late = true, .trigger = {.position_min = 8},
+     KERNEL(attention, attention_last_8_only)},
+    {"mask-of-first-chunk", CAUSE_MASK,
+     "sees, in later chunks of 8 rows, the positions that the first chunk's row has seen",
+     STAGE_ATTN_OUT, WHERE_ATTENTION, .is_late = true, .trigger = {.position_min = 8},
+     KERNEL(attention, attention_as_first_chunk_of_8)},
+    {"mask-all-hidden-at-33", CAUSE_MASK,
+     "hides every position, so that all weigh alike, in a prefill of 1 row more than 32, 64, ..",
+     STAGE_ATTN_OUT, WHERE_ATTENTION, .is_late = true,
+     .trigger = {.phases = 1, .length_of = 32, .length_rest = 1},
+     KERNEL(attention, attention_all_alike)},
 
     {"attention-scale-1-over-d", CAUSE_SCALE, "is given 1/d as its scale", STAGE_ATTN_OUT,
      WHERE_ATTENTION, CHANGE(scale_1_over_d)},
@@ -352,6 +393,10 @@ static const fault_kind catalogue[] = {
      STAGE_EMBED_SCALED, WHERE_SCALE, CHANGE(factor_1)},
     {"embed-scale-bf16", CAUSE_SCALE, "is given its scale rounded to bfloat16", STAGE_EMBED_SCALED,
      WHERE_SCALE, CHANGE(factor_bf16)},
+    {"attention-scale-of-width", CAUSE_SCALE, "is given 1/sqrt(n_embd / n_head) as its scale",
+     STAGE_ATTN_OUT, WHERE_ATTENTION, .is_late = true, CHANGE(scale_of_width)},
+    {"embed-scale-squared", CAUSE_SCALE, "is given the square of the scale of the embedding",
+     STAGE_EMBED_SCALED, WHERE_SCALE, .is_late = true, CHANGE(factor_squared)},
 
     {"bias-missing", CAUSE_STRUCTURE, "leaves its bias out", STAGE_Q, WHERE_BIAS,
      PLANT(plant_bias_missing)},
@@ -436,6 +481,9 @@ static const fault_kind catalogue[] = {
      WHERE_TOKENS, TOKENS(tokens_middle_missing)},
     {"tokens-swapped", CAUSE_TOKENS, "is fed two neighbours in the wrong order", STAGE_TOKENS,
      WHERE_TOKENS, TOKENS(tokens_swapped)},
+
+    {"attention-nan", CAUSE_NONFINITE_ORIGIN, "divides 0 by 0, as where every key is hidden",
+     STAGE_ATTN_OUT, WHERE_ATTENTION, .is_late = true, KERNEL(attention, attention_nan)},
 };
 
 const fault_kind *fault_kinds(size_t *n)

@@ -72,46 +72,27 @@ static void glu_libm(activation f, const float *gate, const float *up, float *y,
 }
 
 static const control_kind controls[] = {
-    {"order-lanes",
-     "sums of 16 lanes and a tree, in norms and products",
-     CAUSE_ROUNDING,
-     "f32",
-     {.rms_norm = norm_lanes, .matmul = matmul_lanes}},
-    {"order-backwards",
-     "norms in one accumulator, products from the last term to the first",
-     CAUSE_ROUNDING,
-     "f32",
-     {.rms_norm = norm_in_order, .matmul = matmul_backwards}},
-    {"not-fused",
-     "no fused operations in products, rotation and attention",
-     CAUSE_ROUNDING,
-     "f32",
-     {.matmul = matmul_not_fused, .rope = rope_not_fused, .attention = attention_not_fused}},
-    {"exp-libm",
-     "exp and tanh of the C library, in attention and activations",
-     CAUSE_ROUNDING,
-     "f32",
-     {.glu = glu_libm, .attention = attention_libm_exp}},
-    {"attention-plain",
-     "attention over all positions at once, without tiles",
-     CAUSE_ROUNDING,
-     "f32",
-     {.attention = attention_plain}},
-    {"attention-tiles-16",
-     "attention in tiles of 16 positions",
-     CAUSE_ROUNDING,
-     "f32",
-     {.attention = attention_tiles_16}},
-    {"quantize-per-256",
-     "one scale for 256 activations",
-     CAUSE_PRECISION_POLICY,
-     "",
-     {.quantize = quantize_per_256}},
-    {"kv-bf16",
-     "keys and values rounded to bfloat16 first",
-     CAUSE_PRECISION_POLICY,
-     "",
-     {.kv_store = store_bf16}},
+    {"order-lanes", "sums of 16 lanes and a tree, in norms and products", CAUSE_ROUNDING, "f32",
+     .kernel = {.rms_norm = norm_lanes, .matmul = matmul_lanes}},
+    {"order-backwards", "norms in one accumulator, products from the last term to the first",
+     CAUSE_ROUNDING, "f32", .kernel = {.rms_norm = norm_in_order, .matmul = matmul_backwards}},
+    {"not-fused", "no fused operations in products, rotation and attention", CAUSE_ROUNDING, "f32",
+     .kernel = {.matmul = matmul_not_fused,
+                .rope = rope_not_fused,
+                .attention = attention_not_fused}},
+    {"exp-libm", "exp and tanh of the C library, in attention and activations", CAUSE_ROUNDING,
+     "f32", .kernel = {.glu = glu_libm, .attention = attention_libm_exp}},
+    {"attention-plain", "attention over all positions at once, without tiles", CAUSE_ROUNDING,
+     "f32", .kernel = {.attention = attention_plain}},
+    {"attention-tiles-16", "attention in tiles of 16 positions", CAUSE_ROUNDING, "f32",
+     .kernel = {.attention = attention_tiles_16}},
+    {"quantize-per-256", "one scale for 256 activations", CAUSE_PRECISION_POLICY, "",
+     .kernel = {.quantize = quantize_per_256}},
+    {"kv-bf16", "keys and values rounded to bfloat16 first", CAUSE_PRECISION_POLICY, "",
+     .kernel = {.kv_store = store_bf16}},
+    {"kv-f32", "keys and values kept as f32", CAUSE_PRECISION_POLICY, "", .is_kv_f32 = true},
+    {"act-f32", "activations that are not quantised", CAUSE_PRECISION_POLICY, "",
+     .is_act_f32 = true},
 };
 
 const control_kind *control_kinds(size_t *n)
@@ -128,6 +109,11 @@ const control_kind *control_find(const char *name)
         }
     }
     return NULL;
+}
+
+bool control_has_kernels(const control_kind *kind)
+{
+    return !kind->is_kv_f32 && !kind->is_act_f32;
 }
 
 greta_status control_list(const op_list *healthy, op_list *list, greta_error *err)

@@ -26,8 +26,9 @@ typedef struct fault_edit {
     /* plant_rows: the row read in place of row i of n; head_dim 0: not in a layer */
     int64_t (*row)(int64_t i, int64_t n, int64_t head_dim);
     /* plant_angles: the formula's numbers (false: it has none to change), frequencies,
-     * positions, values. */
+     * angles of a position, positions, values. */
     bool (*formula)(const fault_site *site, rope_table_args *a);
+    double (*phase)(double position, double inv_freq);
     double (*frequency)(double inv_freq);
     int64_t (*position)(int64_t p);
     float (*angle)(float value, int is_sine);

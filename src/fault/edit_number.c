@@ -64,16 +64,18 @@ greta_status plant_kernel(const fault_site *site, fault_planted *out, op *target
     return GRETA_OK;
 }
 
-/* The table of other frequencies: the position times the edited one. */
+/* The table of other frequencies, or of another product with the position. */
 static void frequencies_edit(const fault_edit *edit, const rope_table_args *a, float *table)
 {
     int32_t half = a->rope_dim / 2;
     double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
-    for (int32_t i = 0; i < half && edit->frequency; i++) {
-        double frequency = edit->frequency(kernel_rope_frequency(a, i));
+    for (int32_t i = 0; i < half && (edit->frequency || edit->phase); i++) {
+        double healthy = kernel_rope_frequency(a, i);
+        double frequency = edit->frequency ? edit->frequency(healthy) : healthy;
         for (int64_t p = 0; p < a->n_position; p++) {
             double position = (double)(a->first_position + p) / scale;
-            kernel_rope_turn(a, position * frequency, table + 2 * (p * half + i));
+            double angle = edit->phase ? edit->phase(position, frequency) : position * frequency;
+            kernel_rope_turn(a, angle, table + 2 * (p * half + i));
         }
     }
 }

@@ -86,10 +86,20 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* Both must hold. The kinds' own triggers name no phase and no length, so one of each is left. */
+#define NO_PHASE (1u << 31)
+
+/* Phases of both; 0 is no condition. */
+static uint32_t phases_join(uint32_t a, uint32_t b)
+{
+    uint32_t both = a != 0 && b != 0 ? a & b : a | b;
+    return both == 0 && (a | b) != 0 ? NO_PHASE : both;
+}
+
+/* Both must hold. Of two lengths the longer one implies the other: all are 1 more than a multiple
+ * of a power of two. */
 static op_trigger trigger_join(const op_trigger *a, const op_trigger *b)
 {
-    return (op_trigger){.phases = a->phases | b->phases,
+    return (op_trigger){.phases = phases_join(a->phases, b->phases),
                         .position_min = larger(a->position_min, b->position_min),
                         .row_min = larger(a->row_min, b->row_min),
                         .tail_of = larger(a->tail_of, b->tail_of),
@@ -196,9 +206,9 @@ greta_status fault_plant_add(const fault_site *site, fault_planted *out, greta_e
                            "no %s in layer %d that can carry it (it is planted at %s)",
                            stage_name(wanted), (int)site->layer, fault_where_text(kind->where));
     }
-    if (out->n_op == FAULTS_STACKED) {
-        return error_about(err, GRETA_USAGE, kind->name, "a list holds at most %d faults",
-                           FAULTS_STACKED);
+    if (out->n_op == FAULT_OPS_MAX) {
+        return error_about(err, GRETA_USAGE, kind->name, "a list holds at most %d faulty ops",
+                           FAULT_OPS_MAX);
     }
     GRETA_TRY(trigger_bind(site, out, at, err));
     GRETA_TRY(kind->edit->plant(site, out, &out->list.op[at], err));
@@ -223,6 +233,61 @@ greta_status fault_plant(const fault_site *site, fault_planted **out, greta_erro
     }
     *out = planted;
     return GRETA_OK;
+}
+
+/* As fault_plant_add, and where the op refuses, nothing is left of it. */
+static greta_status plant_or_undo(const fault_site *site, fault_planted *planted, greta_error *err)
+{
+    int32_t at = fault_site_op(site), n_table = planted->n_table, n_trigger = planted->n_trigger;
+    int32_t n_cos_sin = planted->n_cos_sin, n_tensor = planted->n_tensor;
+    int32_t n_owned = planted->n_owned;
+    op before = at < 0 ? (op){0} : planted->list.op[at];
+    greta_status status = fault_plant_add(site, planted, err);
+    if (status == GRETA_USAGE && at >= 0) {
+        planted->list.op[at] = before;
+        planted->n_table = n_table;
+        planted->n_trigger = n_trigger;
+        planted->n_cos_sin = n_cos_sin;
+        planted->n_tensor = n_tensor;
+        while (planted->n_owned > n_owned) {
+            free(planted->owned[--planted->n_owned]);
+        }
+    }
+    return status;
+}
+
+greta_status fault_plant_layers(const fault_site *site, int32_t n_layer, fault_planted **planted,
+                                greta_error *err)
+{
+    fault_site at = *site;
+    greta_error refused = {0};
+    int32_t n = 0;
+    bool is_new = !*planted;
+    greta_status status = GRETA_OK;
+    if (is_new && !(*planted = calloc(1, sizeof **planted))) {
+        return error_memory(err, "a planted fault", sizeof **planted);
+    }
+    status = is_new ? op_list_copy(site->list, &(*planted)->list, err) : GRETA_OK;
+    for (at.layer = site->kind->layer_min; at.layer < n_layer && status == GRETA_OK; at.layer++) {
+        refused = (greta_error){0};
+        status = plant_or_undo(&at, *planted, &refused);
+        n += status == GRETA_OK;
+        if (status == GRETA_USAGE && (*planted)->n_op < FAULT_OPS_MAX) {
+            status = GRETA_OK;
+        }
+    }
+    if (status == GRETA_OK && n == 0) {
+        status = refused.code == GRETA_OK
+                     ? error_about(err, GRETA_USAGE, site->kind->name, "no layer can carry it")
+                     : (*err = refused, refused.code);
+    } else if (status != GRETA_OK && refused.code != GRETA_OK) {
+        *err = refused;
+    }
+    if (status != GRETA_OK && is_new) {
+        fault_planted_free(*planted);
+        *planted = NULL;
+    }
+    return status;
 }
 
 void fault_planted_free(fault_planted *planted)

@@ -60,6 +60,7 @@ typedef struct fault_kind {
     bool needs_two_layers;
     bool is_hidden;                /* the record shows the right number, the kernel uses another */
     bool is_random;                /* two runs of it differ */
+    bool is_late;                  /* written after the referee's rules were frozen */
     op_trigger trigger;            /* rows it needs, beside those of the site */
     const struct fault_edit *edit; /* how; known to this room only */
 } fault_kind;
@@ -94,21 +95,23 @@ typedef struct fault_site {
     op_trigger trigger;            /* rows; {0}: all */
 } fault_site;
 
-#define FAULTS_STACKED 4
+#define FAULTS_STACKED    4   /* that a user can name at once */
+#define FAULT_OPS_MAX     128 /* that carry one: a fault can be planted in every layer */
+#define FAULT_EVERY_LAYER (-2)
 
 typedef struct fault_planted {
-    op_list list;               /* run this instead */
-    int32_t op[FAULTS_STACKED]; /* the ops that were edited, in order of planting */
+    op_list list;              /* run this instead */
+    int32_t op[FAULT_OPS_MAX]; /* the ops that were edited, in order of planting */
     int32_t n_op;
-    kernel_table table[FAULTS_STACKED]; /* for ops with table 1 .. n_table */
+    kernel_table table[FAULT_OPS_MAX]; /* for ops with table 1 .. n_table */
     int32_t n_table;
-    op_trigger trigger[FAULTS_STACKED]; /* for ops with trigger 1 .. n_trigger */
+    op_trigger trigger[FAULT_OPS_MAX]; /* for ops with trigger 1 .. n_trigger */
     int32_t n_trigger;
-    const float *cos_sin[FAULTS_STACKED]; /* for ops with rope_table ROPE_TABLE_OTHER, .. */
+    const float *cos_sin[FAULT_OPS_MAX]; /* for ops with rope_table ROPE_TABLE_OTHER, .. */
     int32_t n_cos_sin;
-    weight tensor[FAULTS_STACKED]; /* rearranged weights the list points to */
+    weight tensor[FAULT_OPS_MAX]; /* rearranged weights the list points to */
     int32_t n_tensor;
-    void *owned[2 * FAULTS_STACKED]; /* values of tensors and angles */
+    void *owned[2 * FAULT_OPS_MAX]; /* values of tensors and angles */
     int32_t n_owned;
 } fault_planted;
 
@@ -118,12 +121,20 @@ greta_status fault_plant(const fault_site *site, fault_planted **out, greta_erro
 /* One more in a list that has one: site->list is only checked. On failure `planted` is as before,
  * or can only be freed. */
 greta_status fault_plant_add(const fault_site *site, fault_planted *planted, greta_error *err);
+/* One fault in every layer that can carry it, site->layer left out; *planted is NULL or has some.
+ * GRETA_USAGE: no layer can. */
+greta_status fault_plant_layers(const fault_site *site, int32_t n_layer, fault_planted **planted,
+                                greta_error *err);
 void fault_planted_free(fault_planted *planted); /* NULL is fine */
-/* What a user writes (order.c): "NAME[/STAGE][:LAYER][@TRIGGER]", stacked with "+". */
+
+/* ---- What a user writes ---------------------------------------------------------------------- */
+
+/* "NAME[/STAGE][:LAYER][@TRIGGER]", stacked with "+", the layer "*" for every one (order.c); or
+ * the name of a real bug. */
 typedef struct fault_order_part {
     const fault_kind *kind;
     stage stage;   /* STAGE_NONE: not said */
-    int32_t layer; /* -1: not said */
+    int32_t layer; /* -1: not said; FAULT_EVERY_LAYER */
     op_trigger trigger;
 } fault_order_part;
 typedef struct fault_order {

@@ -1,9 +1,9 @@
 /* faults_list.c - the catalogue as text and as JSON: what `greta faults` prints.
  *
- * Grouped by cause, in the order of the catalogue; the named triggers come last.
+ * Grouped by cause, in the order of the catalogue; then the named triggers, and bugs that happened.
  */
 #include "base/text.h"
-#include "fault/fault.h"
+#include "fault/real.h"
 
 #include <jansson.h>
 
@@ -29,15 +29,17 @@ static void kind_text(text *t, const fault_kind *kind)
 
 static greta_status list_text(char **out, greta_error *err)
 {
-    size_t n, n_trigger;
+    size_t n, n_trigger, n_real;
+    const fault_real *real = fault_reals(&n_real);
     const fault_kind *kind = fault_kinds(&n);
     const fault_trigger *trigger = fault_triggers(&n_trigger);
     text t = {0};
-    text_format(&t,
-                "%zu faults: name, op it is planted at, what that op does in the faulty run (which "
-                "ops can carry it).\nNAME/STAGE plants at another op, NAME:LAYER in a layer, "
-                "NAME@TRIGGER for some rows, NAME+NAME several.\n\n",
-                n);
+    text_format(
+        &t,
+        "%zu faults: name, op it is planted at, what that op does in the faulty run (which "
+        "ops can carry it).\nNAME/STAGE plants at another op, NAME:LAYER in a layer, NAME:* "
+        "in all, NAME@TRIGGER for some rows, NAME+NAME several.\n\n",
+        n);
     for (size_t i = 0; i < n; i++) {
         if (i == 0 || kind[i].cause != kind[i - 1].cause) {
             text_format(&t, "%s%s\n", i ? "\n" : "", cause_name(kind[i].cause));
@@ -48,19 +50,23 @@ static greta_status list_text(char **out, greta_error *err)
     for (size_t i = 0; i < n_trigger; i++) {
         text_format(&t, "  %-37s %s\n", trigger[i].name, trigger[i].description);
     }
+    text_string(&t, "\nBugs that happened, in every layer that they were in\n");
+    for (size_t i = 0; i < n_real; i++) {
+        text_format(&t, "  %-45s %s (%s)\n", real[i].name, real[i].description, real[i].source);
+    }
     return text_take(&t, out, err);
 }
 
 static json_t *kind_json(const fault_kind *kind)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:b}", "name",
-                     kind->name, "cause", cause_name(kind->cause), "description", kind->description,
-                     "stage", stage_name(kind->stage), "where", fault_where_text(kind->where),
-                     "layer_min", (int)kind->layer_min, "position_min",
-                     (int)kind->trigger.position_min, "needs_chunk", (int)kind->needs_chunk,
-                     "needs_two_layers", (int)kind->needs_two_layers, "needs_warm_cache",
-                     kind->trigger.is_warm, "needs_next_row", kind->trigger.has_next, "is_hidden",
-                     (int)kind->is_hidden, "is_random", (int)kind->is_random);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "name",
+        kind->name, "cause", cause_name(kind->cause), "description", kind->description, "stage",
+        stage_name(kind->stage), "where", fault_where_text(kind->where), "layer_min",
+        (int)kind->layer_min, "position_min", (int)kind->trigger.position_min, "needs_chunk",
+        (int)kind->needs_chunk, "needs_two_layers", (int)kind->needs_two_layers, "needs_warm_cache",
+        kind->trigger.is_warm, "needs_next_row", kind->trigger.has_next, "is_hidden",
+        (int)kind->is_hidden, "is_random", (int)kind->is_random, "is_late", (int)kind->is_late);
 }
 
 static json_t *faults_json(void)
@@ -73,6 +79,21 @@ static json_t *faults_json(void)
             json_decref(list);
             return NULL;
         }
+    }
+    return list;
+}
+
+static json_t *reals_json(void)
+{
+    size_t n;
+    const fault_real *real = fault_reals(&n);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n && list; i++) {
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "name",
+                                              real[i].name, "source", real[i].source, "description",
+                                              real[i].description, "order", real[i].order, "mode",
+                                              real[i].mode, "stage", stage_name(real[i].stage),
+                                              "cause", cause_name(real[i].cause)));
     }
     return list;
 }
@@ -96,7 +117,8 @@ static json_t *triggers_json(void)
 static greta_status list_json(char **out, greta_error *err)
 {
     text t = {0};
-    json_t *root = json_pack("{s:o, s:o}", "faults", faults_json(), "triggers", triggers_json());
+    json_t *root = json_pack("{s:o, s:o, s:o}", "faults", faults_json(), "triggers",
+                             triggers_json(), "real", reals_json());
     char *dump = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!dump) {

@@ -1,8 +1,9 @@
 /* order.c - what a user writes to name faults and the places and rows to plant them at:
  *
  *     NAME[/STAGE][:LAYER][@TRIGGER][+NAME...]        "residual-twice:3@warm+rope-twice/q_rope"
+ *     real/PROJECT-NUMBER-WHAT                        an order that real.c has under that name
  */
-#include "fault/fault.h"
+#include "fault/real.h"
 
 #include "base/limits.h"
 
@@ -58,9 +59,10 @@ static greta_status detail_read(const char **rest, fault_order_part *part, greta
                    ? GRETA_OK
                    : unknown("stage", word, "docs/trace-format.md lists them", err);
     case ':':
-        part->layer = layer_read(word);
-        return part->layer >= 0 ? GRETA_OK
-                                : unknown("layer", word, "layers are whole numbers", err);
+        part->layer = strcmp(word, "*") == 0 ? FAULT_EVERY_LAYER : layer_read(word);
+        return part->layer != -1
+                   ? GRETA_OK
+                   : unknown("layer", word, "layers are whole numbers, or * for all", err);
     default:
         trigger = fault_trigger_find(word);
         part->trigger = trigger ? trigger->rows : (op_trigger){0};
@@ -79,6 +81,13 @@ greta_status fault_order_parse(const char *text, fault_order *out, greta_error *
 {
     char name[PART_MAX];
     *out = (fault_order){0};
+    if (strncmp(text, FAULT_REAL_PREFIX, strlen(FAULT_REAL_PREFIX)) == 0) {
+        const fault_real *real = fault_real_find(text);
+        if (!real) {
+            return unknown("real bug", text, "greta faults lists them", err);
+        }
+        text = real->order;
+    }
     for (const char *rest = text;; rest++) {
         if (out->n == FAULTS_STACKED) {
             return error_set(err, GRETA_USAGE, "more than %d faults at once", FAULTS_STACKED);

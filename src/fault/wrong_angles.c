@@ -47,6 +47,13 @@ bool angles_base_other(const fault_site *site, rope_table_args *a)
     return false;
 }
 
+/* Layers with a window by the base of those without: candle 2891. */
+bool angles_base_global(const fault_site *site, rope_table_args *a)
+{
+    float base = site->angles[0].freq_base;
+    return base > 0 && base_set(a, base);
+}
+
 bool angles_unscaled(const fault_site *site, rope_table_args *a)
 {
     (void)site;
@@ -94,6 +101,27 @@ double angle_rounded_bf16(double inv_freq)
     return (double)angle_bf16((float)inv_freq, 0);
 }
 
+static double rounded_f16(double value)
+{
+    return (double)half_to_float(half_from_float((float)value));
+}
+
+/* gpt-neox 1003: an angle of 1044 has a step of 0.5 in binary16. */
+double phase_f16(double position, double inv_freq)
+{
+    return rounded_f16(rounded_f16(position) * rounded_f16(inv_freq));
+}
+
+static double rounded_bf16(double value)
+{
+    return (double)angle_bf16((float)value, 0);
+}
+
+double phase_bf16(double position, double inv_freq)
+{
+    return rounded_bf16(rounded_bf16(position) * rounded_bf16(inv_freq));
+}
+
 /* ---- Positions --------------------------------------------------------------------------------
  */
 
@@ -135,6 +163,12 @@ float angle_larger(float value, int is_sine)
 {
     (void)is_sine;
     return value * 1.1f;
+}
+
+float angle_larger_261(float value, int is_sine) /* imp 880 */
+{
+    (void)is_sine;
+    return value * 1.261f;
 }
 
 /* YaRN's attention factor for a context stretched 16 times, 0.1 ln(16) + 1 (vllm 48623). */

@@ -188,6 +188,29 @@ static visible see_32(visible v)
     return (visible){v.end - v.first > 32 ? v.end - 32 : v.first, v.end};
 }
 
+static visible see_8(visible v)
+{
+    return (visible){v.end - v.first > 8 ? v.end - 8 : v.first, v.end};
+}
+
+/* Launched with the geometry of the first chunk: imp 981. */
+static visible see_as_first_chunk(visible v)
+{
+    int64_t end = (v.end - 1) % 8 + 1;
+    return (visible){v.first < end ? v.first : 0, end};
+}
+
+static float score_0(float dot)
+{
+    return dot * 0.0f;
+}
+
+static float score_nan(float dot)
+{
+    (void)dot;
+    return NAN;
+}
+
 static int32_t kv_head_tiled(int32_t head, int32_t n_head_kv)
 {
     return head % n_head_kv;
@@ -226,6 +249,10 @@ ATTENTION(attention_next_visible, .see = see_next)
 ATTENTION(attention_self_hidden, .see = see_not_self)
 ATTENTION(attention_first_hidden, .see = see_not_first)
 ATTENTION(attention_last_32_only, .see = see_32)
+ATTENTION(attention_last_8_only, .see = see_8)
+ATTENTION(attention_as_first_chunk_of_8, .see = see_as_first_chunk)
+ATTENTION(attention_all_alike, .dot = score_0)
+ATTENTION(attention_nan, .dot = score_nan)
 ATTENTION(attention_heads_tiled, .kv_head = kv_head_tiled)
 ATTENTION(attention_head_0, .kv_head = kv_head_0)
 ATTENTION(attention_keys_shifted, .key_row = row_before)

@@ -9,6 +9,12 @@ void attention_next_visible(const attention_args *a, int32_t kv_head_first, int3
 void attention_self_hidden(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void attention_first_hidden(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void attention_last_32_only(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
+void attention_last_8_only(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
+void attention_as_first_chunk_of_8(const attention_args *a, int32_t kv_head_first,
+                                   int32_t kv_head_last);
+/* What is left where every key is hidden: all alike, or 0 / 0. */
+void attention_all_alike(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
+void attention_nan(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 /* Heads: query head h reads kv head h mod n_head_kv; all read kv head 0. */
 void attention_heads_tiled(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void attention_head_0(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
@@ -37,6 +43,7 @@ bool scale_1_over_d(const fault_site *site, op *o);
 bool scale_1(const fault_site *site, op *o);
 bool scale_sqrt_d(const fault_site *site, op *o);
 bool scale_of_embd(const fault_site *site, op *o);
+bool scale_of_width(const fault_site *site, op *o);
 bool scores_cap_missing(const fault_site *site, op *o);
 bool scores_cap_30(const fault_site *site, op *o);
 bool window_plus_1(const fault_site *site, op *o);
@@ -47,6 +54,7 @@ bool pairing_other(const fault_site *site, op *o);
 bool rope_table_other(const fault_site *site, op *o);
 bool activation_other(const fault_site *site, op *o);
 bool factor_1(const fault_site *site, op *o);
+bool factor_squared(const fault_site *site, op *o);
 bool factor_bf16(const fault_site *site, op *o);
 bool experts_norm_other(const fault_site *site, op *o);
 

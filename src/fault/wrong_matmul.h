@@ -20,6 +20,8 @@ void matmul_minima_missing(const matmul_args *a, int64_t first, int64_t last);
 void matmul_scale_before(const matmul_args *a, int64_t first, int64_t last);
 /* From the fifth token of a call on the first token's outputs are written. */
 void matmul_token_stride_0(const matmul_args *a, int64_t first, int64_t last);
+/* Of a call of n > 4 tokens the first n - 4 are left zero. */
+void matmul_first_rows_lost(const matmul_args *a, int64_t first, int64_t last);
 /* One output is off by a few units, other ones at every call: what a race looks like. */
 void matmul_racing(const matmul_args *a, int64_t first, int64_t last);
 /* Of a product of float numbers: multiplied and added with two roundings. */

@@ -32,6 +32,13 @@ void wrong_eps_plus_1e_3(float *eps, int64_t *count)
     *eps += 1e-3f;
 }
 
+/* Whatever the file says: llama.cpp 2374. */
+void wrong_eps_1e_6(float *eps, int64_t *count)
+{
+    (void)count;
+    *eps = 1e-6f;
+}
+
 void wrong_count_n_minus_1(float *eps, int64_t *count)
 {
     (void)eps;
@@ -162,6 +169,43 @@ void norm_weight_missing(norm_args *a)
     a->inv_rms = same.inv_rms;
     for (int64_t i = 0; i < a->n; i++) {
         a->y[i] = a->x[i] * a->inv_rms;
+    }
+}
+
+/* Weights that are stored as they are, read as if 1 more were stored, or the other way round. */
+void norm_weight_minus_1(norm_args *a)
+{
+    norm_args same = *a;
+    definition()->rms_norm(&same);
+    a->inv_rms = same.inv_rms;
+    for (int64_t i = 0; i < a->n; i++) {
+        float scaled = a->x[i] * a->inv_rms;
+        a->y[i] = scaled * (a->weight[i] - 1.0f);
+    }
+}
+
+void norm_weight_squared(norm_args *a)
+{
+    norm_args same = *a;
+    definition()->rms_norm(&same);
+    a->inv_rms = same.inv_rms;
+    for (int64_t i = 0; i < a->n; i++) {
+        float scaled = a->x[i] * a->inv_rms, once = scaled * a->weight[i];
+        a->y[i] = once * a->weight[i];
+    }
+}
+
+/* Divides by the mean of magnitudes. */
+void norm_of_magnitudes(norm_args *a)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < a->n; i++) {
+        sum += fabsf(a->x[i]);
+    }
+    a->inv_rms = 1.0f / (sum / (float)a->count + a->eps);
+    for (int64_t i = 0; i < a->n; i++) {
+        float scaled = a->x[i] * a->inv_rms;
+        a->y[i] = scaled * a->weight[i];
     }
 }
 

@@ -8,6 +8,7 @@
 void wrong_eps_times_10(float *eps, int64_t *count);
 void wrong_eps_over_10(float *eps, int64_t *count);
 void wrong_eps_plus_1e_3(float *eps, int64_t *count);
+void wrong_eps_1e_6(float *eps, int64_t *count);
 void wrong_count_n_minus_1(float *eps, int64_t *count);
 void wrong_count_n_plus_1(float *eps, int64_t *count);
 /* The next multiple of 256 above it. */
@@ -28,6 +29,9 @@ void norm_mean_subtracted(norm_args *a);
 void norm_weight_plus_1(norm_args *a);
 void norm_eps_outside(norm_args *a);
 void norm_weight_missing(norm_args *a);
+void norm_weight_minus_1(norm_args *a);
+void norm_weight_squared(norm_args *a);
+void norm_of_magnitudes(norm_args *a);
 void norm_missing(norm_args *a);
 void norm_f16_sum(norm_args *a);
 void norm_weight_first(norm_args *a);

@@ -48,6 +48,14 @@ bool scale_of_embd(const fault_site *site, op *o)
     return float_set(&o->scale, 1.0f / sqrtf((float)o->head_dim * (float)o->n_head));
 }
 
+/* 1 / sqrt(n_embd / n_head), which is not the width of a head in every model: llama.cpp 8197. */
+bool scale_of_width(const fault_site *site, op *o)
+{
+    int32_t embed = op_list_edge(site->list, STAGE_EMBED, -1);
+    float width = embed < 0 ? 0 : (float)site->list->edge[embed].width / (float)o->n_head;
+    return width > 0 && float_set(&o->scale, 1.0f / sqrtf(width));
+}
+
 bool scores_cap_missing(const fault_site *site, op *o)
 {
     (void)site;
@@ -115,6 +123,12 @@ bool factor_1(const fault_site *site, op *o)
 {
     (void)site;
     return float_set(&o->factor, 1.0f);
+}
+
+bool factor_squared(const fault_site *site, op *o)
+{
+    (void)site;
+    return float_set(&o->factor, o->factor * o->factor);
 }
 
 /* sqrt(n_embd) rounded to bfloat16 first. */

@@ -157,6 +157,14 @@ void store_heads_reversed(const kv_store_args *a, int32_t kv_head_first, int32_t
     }
 }
 
+/* Every head gets the values of the first. */
+void store_head_0(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last)
+{
+    for (int32_t h = kv_head_first; h < kv_head_last; h++) {
+        store_head(a, h, a->x, NULL);
+    }
+}
+
 /* ---- Addition -------------------------------------------------------------------------------- */
 
 void add_residual_missing(const float *a, const float *b, float *y, int64_t n)
@@ -269,6 +277,12 @@ void glu_clamped(activation f, const float *gate, const float *up, float *y, int
     for (int64_t i = 0; i < n; i++) {
         y[i] = y[i] > 0.25f ? 0.25f : y[i] < -0.25f ? -0.25f : y[i];
     }
+}
+
+void glu_tanh(activation f, const float *gate, const float *up, float *y, int64_t n)
+{
+    (void)f;
+    definition()->glu(ACTIVATION_TANH, gate, up, y, n);
 }
 
 /* ---- Quantiser --------------------------------------------------------------------------------

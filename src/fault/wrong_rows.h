@@ -16,6 +16,8 @@ void store_flushed(const kv_store_args *a, int32_t kv_head_first, int32_t kv_hea
 void store_8_bits(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void store_heads_reversed(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
 
+void store_head_0(const kv_store_args *a, int32_t kv_head_first, int32_t kv_head_last);
+
 void add_residual_missing(const float *a, const float *b, float *y, int64_t n);
 void add_block_missing(const float *a, const float *b, float *y, int64_t n);
 void add_residual_twice(const float *a, const float *b, float *y, int64_t n);
@@ -29,6 +31,7 @@ void glu_gelu_quick(activation f, const float *gate, const float *up, float *y, 
 void glu_of_up(activation f, const float *gate, const float *up, float *y, int64_t n);
 void glu_gate_missing(activation f, const float *gate, const float *up, float *y, int64_t n);
 void glu_up_missing(activation f, const float *gate, const float *up, float *y, int64_t n);
+void glu_tanh(activation f, const float *gate, const float *up, float *y, int64_t n);
 void glu_clamped(activation f, const float *gate, const float *up, float *y, int64_t n);
 
 void quantize_per_256(const float *x, void *act_q8, int64_t k, int64_t first, int64_t last);

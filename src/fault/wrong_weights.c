@@ -21,6 +21,16 @@ int64_t row_other_pairing(int64_t i, int64_t n, int64_t dim)
     return i - at + (at % 2 == 0 ? at / 2 : dim / 2 + at / 2);
 }
 
+/* The other way round: halves for neighbours. */
+int64_t row_other_pairing_back(int64_t i, int64_t n, int64_t dim)
+{
+    int64_t at = dim > 0 ? i % dim : 0;
+    if (dim < 4 || dim % 2 != 0 || n % dim != 0) {
+        return -1;
+    }
+    return i - at + (at < dim / 2 ? 2 * at : 2 * (at - dim / 2) + 1);
+}
+
 int64_t row_heads_reversed(int64_t i, int64_t n, int64_t dim)
 {
     return dim < 1 || n % dim != 0 ? -1 : (n / dim - 1 - i / dim) * dim + i % dim;

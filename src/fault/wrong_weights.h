@@ -6,6 +6,7 @@
 
 /* The row that is read in place of row i of n, heads of head_dim; -1: there is no such order. */
 int64_t row_other_pairing(int64_t i, int64_t n, int64_t head_dim);
+int64_t row_other_pairing_back(int64_t i, int64_t n, int64_t head_dim);
 int64_t row_heads_reversed(int64_t i, int64_t n, int64_t head_dim);
 int64_t row_before(int64_t i, int64_t n, int64_t head_dim);
 int64_t row_reversed(int64_t i, int64_t n, int64_t head_dim);

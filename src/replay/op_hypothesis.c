@@ -227,6 +227,40 @@ static greta_status try_case(tries *t, const op_case *c, const evidence *told, g
 
 /* ---- Trying ---------------------------------------------------------------------------------- */
 
+static bool is_finite_row(dtype type, const void *values, int64_t n)
+{
+    bool is_finite = true;
+    for (int64_t i = 0; values && i < n && is_finite && type != DTYPE_I32; i++) {
+        is_finite = isfinite(value_of(type, values, n, i));
+    }
+    return is_finite;
+}
+
+/* Whether everything that the op reads is finite. */
+static bool reads_finite(const op_case *c)
+{
+    bool is_finite = true;
+    bool is_attention = c->op.kind == OP_ATTENTION;
+    for (int i = 0; i < OP_IN_MAX && is_finite; i++) {
+        is_finite = is_finite_row(c->in[i].type, c->in[i].values, c->in[i].n);
+    }
+    int64_t n = (int64_t)c->op.n_head_kv * c->op.head_dim;
+    for (int64_t p = 0; is_attention && p < c->end && p < c->n_key && is_finite; p++) {
+        is_finite =
+            is_finite_row(c->kv_type, c->key[p], n) && is_finite_row(c->kv_type, c->value[p], n);
+    }
+    return is_finite;
+}
+
+/* Rows further on hold what became of a NaN: to read them gives it, whatever it came from. So where
+ * finite operands gave values that are not, no hypothesis may bring such values along. */
+static bool is_begged(const tries *t, const op_case *c)
+{
+    const op_operand *recorded = t->trial->recorded;
+    return !is_finite_row(recorded->type, recorded->values, recorded->n) &&
+           reads_finite(t->healthy) && !reads_finite(c);
+}
+
 static greta_status try_one(tries *t, const hypothesis *h, greta_error *err)
 {
     char missing[OP_MISSING_MAX];
@@ -239,7 +273,7 @@ static greta_status try_one(tries *t, const hypothesis *h, greta_error *err)
         change_say(&e, "%s", h->phrase);
     }
     bool applies = h->edit(&e, h->value) && !e.failed && op_case_check(&e.c, missing) &&
-                   e.c.out.type == t->y.type && e.c.out.n == t->y.n;
+                   e.c.out.type == t->y.type && e.c.out.n == t->y.n && !is_begged(t, &e.c);
     greta_status status = e.failed  ? error_memory(err, "a hypothesis", 0)
                           : applies ? try_case(t, &e.c, &e.told, err)
                                     : GRETA_OK;

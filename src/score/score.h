@@ -14,7 +14,7 @@
 
 #include "base/text.h"
 #include "fault/control.h"
-#include "fault/fault.h"
+#include "fault/real.h"
 #include "model/model.h"
 
 #define SCORE_TEXT   256
@@ -23,10 +23,12 @@
 
 /* Which two runs stand side by side. */
 typedef enum score_mode {
-    SCORE_FRESH,  /* prefill against decode, in a fresh session */
-    SCORE_WARM,   /* the same over a cache that held the token before */
-    SCORE_ENGINE, /* a run against another engine's: other chunks, and the fault in all of them */
-    SCORE_BATCH,  /* single sequences against the same ones as rows of one batch */
+    SCORE_FRESH,   /* prefill against decode, in a fresh session */
+    SCORE_WARM,    /* the same over a cache that held the token before */
+    SCORE_ENGINE,  /* a run against another engine's: other chunks, and the fault in all of them */
+    SCORE_BATCH,   /* single sequences against the same ones as rows of one batch */
+    SCORE_REUSE,   /* a fresh session against one whose cache held another request */
+    SCORE_FOREIGN, /* a run against a trace that another engine wrote */
     SCORE_MODES
 } score_mode;
 const char *score_mode_name(score_mode mode); /* "fresh" */
@@ -37,6 +39,7 @@ typedef enum score_sort {
     SCORE_OUTSIDE, /* a fault that waits for rows that do not come: nothing may be said */
     SCORE_BENIGN,  /* other arithmetic, as good as ours */
     SCORE_CLEAN,   /* the same arithmetic, cut otherwise */
+    SCORE_REAL,    /* a bug that happened, in all the layers that it was in */
     SCORE_SORTS
 } score_sort;
 const char *score_sort_name(score_sort sort);
@@ -52,6 +55,7 @@ typedef struct score_case {
     score_mode mode;
     score_sort sort;
     char order[SCORE_TEXT];      /* as --fault takes it; "": nothing */
+    const fault_real *real;      /* NULL: none */
     const fault_kind *kind;      /* that of `place`; NULL: none */
     const control_kind *control; /* NULL: none */
     score_place place;           /* of the planted op; of two the first in execution order */
@@ -59,6 +63,7 @@ typedef struct score_case {
     score_place place_next;      /* no bit of its op; NULL: one */
     size_t prompt, n_token;      /* which prompt, and how many of its tokens */
     int32_t n_chunk;             /* of the second run; 0: one */
+    char foreign[SCORE_TEXT];    /* the trace that stands for the second run; "": none */
 } score_case;
 
 typedef struct score_plan {
@@ -66,8 +71,9 @@ typedef struct score_plan {
     size_t n;
 } score_plan;
 
-/* The cases of one model. */
-greta_status score_plan_new(struct greta_model *model, const greta_prompt *prompts, size_t n_prompt,
+/* The cases of one model, which lines call `name`. */
+greta_status score_plan_new(struct greta_model *model, const char *name,
+                            const greta_prompt *prompts, size_t n_prompt,
                             const greta_score_options *options, score_plan *out, greta_error *err);
 void score_plan_free(score_plan *plan);
 

@@ -36,10 +36,16 @@ static json_t *opinions_json(const score_answer *a)
 
 static json_t *planted_json(const score_case *c)
 {
-    cause expected = c->control ? c->control->cause : c->kind ? c->kind->cause : CAUSE_NONE;
-    return json_pack("{s:s, s:s, s:o, s:s, s:b}", "order", c->order, "variant",
-                     c->control ? c->control->name : "", "place", place_json(c->place), "cause",
-                     cause_name(expected), "is_random", c->kind ? (int)c->kind->is_random : 0);
+    cause expected = c->control      ? c->control->cause
+                     : c->foreign[0] ? CAUSE_ROUNDING
+                     : c->real       ? c->real->cause
+                     : c->kind       ? c->kind->cause
+                                     : CAUSE_NONE;
+    const char *variant = c->control ? c->control->name : c->foreign[0] ? "foreign" : "";
+    bool is_late = (c->kind && c->kind->is_late) || (c->kind_next && c->kind_next->is_late);
+    return json_pack("{s:s, s:s, s:o, s:s, s:b, s:b}", "order", c->order, "variant", variant,
+                     "place", place_json(c->place), "cause", cause_name(expected), "is_random",
+                     c->kind ? (int)c->kind->is_random : 0, "is_late", (int)is_late);
 }
 
 static json_t *referee_json(const score_answer *a)

@@ -134,20 +134,45 @@ greta_status score_lines_read(const char *path, score_lines *out, greta_error *e
     return status;
 }
 
-greta_status score_modes_check(const char *modes, greta_error *err)
+static greta_status names_check(const char *list, const char *(*name_of)(int i), int n_name,
+                                const char *what, greta_error *err)
 {
-    for (const char *at = modes; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+    for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
         size_t n = strcspn(at, ",");
         bool is_known = false;
-        for (score_mode m = 0; m < SCORE_MODES; m++) {
-            const char *name = score_mode_name(m);
-            is_known = is_known || (strlen(name) == n && memcmp(name, at, n) == 0);
+        for (int i = 0; i < n_name; i++) {
+            is_known = is_known || (strlen(name_of(i)) == n && memcmp(name_of(i), at, n) == 0);
         }
         if (!is_known) {
-            error_hint(err, "fresh, warm, engine and batch, with commas");
-            return error_set(err, GRETA_USAGE, "there is no mode \"%.*s\"", (int)(n < 64 ? n : 64),
-                             at);
+            text names = {0};
+            for (int i = 0; i < n_name; i++) {
+                text_format(&names, "%s%s", i ? ", " : "", name_of(i));
+            }
+            error_hint(err, "%s, with commas", names.failed ? "names" : names.data);
+            text_free(&names);
+            return error_set(err, GRETA_USAGE, "there is no %s \"%.*s\"", what,
+                             (int)(n < 64 ? n : 64), at);
         }
     }
     return GRETA_OK;
+}
+
+static const char *mode_at(int i)
+{
+    return score_mode_name((score_mode)i);
+}
+
+static const char *sort_at(int i)
+{
+    return score_sort_name((score_sort)i);
+}
+
+greta_status score_modes_check(const char *modes, greta_error *err)
+{
+    return names_check(modes, mode_at, SCORE_MODES, "mode", err);
+}
+
+greta_status score_sorts_check(const char *sorts, greta_error *err)
+{
+    return names_check(sorts, sort_at, SCORE_SORTS, "sort of cases", err);
 }

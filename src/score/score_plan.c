@@ -3,33 +3,39 @@
  * For every mode and prompt a length is drawn, hence the position of the token that is judged. For
  * every kind of the catalogue then three cases: it is always on; it waits for rows that come; it
  * waits for rows that do not come. Place and trigger are drawn among those that are possible.
- * Pairs, benign variants and clean runs follow. A draw hangs on the seed and on the names of what
- * it is for, never on how many were made before, so that a part of an exam is a part of the whole.
+ * Pairs, real bugs, benign variants, clean runs and other engines' traces follow. A draw hangs on
+ * the seed and on the names of what it is for, never on how many were made before, so that a part
+ * of an exam is a part of the whole.
  */
 #include "score/score.h"
 
 #include "base/hash.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char *score_mode_name(score_mode mode)
 {
-    static const char *const name[] = {"fresh", "warm", "engine", "batch"};
+    static const char *const name[] = {"fresh", "warm", "engine", "batch", "reuse", "foreign"};
     return name[mode];
 }
 
 const char *score_sort_name(score_sort sort)
 {
-    static const char *const name[] = {"fault", "stack", "outside", "benign", "clean"};
+    static const char *const name[] = {"fault", "stack", "outside", "benign", "clean", "real"};
     return name[sort];
 }
+
+#define BENIGN_TOKENS 20 /* of a benign case at most; less 3 it is more than a tile of 16 */
+#define SCORE_STACKS  4  /* modes that had pairs first: draws hang on it */
 
 typedef struct planner {
     struct greta_model *model;
     const greta_prompt *prompts;
     const greta_score_options *options;
+    const char *name; /* of the model */
     op_list list;
     score_plan *plan;
     size_t n_most;
@@ -66,13 +72,15 @@ int score_passes(const score_case *c, score_pass out[SCORE_PASSES])
         }
         return n;
     }
+    bool is_warm = c->mode == SCORE_REUSE;
     int32_t prefilled = last - 1, chunk = c->n_chunk > 0 ? c->n_chunk : prefilled;
     for (int32_t p = 0; p < prefilled && n + 2 < SCORE_PASSES; p += chunk) {
         int32_t left = prefilled - p;
-        out[n++] = (score_pass){GRETA_PHASE_PREFILL, p, left < chunk ? left : chunk, false, false};
+        out[n++] =
+            (score_pass){GRETA_PHASE_PREFILL, p, left < chunk ? left : chunk, false, is_warm};
     }
     for (int32_t p = prefilled; p <= last; p++) {
-        out[n++] = (score_pass){GRETA_PHASE_DECODE, p, 1, false, false};
+        out[n++] = (score_pass){GRETA_PHASE_DECODE, p, 1, false, is_warm};
     }
     return n;
 }
@@ -105,10 +113,26 @@ static bool is_inside(const score_case *c, const op_trigger *own, const op_trigg
 
 /* ---- Places ---------------------------------------------------------------------------------- */
 
+/* Whether the list of numbers holds this one; a missing list holds all. */
+static bool layer_is_wanted(const char *list, int32_t layer)
+{
+    char *end;
+    for (const char *at = list; at && *at; at = *end == ',' ? end + 1 : end) {
+        if (strtol(at, &end, 10) == layer && end > at) {
+            return true;
+        }
+        if (end == at) {
+            return false;
+        }
+    }
+    return !list;
+}
+
 static bool op_can_carry(const planner *p, const fault_kind *kind, int32_t i)
 {
     const op *o = &p->list.op[i];
     return fault_where_is(kind->where, &p->list, o) &&
+           (o->layer < 0 || layer_is_wanted(p->options->layers, o->layer)) &&
            (o->layer < 0 || o->layer >= kind->layer_min) &&
            (!kind->needs_two_layers || p->model->cfg.n_layer > 1);
 }
@@ -152,18 +176,38 @@ static void order_add(const planner *p, score_case *c, const fault_kind *kind, i
 
 /* ---- Cases ----------------------------------------------------------------------------------- */
 
+/* What a cache held before is asked of the faults that could read it. */
 static bool mode_takes(score_mode mode, const fault_kind *kind)
 {
-    return kind->where != WHERE_TOKENS || mode == SCORE_FRESH;
+    return mode == SCORE_REUSE           ? kind->cause == CAUSE_KV_STATE
+           : kind->where == WHERE_TOKENS ? mode == SCORE_FRESH
+                                         : true;
+}
+
+static bool is_wanted(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *at = list; at && *at; at += *at == ',') {
+        size_t length = strcspn(at, ",");
+        if (length == n && memcmp(at, name, n) == 0) {
+            return true;
+        }
+        at += length;
+    }
+    return !list;
 }
 
 static greta_status plan_add(planner *p, score_case *c, greta_error *err)
 {
     score_plan *plan = p->plan;
-    snprintf(c->id, sizeof c->id, "%016llx/%s/%s:%zu/%s/%s%s/%d",
+    if (!is_wanted(p->options->sorts, score_sort_name(c->sort))) {
+        return GRETA_OK;
+    }
+    const char *slash = strrchr(c->foreign, '/');
+    snprintf(c->id, sizeof c->id, "%016llx/%s/%.128s:%zu/%s/%s%s%.64s/%d",
              (unsigned long long)model_file_hash(p->model), score_mode_name(c->mode),
              p->prompts[c->prompt].id, c->n_token, score_sort_name(c->sort), c->order,
-             c->control ? c->control->name : "", (int)c->n_chunk);
+             c->control ? c->control->name : "", slash ? slash + 1 : "", (int)c->n_chunk);
     if (plan->n == p->n_most) {
         p->n_most = p->n_most ? 2 * p->n_most : 256;
         score_case *grown = realloc(plan->item, p->n_most * sizeof *grown);
@@ -260,28 +304,73 @@ static greta_status plan_benign(planner *p, const score_case *base, uint64_t num
     c.sort = SCORE_CLEAN;
     GRETA_TRY(plan_add(p, &c, err));
     c.sort = SCORE_BENIGN;
+    size_t most =
+        p->prompts[base->prompt].n < BENIGN_TOKENS ? p->prompts[base->prompt].n : BENIGN_TOKENS;
     for (size_t i = 0; i < n && c.mode == SCORE_ENGINE; i++) {
         if ((i + number) % (uint64_t)p->options->one_of != 0) {
             continue;
         }
         c.control = &control[i];
-        c.n_token = base->n_token - draw(p, control[i].name, "length", number) % 4;
+        c.n_token = most - draw(p, control[i].name, "length", number) % 4;
         GRETA_TRY(plan_add(p, &c, err));
     }
     return GRETA_OK;
 }
 
-static bool is_wanted(const char *list, const char *name)
+/* Bugs that happened, once a model, in runs that show them. */
+static greta_status plan_reals(planner *p, const score_case *base, greta_error *err)
 {
-    size_t n = strlen(name);
-    for (const char *at = list; at && *at; at += *at == ',') {
-        size_t length = strcspn(at, ",");
-        if (length == n && memcmp(at, name, n) == 0) {
-            return true;
+    size_t n;
+    const fault_real *real = fault_reals(&n);
+    const greta_score_options *o = p->options;
+    const char *arch = p->model->cfg.arch;
+    for (size_t i = 0; i < n; i++) {
+        const fault_real *r = &real[i];
+        bool is_here = strcmp(r->mode, score_mode_name(base->mode)) == 0 &&
+                       (!r->arch || strncmp(arch, r->arch, strlen(r->arch)) == 0) &&
+                       (!o->faults || strstr(r->name, o->faults)) && i % (size_t)o->one_of == 0;
+        if (!is_here || (size_t)r->n_token > p->prompts[base->prompt].n) {
+            continue;
         }
-        at += length;
+        score_case c = *base;
+        c.sort = SCORE_REAL;
+        c.real = r;
+        c.n_token = r->n_token > 0 ? (size_t)r->n_token : base->n_token;
+        c.n_chunk = r->n_chunk > 0 ? r->n_chunk : r->n_token > 0 ? 0 : base->n_chunk;
+        snprintf(c.order, sizeof c.order, "%s", r->name);
+        GRETA_TRY(plan_add(p, &c, err));
     }
-    return !list;
+    return GRETA_OK;
+}
+
+static int is_trace(const struct dirent *entry)
+{
+    size_t n = strlen(entry->d_name);
+    return n > 6 && strcmp(entry->d_name + n - 6, ".jsonl") == 0;
+}
+
+/* Every trace of <foreign>/<name of the model, less .gguf>/. */
+static greta_status plan_foreign(planner *p, greta_error *err)
+{
+    struct dirent **entry = NULL;
+    const char *end = strstr(p->name, ".gguf");
+    text folder = {0};
+    greta_status status = GRETA_OK;
+    text_format(&folder, "%s/%.*s", p->options->foreign,
+                (int)(end ? (size_t)(end - p->name) : strlen(p->name)), p->name);
+    int n = folder.failed ? 0 : scandir(folder.data, &entry, is_trace, alphasort);
+    for (int i = 0; i < n; i++) {
+        score_case c = {.mode = SCORE_FOREIGN, .sort = SCORE_BENIGN, .place = {STAGE_NONE, -1}};
+        int length = snprintf(c.foreign, sizeof c.foreign, "%s/%s", folder.data, entry[i]->d_name);
+        if (status == GRETA_OK && length > 0 && (size_t)length < sizeof c.foreign) {
+            status = plan_add(p, &c, err);
+        }
+        free(entry[i]);
+    }
+    free(entry);
+    status = folder.failed ? error_memory(err, "a path", 0) : status;
+    text_free(&folder);
+    return status;
 }
 
 static greta_status plan_round(planner *p, score_mode mode, size_t prompt, uint64_t round,
@@ -292,38 +381,46 @@ static greta_status plan_round(planner *p, score_mode mode, size_t prompt, uint6
     const greta_score_options *o = p->options;
     uint64_t drawn = draw(p, score_mode_name(mode), p->prompts[prompt].id, round);
     /* Where every token is traced and judged, few make a case. */
-    size_t limit = mode == SCORE_ENGINE ? 16 : mode == SCORE_BATCH ? 8 : n;
+    bool is_engine = mode == SCORE_ENGINE || mode == SCORE_REUSE;
+    size_t limit = is_engine ? 16 : mode == SCORE_BATCH ? 8 : n;
     size_t most = n > limit ? limit : n, least = 2 * most / 3;
     score_case base = {.mode = mode, .prompt = prompt, .place = {STAGE_NONE, -1}};
     base.n_token = least + drawn % (most - least + 1);
-    base.n_chunk = mode == SCORE_ENGINE ? (int32_t)(2 + (drawn >> 20) % (base.n_token / 2)) : 0;
+    base.n_chunk = is_engine ? (int32_t)(2 + (drawn >> 20) % (base.n_token / 2)) : 0;
     for (size_t k = 0; k < n_kind; k++) {
         bool is_asked = !o->faults || strstr(kind[k].name, o->faults);
         if (is_asked && mode_takes(mode, &kind[k]) && (k + round) % (uint64_t)o->one_of == 0) {
             GRETA_TRY(plan_kind(p, &base, &kind[k], round * 1000 + mode * 100 + prompt, err));
         }
     }
-    for (uint64_t i = 0; i < 16 / (uint64_t)o->one_of && !o->faults; i++) {
-        GRETA_TRY(plan_stack(p, &base, (round * SCORE_MODES + mode) * 100 + prompt * 16 + i, err));
+    for (uint64_t i = 0; i < 16 / (uint64_t)o->one_of && !o->faults && mode != SCORE_REUSE; i++) {
+        GRETA_TRY(plan_stack(p, &base, (round * SCORE_STACKS + mode) * 100 + prompt * 16 + i, err));
+    }
+    if (round == 0 && prompt == 0) {
+        GRETA_TRY(plan_reals(p, &base, err));
     }
     return plan_benign(p, &base, round, err);
 }
 
-greta_status score_plan_new(struct greta_model *model, const greta_prompt *prompts, size_t n_prompt,
+greta_status score_plan_new(struct greta_model *model, const char *name,
+                            const greta_prompt *prompts, size_t n_prompt,
                             const greta_score_options *options, score_plan *out, greta_error *err)
 {
-    planner p = {.model = model, .prompts = prompts, .options = options, .plan = out};
+    planner p = {.model = model, .name = name, .prompts = prompts, .options = options, .plan = out};
     act_contract act = options->session.act == GRETA_ACT_F32 ? ACT_CONTRACT_F32 : ACT_CONTRACT_Q8;
     *out = (score_plan){0};
     greta_status status = op_list_build(model, act, &p.list, err);
     for (int32_t round = 0; round < options->n_round && status == GRETA_OK; round++) {
-        for (score_mode mode = 0; mode < SCORE_MODES && status == GRETA_OK; mode++) {
+        for (score_mode mode = 0; mode < SCORE_FOREIGN && status == GRETA_OK; mode++) {
             for (size_t i = 0; i < n_prompt && status == GRETA_OK; i++) {
                 if (is_wanted(options->modes, score_mode_name(mode))) {
                     status = plan_round(&p, mode, i, (uint64_t)round, err);
                 }
             }
         }
+    }
+    if (status == GRETA_OK && options->foreign && is_wanted(options->modes, "foreign")) {
+        status = plan_foreign(&p, err);
     }
     op_list_free(&p.list);
     if (status != GRETA_OK) {

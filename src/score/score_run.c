@@ -50,12 +50,12 @@ greta_status score_files_read(const char *folder, score_lines *out, greta_error 
 static greta_status lines_open(const char *path, int *fd, greta_error *err)
 {
     char byte = '\n';
-    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    *fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     off_t end = *fd < 0 ? -1 : lseek(*fd, 0, SEEK_END);
     while (end > 0 && pread(*fd, &byte, 1, end - 1) == 1 && byte != '\n') {
         end--;
     }
-    if (end < 0 || ftruncate(*fd, end) != 0 || lseek(*fd, end, SEEK_SET) < 0) {
+    if (end < 0 || ftruncate(*fd, end) != 0) {
         error_file(err, path);
         error_set(err, GRETA_IO, "cannot be written: %s", error_reason(errno));
         if (*fd >= 0) {
@@ -152,7 +152,8 @@ static greta_status options_check(const greta_score_options *given, size_t n_pro
     if (given->part < 0 || (given->n_part > 0 && given->part >= given->n_part)) {
         return error_set(err, GRETA_USAGE, "part %d of %d", (int)given->part, (int)given->n_part);
     }
-    return score_modes_check(given->modes, err);
+    GRETA_TRY(score_modes_check(given->modes, err));
+    return score_sorts_check(given->sorts, err);
 }
 
 static greta_status prompts_check(const greta_model *model, const greta_prompt *prompts, size_t n,
@@ -186,7 +187,7 @@ greta_status greta_score_run(greta_model *model, const char *name, const greta_p
     greta_status status = text_take(&path, &s.path, err);
     status = status ? status : lines_open(s.path, &s.fd, err);
     status = status ? status : score_files_read(o.out, &s.done, err);
-    status = status ? status : score_plan_new(model, prompts, n_prompt, &o, &s.plan, err);
+    status = status ? status : score_plan_new(model, name, prompts, n_prompt, &o, &s.plan, err);
     status = status ? status : score_room_open(model, prompts, &o, &s.room, err);
     if (status == GRETA_OK) {
         status = cases_sit(&s, &o, err);

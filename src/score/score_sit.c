@@ -8,6 +8,7 @@
 #include "score/score.h"
 
 #include "base/file.h"
+#include "trace/trace.h"
 #include "verdict/isolate.h"
 
 #include <jansson.h>
@@ -101,6 +102,9 @@ static greta_status variant_set(const score_room *room, const score_case *c, gre
 {
     uint32_t decode = 1u << GRETA_PHASE_DECODE, both = decode | 1u << GRETA_PHASE_PREFILL;
     session_override override = {.phases = both};
+    if (c->control && !control_has_kernels(c->control)) {
+        return GRETA_OK;
+    }
     if (c->control) {
         const kernel_table *table = kernel_find(greta_session_describe(session).cpu);
         GRETA_TRY(control_list(session_ops(session, GRETA_PHASE_PREFILL), &v->list, err));
@@ -172,6 +176,20 @@ static greta_status passes_run(const score_room *room, const score_case *c, gret
     return GRETA_OK;
 }
 
+/* What the cache holds before a request that reuses it: other tokens, in one pass, dropped. */
+static greta_status cache_use(const score_room *room, const score_case *c, greta_session *session,
+                              greta_error *err)
+{
+    greta_row row[SCORE_ROWS];
+    for (int32_t p = 0; p < (int32_t)c->n_token; p++) {
+        row[p] = row_of(room, c, 1, p);
+        row[p].sequence = 0;
+    }
+    greta_batch batch = {row, c->n_token, GRETA_PHASE_PREFILL};
+    GRETA_TRY(greta_session_eval(session, &batch, err));
+    return greta_session_drop(session, 0, 0, err);
+}
+
 /* The second run, with what is planted; or the first, healthy and in one chunk. */
 static greta_status run_traced(const score_room *room, const score_case *c, bool is_second,
                                greta_error *err)
@@ -187,9 +205,16 @@ static greta_status run_traced(const score_room *room, const score_case *c, bool
                                   .prompt_id = room->prompts[c->prompt].id,
                                   .overwrite = 1};
     options.n_sequence = c->mode == SCORE_BATCH ? BATCH_ROWS : 0;
-    options.n_chunk = is_second && c->n_chunk > 0 ? c->n_chunk : SCORE_ROWS;
+    options.n_chunk = SCORE_ROWS; /* passes are cut by score_passes */
+    if (is_second && c->control) {
+        options.kv = c->control->is_kv_f32 ? GRETA_KV_F32 : options.kv;
+        options.act = c->control->is_act_f32 ? GRETA_ACT_F32 : options.act;
+    }
     first.n_chunk = 0;
     greta_status status = greta_session_new(room->model, &options, &session, err);
+    if (status == GRETA_OK && is_second && c->mode == SCORE_REUSE) {
+        status = cache_use(room, c, session, err);
+    }
     if (status == GRETA_OK && is_second) {
         status = variant_set(room, c, session, &v, err);
     }
@@ -221,14 +246,106 @@ static greta_status healthy_run(score_room *room, const score_case *c, greta_err
     return GRETA_OK;
 }
 
+/* ---- Another engine's run -------------------------------------------------------------------- */
+
+/* The tokens of a trace of one sequence, from position 0 on; 0: it does not hold them all. */
+static size_t foreign_tokens(const trace *t, int32_t token[SCORE_ROWS])
+{
+    bool is_there[SCORE_ROWS] = {false};
+    size_t n = 0;
+    for (size_t i = 0; i < t->n_record; i++) {
+        const trace_record *r = &t->record[i];
+        if (r->kind != TRACE_ROW || r->name != STAGE_EMBED) {
+            continue;
+        }
+        if (r->position < 0 || r->position >= SCORE_ROWS || r->sequence != 0) {
+            return 0;
+        }
+        token[r->position] = r->token;
+        is_there[r->position] = true;
+        n = (size_t)r->position + 1 > n ? (size_t)r->position + 1 : n;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!is_there[i] || token[i] < 0) {
+            return 0;
+        }
+    }
+    return n;
+}
+
+/* Ours of the same tokens, under the contracts that the trace says it has. */
+static greta_status foreign_run(score_room *room, score_case *c, greta_error *err)
+{
+    trace *theirs = NULL;
+    greta_session *session = NULL;
+    int32_t token[SCORE_ROWS];
+    greta_session_options options = room->options->session;
+    greta_trace_options traced = {.size = sizeof traced,
+                                  .path = room->path[0],
+                                  .tokens = "all,cache",
+                                  .sample = -1,
+                                  .overwrite = 1};
+    GRETA_TRY(trace_open(c->foreign, &theirs, err));
+    c->n_token = foreign_tokens(theirs, token);
+    options.kv = strcmp(theirs->header.kv, "f32") == 0 ? GRETA_KV_F32 : GRETA_KV_F16;
+    options.act = strcmp(theirs->header.act, "f32") == 0 ? GRETA_ACT_F32 : GRETA_ACT_Q8;
+    trace_close(theirs);
+    if (c->n_token == 0) {
+        return error_set(err, GRETA_BAD_INPUT,
+                         "the trace does not hold every token of one sequence "
+                         "of at most %d",
+                         SCORE_ROWS);
+    }
+    options.n_chunk = SCORE_ROWS;
+    GRETA_TRY(greta_session_new(room->model, &options, &session, err));
+    greta_status status = greta_trace_begin(session, &traced, err);
+    if (status == GRETA_OK) {
+        status = greta_session_feed(session, token, c->n_token, 0, err);
+        greta_status ended = greta_trace_end(session, "complete", err);
+        status = status ? status : ended;
+    }
+    greta_session_free(session);
+    return status;
+}
+
+/* Where a real bug is: the first op, in execution order, of those that carry it. */
+static greta_status real_place(const score_room *room, score_case *c, greta_error *err)
+{
+    greta_session *session = NULL;
+    fault_planted *planted = NULL;
+    isolate_run run;
+    greta_isolate_options options = {.size = sizeof options,
+                                     .session = room->options->session,
+                                     .fault = c->order,
+                                     .fault_layer = -1};
+    GRETA_TRY(isolate_run_init(room->model, &options, &run, err));
+    GRETA_TRY(greta_session_new(room->model, &options.session, &session, err));
+    greta_status status = isolate_plant(&run, session, -1, &planted, err);
+    if (status == GRETA_OK) {
+        int32_t first = planted->op[0];
+        for (int32_t i = 1; i < planted->n_op; i++) {
+            first = planted->op[i] < first ? planted->op[i] : first;
+        }
+        c->place = (score_place){planted->list.op[first].name, planted->list.op[first].layer};
+    }
+    fault_planted_free(planted);
+    greta_session_free(session);
+    return status;
+}
+
 /* ---- Asking ---------------------------------------------------------------------------------- */
 
-static greta_status ask(score_room *room, const score_case *c, char **json, greta_status *verdict,
+static greta_status ask(score_room *room, score_case *c, char **json, greta_status *verdict,
                         greta_error *err)
 {
     const greta_prompt *whole = &room->prompts[c->prompt];
     greta_prompt prompt = {"case", whole->token, c->n_token};
-    if (c->mode == SCORE_ENGINE || c->mode == SCORE_BATCH) {
+    if (c->mode == SCORE_FOREIGN) {
+        room->healthy[0] = '\0';
+        GRETA_TRY(foreign_run(room, c, err));
+        return greta_compare(room->model, room->path[0], c->foreign, NULL, 1, json, verdict, err);
+    }
+    if (c->mode != SCORE_FRESH && c->mode != SCORE_WARM) {
         GRETA_TRY(healthy_run(room, c, err));
         GRETA_TRY(run_traced(room, c, true, err));
         return greta_compare(room->model, room->path[0], room->path[1], NULL, 1, json, verdict,
@@ -329,7 +446,8 @@ greta_status score_sit(score_room *room, score_case *c, score_answer *out, greta
     *out = (score_answer){.position = -1, .position_true = -1};
     const greta_score_options *o = room->options;
     double start = o->seconds ? o->seconds(o->user) : 0;
-    greta_status status = ask(room, c, &json, &out->verdict, &refused);
+    greta_status status = c->real ? real_place(room, c, &refused) : GRETA_OK;
+    status = status ? status : ask(room, c, &json, &out->verdict, &refused);
     out->seconds = o->seconds ? o->seconds(o->user) - start : 0;
     if (status == GRETA_USAGE || status == GRETA_BAD_INPUT) {
         out->is_refused = true;
@@ -342,6 +460,6 @@ greta_status score_sit(score_room *room, score_case *c, score_answer *out, greta
     }
     status = answer_read(c, json, out, err);
     greta_free(json);
-    const char *const path[2] = {room->path[0], room->path[1]};
+    const char *const path[2] = {room->path[0], c->foreign[0] ? c->foreign : room->path[1]};
     return status == GRETA_OK ? score_baselines(path, c, out, err) : status;
 }

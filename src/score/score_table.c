@@ -33,7 +33,23 @@ static bool truth(const json_t *object, const char *key)
 static bool is_planted(const json_t *line)
 {
     const char *sort = word(line, "sort");
-    return strcmp(sort, "fault") == 0 || strcmp(sort, "stack") == 0;
+    return strcmp(sort, "fault") == 0 || strcmp(sort, "stack") == 0 || strcmp(sort, "real") == 0;
+}
+
+static bool is_in(const json_t *line, score_set set)
+{
+    bool is_real = strcmp(word(line, "sort"), "real") == 0;
+    bool is_late = truth(json_object_get(line, "planted"), "is_late");
+    switch (set) {
+    case SET_REAL:
+        return is_real;
+    case SET_LATE:
+        return is_late && !is_real;
+    case SET_PLANTED:
+        return !is_real && !is_late;
+    default:
+        return !is_real && !is_late && whole(line, "half") == (set == SET_HELD);
+    }
 }
 
 static cause expected_of(const json_t *line)
@@ -139,12 +155,26 @@ static void fault_count(score_sum *s, const json_t *line)
     s->n_abstained += strcmp(word(referee, "verdict"), "no verdict") == 0 && !is_alarm(line);
 }
 
-void score_sum_take(const score_lines *lines, int half, score_sum *out)
+const char *score_set_name(score_set set)
+{
+    static const char *const name[] = {"planted", "tune", "held", "late", "real"};
+    return name[set];
+}
+
+const char *score_set_title(score_set set)
+{
+    static const char *const title[] = {
+        "planted", "planted, the half that rules may be tuned on", "planted, the held half",
+        "planted, faults written after the rules were frozen", "bugs that happened"};
+    return title[set];
+}
+
+void score_sum_take(const score_lines *lines, score_set set, score_sum *out)
 {
     *out = (score_sum){0};
     for (size_t i = 0; i < lines->n; i++) {
         const json_t *line = lines->item[i];
-        if (half >= 0 && whole(line, "half") != half) {
+        if (!is_in(line, set)) {
             continue;
         }
         out->n_line++;
@@ -196,11 +226,13 @@ static json_t *tally_json(const score_tally *t, bool has_cause)
 {
     double f1 = has_cause ? score_macro_f1(t) : NAN;
     return json_pack(
-        "{s:i, s:i, s:o, s:i, s:i, s:i, s:i, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "{s:i, s:i, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "faults", (int)t->n_fault, "detected", (int)t->n_detected, "recall",
         share(t->n_detected, t->n_fault), "quiet", (int)t->n_quiet, "false_alarms", (int)t->n_false,
         "quiet_differing", (int)t->n_quiet_differs, "false_alarms_differing",
-        (int)t->n_false_differs, "false_alarm_limit", share(3, t->n_quiet), "placed",
+        (int)t->n_false_differs, "false_alarm_limit",
+        t->n_false == 0 ? share(3, t->n_quiet) : json_null(), "false_alarm_limit_differing",
+        t->n_false_differs == 0 ? share(3, t->n_quiet_differs) : json_null(), "placed",
         (int)t->n_place, "top1", share(t->n_top1, t->n_place), "top3", share(t->n_top3, t->n_place),
         "exact", share(t->n_exact, t->n_place), "mean_rank", share(t->rank_sum, t->n_place), "exam",
         share(t->exam_sum, t->n_place), "cause_right",
@@ -208,23 +240,33 @@ static json_t *tally_json(const score_tally *t, bool has_cause)
         isnan(f1) ? json_null() : json_real(f1));
 }
 
-static const char *miss_reason(const json_t *line)
+score_mark score_mark_of(const json_t *line)
 {
     const json_t *referee = json_object_get(line, "referee");
-    if (!is_planted(line)) {
-        return is_alarm(line) ? "false alarm"
-               : truth(line, "differs") && strcmp(word(line, "sort"), "outside") == 0
-                   ? "differs although no row is concerned"
-                   : NULL;
+    score_mark m = {.is_refused = truth(line, "refused"),
+                    .is_planted = is_planted(line),
+                    .differs = truth(line, "differs"),
+                    .is_alarm = is_alarm(line),
+                    .is_place = whole(referee, "rank") == 1 || expected_of(line) == CAUSE_TOKENS,
+                    .is_cause = cause_is_right(line),
+                    .is_confirmed = strcmp(word(referee, "state"), "CONFIRMED") == 0};
+    if (m.is_refused || (m.is_planted && !m.differs)) {
+        return m;
     }
-    bool is_place = whole(referee, "rank") == 1 || expected_of(line) == CAUSE_TOKENS;
-    return !is_alarm(line)         ? "not detected"
-           : !is_place             ? "another op"
-           : !cause_is_right(line) ? "another cause"
-           : strcmp(word(referee, "state"), "CONFIRMED") != 0 &&
-                   strcmp(word(referee, "verdict"), "fault") == 0
-               ? "right, not confirmed"
-               : NULL;
+    bool is_outside = strcmp(word(line, "sort"), "outside") == 0;
+    bool is_verdict = strcmp(word(referee, "verdict"), "fault") == 0;
+    if (!m.is_planted) {
+        m.miss = m.is_alarm                ? "false alarm"
+                 : m.differs && is_outside ? "differs although no row is concerned"
+                                           : NULL;
+        return m;
+    }
+    m.miss = !m.is_alarm                     ? "not detected"
+             : !m.is_place                   ? "another op"
+             : !m.is_cause                   ? "another cause"
+             : !m.is_confirmed && is_verdict ? "right, not confirmed"
+                                             : NULL;
+    return m;
 }
 
 static json_t *misses_json(const score_lines *lines)
@@ -232,13 +274,13 @@ static json_t *misses_json(const score_lines *lines)
     json_t *list = json_array();
     for (size_t i = 0; list && i < lines->n; i++) {
         const json_t *line = lines->item[i], *referee = json_object_get(line, "referee");
-        bool counts = !truth(line, "refused") && (!is_planted(line) || truth(line, "differs"));
-        const char *why = counts ? miss_reason(line) : NULL;
-        if (why) {
-            json_array_append_new(list,
-                                  json_pack("{s:s, s:s, s:s, s:s, s:s}", "case", word(line, "case"),
-                                            "miss", why, "state", word(referee, "state"), "bucket",
-                                            word(referee, "bucket"), "why", word(referee, "why")));
+        score_mark m = score_mark_of(line);
+        if (m.miss) {
+            json_array_append_new(
+                list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "case", word(line, "case"),
+                                "miss", m.miss, "expected", cause_name(expected_of(line)), "state",
+                                word(referee, "state"), "bucket", word(referee, "bucket"), "why",
+                                word(referee, "why")));
         }
     }
     return list;
@@ -313,21 +355,25 @@ static void put_sum(text *t, const char *title, const score_sum *s)
     put_share(t, s->n_confirmed_right, s->n_confirmed);
     text_format(t, "; wrong and confirmed %d; no verdict %d\n",
                 (int)(s->n_confirmed - s->n_confirmed_right), (int)s->n_abstained);
-    if (y->n_quiet > 0) {
-        text_format(t,
-                    "       rate of false alarms, 95 %% upper limit where none was seen: 3/%d = "
-                    "%.4f; cost: %.2f s and %.2f MB a case\n",
-                    (int)y->n_quiet, 3.0 / y->n_quiet, s->seconds / s->n_line,
-                    (double)s->bytes / 1e6 / s->n_line);
+    if (y->n_quiet > 0 && y->n_false == 0) {
+        text_format(t, "       rate of false alarms, 95 %% upper limit: 3/%d = %.4f",
+                    (int)y->n_quiet, 3.0 / y->n_quiet);
+        if (y->n_quiet_differs > 0) {
+            text_format(t, "; where bits differ: 3/%d = %.4f", (int)y->n_quiet_differs,
+                        3.0 / y->n_quiet_differs);
+        }
+        text_string(t, "\n");
     }
+    text_format(t, "       cost: %.2f s and %.2f MB a case\n", s->seconds / s->n_line,
+                (double)s->bytes / 1e6 / s->n_line);
     text_string(t, "\n");
 }
 
 #define MISSES_PRINTED 24
 
-static void put_misses(text *t, json_t *misses)
+static void put_misses(text *t, const json_t *misses)
 {
-    json_t *miss;
+    const json_t *miss;
     size_t i;
     text_format(t, "what fell short: %zu\n", json_array_size(misses));
     json_array_foreach(misses, i, miss)
@@ -342,24 +388,32 @@ static void put_misses(text *t, json_t *misses)
     }
 }
 
-static greta_status print(const score_lines *lines, int json, text *out, greta_error *err)
+static void print_text(const score_lines *lines, const json_t *misses, text *out)
 {
-    score_sum all, half;
-    json_t *misses = misses_json(lines);
-    score_sum_take(lines, -1, &all);
-    score_sum_take(lines, 1, &half);
-    if (!misses) {
-        return error_memory(err, "the table", 0);
+    for (score_set set = 0; set < SCORE_SETS; set++) {
+        score_sum sum;
+        score_sum_take(lines, set, &sum);
+        if (sum.n_line > 0) {
+            put_sum(out, score_set_title(set), &sum);
+        }
     }
-    if (!json) {
-        put_sum(out, "all cases", &all);
-        put_sum(out, "the held half", &half);
-        put_misses(out, misses);
-        json_decref(misses);
-        return GRETA_OK;
+    score_groups_text(lines, out);
+    put_misses(out, misses);
+}
+
+static greta_status print_json(const score_lines *lines, json_t *misses, text *out,
+                               greta_error *err)
+{
+    json_t *root = json_object();
+    for (score_set set = 0; set < SCORE_SETS && root; set++) {
+        score_sum sum;
+        score_sum_take(lines, set, &sum);
+        json_object_set_new(root, score_set_name(set), sum_json(&sum));
     }
-    json_t *root = json_pack("{s:o, s:o, s:o}", "all", sum_json(&all), "held", sum_json(&half),
-                             "misses", misses);
+    if (root) {
+        json_object_set_new(root, "groups", score_groups_json(lines));
+        json_object_set(root, "misses", misses);
+    }
     char *dump = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     if (!dump) {
@@ -368,6 +422,19 @@ static greta_status print(const score_lines *lines, int json, text *out, greta_e
     text_format(out, "%s\n", dump);
     free(dump);
     return GRETA_OK;
+}
+
+static greta_status print(const score_lines *lines, int json, text *out, greta_error *err)
+{
+    json_t *misses = misses_json(lines);
+    greta_status status = misses ? GRETA_OK : error_memory(err, "the table", 0);
+    if (status == GRETA_OK && json) {
+        status = print_json(lines, misses, out, err);
+    } else if (status == GRETA_OK) {
+        print_text(lines, misses, out);
+    }
+    json_decref(misses);
+    return status;
 }
 
 greta_status greta_score_table(const char *folder, int json, char **out, greta_error *err)

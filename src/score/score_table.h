@@ -18,7 +18,9 @@ greta_status score_lines_read(const char *path, score_lines *out, greta_error *e
 greta_status score_files_read(const char *folder, score_lines *out, greta_error *err);
 bool score_lines_has(const score_lines *lines, const char *id);
 void score_lines_free(score_lines *lines);
+/* Lists of names, with commas; NULL is fine. */
 greta_status score_modes_check(const char *modes, greta_error *err);
+greta_status score_sorts_check(const char *sorts, greta_error *err);
 
 #define SCORE_CAUSES 32
 
@@ -43,9 +45,33 @@ typedef struct score_sum {
     uint64_t bytes;
 } score_sum;
 
-/* half -1: all cases. */
-void score_sum_take(const score_lines *lines, int half, score_sum *out);
+/* Which cases: those of the catalogue as it stood when the rules were frozen, and the two halves
+ * of them; those of faults that were written later; bugs that happened. Benign and clean cases are
+ * of the first. */
+typedef enum score_set {
+    SET_PLANTED,
+    SET_TUNE,
+    SET_HELD,
+    SET_LATE,
+    SET_REAL,
+    SCORE_SETS
+} score_set;
+const char *score_set_name(score_set set);  /* "held" */
+const char *score_set_title(score_set set); /* "the held half" */
+
+void score_sum_take(const score_lines *lines, score_set set, score_sum *out);
 /* Unweighted mean of the F1 of every cause that is expected or told; NAN: none is. */
 double score_macro_f1(const score_tally *t);
+
+/* Of one line. */
+typedef struct score_mark {
+    bool is_refused, is_planted, differs, is_alarm, is_place, is_cause, is_confirmed;
+    const char *miss; /* what falls short; NULL: nothing, or not counted */
+} score_mark;
+score_mark score_mark_of(const json_t *line);
+
+/* Counts by a word of the lines: modes, variants, causes, real bugs (score_groups.c). */
+json_t *score_groups_json(const score_lines *lines);
+void score_groups_text(const score_lines *lines, text *out);
 
 #endif

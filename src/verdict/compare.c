@@ -120,9 +120,14 @@ static greta_status canaries_plant(comparison *c, planted_pair planted[STAGE_COU
         pair_compare(&p, &difference);
         if (difference.state == PAIR_EQUAL) {
             const trace_record *of = p.record[1];
+            altered_record *copy = &planted[name].copy;
+            GRETA_TRY(altered_record_new(of, seed ^ (uint64_t)name, copy, err));
+            if (!copy->is_altered) {
+                altered_record_free(copy);
+                continue;
+            }
             planted[name].pair = i;
-            GRETA_TRY(altered_record_new(of, seed ^ (uint64_t)name, &planted[name].copy, err));
-            *at = (canary){CANARY_MISSED, name, of->layer, of->position, planted[name].copy.index};
+            *at = (canary){CANARY_MISSED, name, of->layer, of->position, copy->index};
         }
     }
     return GRETA_OK;

@@ -9,6 +9,11 @@
  * plant may read rows that this pass left behind. For the same reason the check that tracing
  * changes no bit, a second decode without a trace, first repeats what of that pass the plant
  * reads.
+ *
+ * That second decode finds its row of the cache written, and the traced one in a fresh session did
+ * not: an engine with a fault of warm caches gives other logits then, and tracing has nothing to do
+ * with it. So where they differ, a third decode is asked, reached as the traced one was, in a
+ * session of its own and without a trace.
  */
 #include "base/text.h"
 #include "verdict/isolate.h"
@@ -23,6 +28,9 @@ static greta_status layer_resolve(const isolate_run *run, fault_order_part *part
     int32_t n_layer = run->model->cfg.n_layer;
     if (!stage_is_per_layer(part->stage == STAGE_NONE ? part->kind->stage : part->stage)) {
         part->layer = -1;
+        return GRETA_OK;
+    }
+    if (part->layer == FAULT_EVERY_LAYER) {
         return GRETA_OK;
     }
     if (part->layer < 0) {
@@ -53,7 +61,7 @@ greta_status isolate_run_init(greta_model *model, const greta_isolate_options *o
     for (int32_t i = 0; i < run->order.n; i++) {
         fault_order_part *part = &run->order.part[i];
         part->stage = part->stage == STAGE_NONE ? wanted : part->stage;
-        part->layer = part->layer < 0 ? options->fault_layer : part->layer;
+        part->layer = part->layer == -1 ? options->fault_layer : part->layer;
         GRETA_TRY(layer_resolve(run, part, err));
     }
     return GRETA_OK;
@@ -174,7 +182,9 @@ greta_status isolate_plant(const isolate_run *run, const greta_session *session,
             .previous_row = previous_row,
             .trigger = part->trigger,
         };
-        if (part->kind->where != WHERE_TOKENS) {
+        if (part->layer == FAULT_EVERY_LAYER) {
+            status = fault_plant_layers(&at, run->model->cfg.n_layer, out, err);
+        } else if (part->kind->where != WHERE_TOKENS) {
             status = *out ? fault_plant_add(&at, *out, err) : fault_plant(&at, out, err);
         }
     }
@@ -279,25 +289,52 @@ static greta_status repeat_check(const decoded *d, unrepeated *out, greta_error 
     return status;
 }
 
-/* Compares the logits as integers. Where they differ it need not be tracing's fault: a decode that
- * does not repeat differs from itself. */
-static greta_status tracing_check(const decoded *d, analysis_prompt *out, greta_error *err)
+static greta_session_options session_options_decode(const isolate_run *run)
 {
-    greta_session *session = d->session;
-    size_t bytes = (size_t)session_model(session)->cfg.n_vocab * sizeof(float);
+    greta_session_options options = run->options->session;
+    const char *other = run->options->device_decode;
+    options.device = other ? other : options.device;
+    return options;
+}
+
+/* The decode in a session of its own, over rows that nothing was written to before, without a
+ * trace. It takes the place of d->session: two of them may not fit. */
+static greta_status decode_cold(const isolate_run *run, decoded *d, greta_error *err)
+{
+    greta_session_options options = session_options_decode(run);
+    greta_session_free(d->session);
+    d->session = NULL;
+    GRETA_TRY(greta_session_new(run->model, &options, &d->session, err));
+    GRETA_TRY(plant_set(d->session, d->planted, err));
+    GRETA_TRY(greta_session_feed(d->session, d->prompt->token, d->n_prefill, 0, err));
+    return decode(d->session, d->token, d->position, err);
+}
+
+/* Compares the logits as integers. Where they differ it need not be tracing's fault: a decode that
+ * does not repeat differs from itself, and one may depend on what the cache held before. */
+static greta_status tracing_check(const isolate_run *run, decoded *d, analysis_prompt *out,
+                                  greta_error *err)
+{
+    size_t bytes = (size_t)run->model->cfg.n_vocab * sizeof(float);
+    bool is_cold = run->options->mode != GRETA_E1_TRUNCATE, is_same = false;
     float *traced = malloc(bytes);
     if (!traced) {
         return error_memory(err, "logits", bytes);
     }
-    memcpy(traced, greta_session_logits(session, 0), bytes);
+    memcpy(traced, greta_session_logits(d->session, 0), bytes);
     greta_status status = decode_again(d, err);
     if (status == GRETA_OK) {
-        bool is_same = memcmp(traced, greta_session_logits(session, 0), bytes) == 0;
+        is_same = memcmp(traced, greta_session_logits(d->session, 0), bytes) == 0;
         status = repeat_check(d, &out->unrepeated, err);
-        out->tracing = is_same                    ? TRACING_SAME_LOGITS
-                       : out->unrepeated.is_found ? TRACING_NOT_REPEATED
-                                                  : TRACING_OTHER_LOGITS;
     }
+    if (status == GRETA_OK && !is_same && is_cold && !out->unrepeated.is_found) {
+        status = decode_cold(run, d, err);
+        is_same =
+            status == GRETA_OK && memcmp(traced, greta_session_logits(d->session, 0), bytes) == 0;
+    }
+    out->tracing = is_same                    ? TRACING_SAME_LOGITS
+                   : out->unrepeated.is_found ? TRACING_NOT_REPEATED
+                                              : TRACING_OTHER_LOGITS;
     free(traced);
     return status;
 }
@@ -352,9 +389,7 @@ static greta_status tokens_plant(const isolate_run *run, decoded *d, greta_error
 static greta_status record_fresh(const isolate_run *run, const greta_prompt *prompt,
                                  const isolate_files *files, decoded *d, greta_error *err)
 {
-    greta_session_options options = run->options->session;
-    const char *other = run->options->device_decode;
-    options.device = other ? other : options.device;
+    greta_session_options options = session_options_decode(run);
     GRETA_TRY(prefill_trace(run, d->session, prompt, files->path[0], err));
     greta_session_free(d->session);
     GRETA_TRY(greta_session_new(run->model, &options, &d->session, err));
@@ -459,7 +494,7 @@ greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
     if (status == GRETA_OK && out->why == REASON_NONE) {
         status = record_mode(run, prompt, files, &d, err);
         if (status == GRETA_OK) {
-            status = tracing_check(&d, out, err);
+            status = tracing_check(run, &d, out, err);
         }
     }
     greta_session_free(d.session);

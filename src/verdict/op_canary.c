@@ -53,6 +53,7 @@ greta_status altered_record_new(const trace_record *of, uint64_t seed, altered_r
     *out = (altered_record){.record = *of};
     if (!t->data || t->n_kept != t->n) {
         t->hash.ordered ^= 1;
+        out->is_altered = true;
         return GRETA_OK;
     }
     size_t bytes = op_row_bytes(t->type, t->n);
@@ -62,9 +63,12 @@ greta_status altered_record_new(const trace_record *of, uint64_t seed, altered_r
     }
     memcpy(out->values, t->data, bytes);
     out->index = (int64_t)canary_draw(seed, (uint64_t)t->n);
-    for (int64_t k = 0; k < t->n && !value_step(t->type, out->values, out->index); k++) {
-        memcpy(out->values, t->data, bytes); /* not finite: the next one */
-        out->index = (out->index + 1) % t->n;
+    for (int64_t k = 0; k < t->n && !out->is_altered; k++) {
+        out->is_altered = value_step(t->type, out->values, out->index);
+        if (!out->is_altered) {
+            memcpy(out->values, t->data, bytes); /* not finite: the next one */
+            out->index = (out->index + 1) % t->n;
+        }
     }
     t->data = out->values;
     t->hash = trace_values_hash(t->type, out->values, t->n);
@@ -180,9 +184,10 @@ static greta_status canary_plant(const audit_terms *terms, int32_t i, uint64_t s
         return GRETA_OK;
     }
     GRETA_TRY(altered_record_new(record, seed, &a, err));
-    bool is_moved = op_standard_of(&terms->run.site->trace->header).is_bits;
+    bool is_bits = op_standard_of(&terms->run.site->trace->header).is_bits;
+    bool is_moved = is_bits && a.is_altered;
     greta_status status = GRETA_OK;
-    if (!is_moved) {
+    if (!is_bits && a.is_altered) {
         status = op_audit_case(terms, i, &c, err);
         if (status == GRETA_OK && op_case_check(&c, missing)) {
             status = value_move(terms, &c, &a, &is_moved, err);

@@ -26,6 +26,7 @@ typedef struct altered_record {
     trace_record record;
     void *values; /* owned; NULL: none were kept */
     int64_t index;
+    bool is_altered; /* false: no value is finite, and none can be a step off */
 } altered_record;
 
 greta_status altered_record_new(const trace_record *of, uint64_t seed, altered_record *out,

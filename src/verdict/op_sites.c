@@ -39,8 +39,66 @@ static void line_drop(op_line *line)
     free(line->evidence[SIDE_B].item);
 }
 
+/* The causes that every wrong row of an op admits, by run and op. */
+typedef struct common_causes {
+    unsigned *of; /* (SIDE_COUNT, n_layer + 1, STAGE_COUNT) */
+    size_t n;     /* of one run */
+} common_causes;
+
+static unsigned *causes_of(const common_causes *all, side s, const op_line *line)
+{
+    return &all->of[(size_t)s * all->n + (size_t)(line->layer + 1) * STAGE_COUNT +
+                    (size_t)line->name];
+}
+
+static unsigned causes_admitted(const finding *f)
+{
+    return f->state == VERDICT_INCONCLUSIVE ? 0
+           : f->state == VERDICT_CONFIRMED  ? f->fit_causes
+                                            : ~0u;
+}
+
+static bool is_wrong_side(const finding *f, side s)
+{
+    return (f->sides & (s == SIDE_A ? SIDES_A : SIDES_B)) != 0;
+}
+
+/* One op has one fault: what explains its output at one token, and not at another, is not it. So
+ * where all keys weigh alike, the second token alone looks as if both keys were the first. */
+static greta_status findings_reconcile(op_findings *f, greta_error *err)
+{
+    int32_t n_layer = 0;
+    for (size_t i = 0; i < f->n_op; i++) {
+        n_layer = f->op[i].layer >= n_layer ? f->op[i].layer + 1 : n_layer;
+    }
+    common_causes all = {.n = ((size_t)n_layer + 1) * STAGE_COUNT};
+    all.of = malloc(SIDE_COUNT * all.n * sizeof *all.of);
+    if (!all.of) {
+        return error_memory(err, "causes of ops", SIDE_COUNT * all.n * sizeof *all.of);
+    }
+    memset(all.of, 0xff, SIDE_COUNT * all.n * sizeof *all.of);
+    for (size_t i = 0; i < f->n_op; i++) {
+        const finding *found = &f->op[i].found;
+        for (side s = SIDE_A; s < SIDE_COUNT && f->op[i].is_accused; s++) {
+            if (is_wrong_side(found, s)) {
+                *causes_of(&all, s, &f->op[i]) &= causes_admitted(found);
+            }
+        }
+    }
+    for (size_t i = 0; i < f->n_op; i++) {
+        finding *found = &f->op[i].found;
+        bool is_sure = f->op[i].is_accused && found->state == VERDICT_CONFIRMED;
+        for (side s = SIDE_A; s < SIDE_COUNT && is_sure; s++) {
+            bool is_common = *causes_of(&all, s, &f->op[i]) & 1u << found->cause;
+            found->state = is_wrong_side(found, s) && !is_common ? VERDICT_SUSPECTED : found->state;
+        }
+    }
+    free(all.of);
+    return GRETA_OK;
+}
+
 /* What is no fault is told once a stage; faults are all kept. */
-static void findings_order(op_findings *f)
+static greta_status findings_order(op_findings *f, greta_error *err)
 {
     bool is_told[STAGE_COUNT] = {false};
     size_t n = 0;
@@ -63,6 +121,7 @@ static void findings_order(op_findings *f)
             break;
         }
     }
+    return findings_reconcile(f, err);
 }
 
 const op_line *op_findings_first(const op_findings *f)
@@ -233,7 +292,7 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
         }
     }
     watched(watch, n, n);
-    findings_order(out);
+    status = status == GRETA_OK ? findings_order(out, err) : status;
     free(tokens);
     case_close(&c);
     return status;
@@ -263,7 +322,7 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t,
         trace_forget(t);
     }
     watched(watch, c.list[SIDE_A].n, c.list[SIDE_A].n);
-    findings_order(out);
+    status = status == GRETA_OK ? findings_order(out, err) : status;
     case_close(&c);
     return status;
 }

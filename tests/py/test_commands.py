@@ -515,6 +515,8 @@ def test_faults(cli):
     human = answer(cli("faults")).decode()
     faults = told["faults"] if isinstance(told, dict) else told
     assert len(faults) >= 16 and all(fault["name"] in human for fault in faults)
+    real = [bug["name"] for bug in told["real"]]
+    assert len(set(real)) == len(real) >= 15 and all(f"  {name} " in human for name in real)
 
 
 def test_inspect(cli, model):
