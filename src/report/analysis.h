@@ -72,10 +72,22 @@ typedef struct norm_line {
  * that differs behind it agree, up to the next fault. */
 typedef enum patch_state { PATCH_UNKNOWN, PATCH_REMOVES, PATCH_DOES_NOT } patch_state;
 
+/* The decode run once more, this op and the faults before it put right. */
+typedef struct patch_run {
+    bool is_run;
+    int32_t n_differ;    /* ops whose row is not prefill_last's */
+    stage first;         /* the first of them; STAGE_NONE: none */
+    int32_t first_layer;
+    bool is_next;        /* the judge had named it */
+    bool is_same;        /* the logits are prefill_last's, bit for bit */
+    int32_t before, top; /* most likely token of decode0, and now */
+} patch_run;
+
 typedef struct patch {
     patch_state state;
     int32_t n_differ, n_removed; /* ops behind it that differ; that agree when it is patched */
     int32_t n_next;              /* that differ because of a later fault: not counted above */
+    patch_run run;
 } patch;
 
 /* What the runs are called: prefill_last and decode0; A and B; the run. */

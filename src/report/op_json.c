@@ -56,13 +56,28 @@ static json_t *terms_of(const op_terms *terms)
     return out;
 }
 
+static json_t *patch_run_of(const patch_run *r)
+{
+    if (!r->is_run) {
+        return json_null();
+    }
+    json_t *first =
+        r->first == STAGE_NONE
+            ? json_null()
+            : json_pack("{s:s, s:o}", "stage", stage_name(r->first), "layer",
+                        r->first_layer < 0 ? json_null() : json_integer(r->first_layer));
+    return json_pack("{s:i, s:o, s:b, s:b, s:[i, i]}", "differ", (int)r->n_differ, "first", first,
+                     "is_next_fault", r->is_next, "logits_equal", r->is_same, "top", (int)r->before,
+                     (int)r->top);
+}
+
 static json_t *patch_of(const patch *p)
 {
     return p->state == PATCH_UNKNOWN
                ? json_null()
-               : json_pack("{s:b, s:i, s:i, s:i}", "removes", p->state == PATCH_REMOVES, "differ",
-                           (int)p->n_differ, "removed", (int)p->n_removed, "of_later_faults",
-                           (int)p->n_next);
+               : json_pack("{s:b, s:i, s:i, s:i, s:o}", "removes", p->state == PATCH_REMOVES,
+                           "differ", (int)p->n_differ, "removed", (int)p->n_removed,
+                           "of_later_faults", (int)p->n_next, "engine", patch_run_of(&p->run));
 }
 
 static json_t *fits_of(const finding *f)

@@ -159,6 +159,42 @@ static void say_patch(text *t, lang l, const patch *p)
     }
 }
 
+/* What the engine gave when the op was put right. */
+static void say_patch_run(text *t, lang l, const patch_run *r)
+{
+    if (!r->is_run) {
+        return;
+    }
+    text_string(t, SAY(" Decoded once more with this op, and the faults before it, put right, ",
+                       " Decodificado otra vez con esta operación, y los fallos anteriores, "
+                       "corregidos, "));
+    if (r->first == STAGE_NONE) {
+        text_string(t, SAY("every op has prefill_last's bits",
+                           "cada operación tiene los bits de prefill_last"));
+    } else {
+        text_format(t,
+                    SAY("%" PRId32 " ops still differ, first %s",
+                        "%" PRId32 " operaciones siguen difiriendo, la primera %s"),
+                    r->n_differ, stage_name(r->first));
+        if (r->first_layer >= 0) {
+            text_format(t, SAY(", layer %" PRId32, ", capa %" PRId32), r->first_layer);
+        }
+        text_string(t, r->is_next ? SAY(", the next fault", ", el siguiente fallo")
+                                  : SAY(", which no fault explains", ", que ningún fallo explica"));
+    }
+    if (r->top == r->before) {
+        text_format(t,
+                    SAY("; the next token stays %" PRId32 ".",
+                        "; el siguiente token sigue siendo %" PRId32 "."),
+                    r->top);
+    } else {
+        text_format(t,
+                    SAY("; the next token is %" PRId32 " instead of %" PRId32 ".",
+                        "; el siguiente token es %" PRId32 " en vez de %" PRId32 "."),
+                    r->top, r->before);
+    }
+}
+
 /* The arbiter: binary64 from the stored weights, and the op's rounding bound. */
 static void say_arbiter(text *t, lang l, const op_line *op)
 {
@@ -187,6 +223,7 @@ void say_op_details(text *t, lang l, const op_line *op)
     say_arbiter(t, l, op);
     say_terms(t, l, op);
     say_patch(t, l, &op->patch);
+    say_patch_run(t, l, &op->patch.run);
 }
 
 void say_op_evidence(text *t, lang l, const op_line *op)

@@ -116,12 +116,17 @@ static void prompt_name(const char *id, analysis_prompt *out)
     escape(id, strlen(id), out->id);
 }
 
+/* With the session that recorded decode0, its faults are put right there; NULL: only traces. */
 static greta_status judge_set(const trace_set *set, const isolate_terms *terms,
-                              analysis_prompt *out, greta_error *err)
+                              const isolate_recording *decoded, analysis_prompt *out,
+                              greta_error *err)
 {
     isolate_side sides[SIDE_COUNT];
     GRETA_TRY(isolate_sides_choose(set, sides, err));
     greta_status status = isolate_judge(sides, terms, out, err);
+    if (status == GRETA_OK && decoded) {
+        status = isolate_patch(decoded, &sides[SIDE_A], out, err);
+    }
     isolate_sides_free(sides);
     return status;
 }
@@ -131,17 +136,20 @@ static greta_status isolate_prompt(const isolate_run *run, const greta_prompt *p
 {
     isolate_terms terms = isolate_terms_of(run->model, run->options);
     isolate_files files;
+    isolate_recording decoded;
     trace_set set;
     prompt_name(prompt->id, out);
-    GRETA_TRY(isolate_record(run, prompt, &files, out, err));
+    GRETA_TRY(isolate_record(run, prompt, &files, &decoded, out, err));
     if (out->why != REASON_NONE) {
+        isolate_recording_free(&decoded);
         return isolate_judge_none(&terms, run->model->cfg.n_layer, out, err);
     }
     greta_status status = trace_set_open(&files, &set, err);
     if (status == GRETA_OK) {
-        status = judge_set(&set, &terms, out, err);
+        status = judge_set(&set, &terms, &decoded, out, err);
         trace_set_close(&set);
     }
+    isolate_recording_free(&decoded);
     isolate_files_free(&files);
     return status;
 }
@@ -184,7 +192,7 @@ static greta_status isolate_traces(const trace_set *all, const isolate_terms *te
         if (status == GRETA_OK) {
             analysis_prompt *out = &a->prompt[a->n_prompt++];
             trace_name(all->item[i], out);
-            status = judge_set(&set, terms, out, err);
+            status = judge_set(&set, terms, NULL, out, err);
             free(set.item);
         }
     }
@@ -455,6 +463,7 @@ greta_status greta_trace_pair(greta_model *model, const greta_prompt *prompt,
 {
     isolate_run run;
     isolate_files files;
+    isolate_recording decoded;
     analysis_prompt recorded = {0};
     GRETA_TRY(options_check(model, options, err));
     if (options->from) {
@@ -464,7 +473,8 @@ greta_status greta_trace_pair(greta_model *model, const greta_prompt *prompt,
     GRETA_TRY(isolate_run_init(model, options, &run, err));
     GRETA_TRY(folder_make(options->out, err));
     prompt_name(prompt->id, &recorded);
-    GRETA_TRY(isolate_record(&run, prompt, &files, &recorded, err));
+    GRETA_TRY(isolate_record(&run, prompt, &files, &decoded, &recorded, err));
+    isolate_recording_free(&decoded);
     isolate_files_free(&files);
     if (recorded.tracing == TRACING_OTHER_LOGITS) {
         return error_about(err, GRETA_BUG, recorded.id, "tracing changed the logits of decode0");

@@ -41,11 +41,37 @@ typedef struct isolate_files {
 
 void isolate_files_free(isolate_files *files);
 
+/* How decode0 was reached, so that it can be reached again. */
+typedef struct isolate_recording {
+    greta_session *session;
+    const greta_prompt *prompt;
+    fault_planted *planted; /* NULL: none */
+    fault_tokens tokens;
+    greta_prompt edited;    /* of them */
+    size_t n_prefill;       /* tokens prefilled before it */
+    int32_t token, position;
+    bool repeats;           /* decoded again in this session it gives the same logits */
+} isolate_recording;
+
+void isolate_recording_free(isolate_recording *d); /* a zeroed one is fine */
+
 /* Runs the prompt on both paths. out->why is set, and nothing is recorded, where the two paths
  * would be one; else files says what was written, and out->tracing whether tracing changed the
- * logits. */
+ * logits. *decoded is what decode0 can be run with again; `prompt` must outlive it. */
 greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
-                            isolate_files *files, analysis_prompt *out, greta_error *err);
+                            isolate_files *files, isolate_recording *decoded,
+                            analysis_prompt *out, greta_error *err);
+/* Decodes the token again, without a trace; what every op wrote. */
+greta_status isolate_decode_again(const isolate_recording *d, greta_capture **out,
+                                  greta_error *err);
+
+/* ---- Patch ----------------------------------------------------------------------------------- */
+
+/* Every fault of decode0 that was found is put right in the engine (isolate_patch.c), one after the
+ * other, and the token decoded again: line->patch.run. A difference that no fault explains takes
+ * CONFIRMED away. */
+greta_status isolate_patch(const isolate_recording *d, const site *prefill, analysis_prompt *out,
+                           greta_error *err);
 
 /* The second half of E1, for callers that keep a session: `session` holds tokens 0..first-1;
  * prefills first..n-2 and decodes token n-1, traced to `path`. `planted` may be NULL. */

@@ -229,19 +229,16 @@ static greta_status plant_set(greta_session *session, const fault_planted *plant
 
 /* ---- Does tracing change a bit? -------------------------------------------------------------- */
 
-/* How decode0 was reached, so that it can be reached again. */
-typedef struct decoded {
-    greta_session *session;
-    const greta_prompt *prompt;
-    fault_planted *planted; /* owned by isolate_record, like the session; NULL: none */
-    fault_tokens tokens;    /* likewise */
-    greta_prompt edited;    /* of them */
-    size_t n_prefill;       /* tokens prefilled before it */
-    int32_t token, position;
-} decoded;
+void isolate_recording_free(isolate_recording *d)
+{
+    greta_session_free(d->session);
+    fault_planted_free(d->planted);
+    free(d->tokens.id);
+    *d = (isolate_recording){0};
+}
 
 /* Decodes the token again without a trace. */
-static greta_status decode_again(const decoded *d, greta_error *err)
+static greta_status decode_again(const isolate_recording *d, greta_error *err)
 {
     greta_session *session = d->session;
     size_t again =
@@ -255,7 +252,7 @@ static greta_status decode_again(const decoded *d, greta_error *err)
     return decode(session, d->token, d->position, err);
 }
 
-static greta_status decode_captured(const decoded *d, greta_capture **out, greta_error *err)
+greta_status isolate_decode_again(const isolate_recording *d, greta_capture **out, greta_error *err)
 {
     GRETA_TRY(greta_capture_begin(d->session, NULL, err));
     greta_status status = decode_again(d, err);
@@ -276,11 +273,11 @@ static void unrepeated_find(const greta_capture *a, const greta_capture *b, unre
 }
 
 /* Two more runs, what every op wrote held side by side. */
-static greta_status repeat_check(const decoded *d, unrepeated *out, greta_error *err)
+static greta_status repeat_check(const isolate_recording *d, unrepeated *out, greta_error *err)
 {
     greta_capture *run[2] = {NULL, NULL};
-    greta_status status = decode_captured(d, &run[0], err);
-    status = status == GRETA_OK ? decode_captured(d, &run[1], err) : status;
+    greta_status status = isolate_decode_again(d, &run[0], err);
+    status = status == GRETA_OK ? isolate_decode_again(d, &run[1], err) : status;
     if (status == GRETA_OK) {
         unrepeated_find(run[0], run[1], out);
     }
@@ -299,7 +296,7 @@ static greta_session_options session_options_decode(const isolate_run *run)
 
 /* The decode in a session of its own, over rows that nothing was written to before, without a
  * trace. It takes the place of d->session: two of them may not fit. */
-static greta_status decode_cold(const isolate_run *run, decoded *d, greta_error *err)
+static greta_status decode_cold(const isolate_run *run, isolate_recording *d, greta_error *err)
 {
     greta_session_options options = session_options_decode(run);
     greta_session_free(d->session);
@@ -312,8 +309,8 @@ static greta_status decode_cold(const isolate_run *run, decoded *d, greta_error 
 
 /* Compares the logits as integers. Where they differ it need not be tracing's fault: a decode that
  * does not repeat differs from itself, and one may depend on what the cache held before. */
-static greta_status tracing_check(const isolate_run *run, decoded *d, analysis_prompt *out,
-                                  greta_error *err)
+static greta_status tracing_check(const isolate_run *run, isolate_recording *d,
+                                  analysis_prompt *out, greta_error *err)
 {
     size_t bytes = (size_t)run->model->cfg.n_vocab * sizeof(float);
     bool is_cold = run->options->mode != GRETA_E1_TRUNCATE, is_same = false;
@@ -325,6 +322,7 @@ static greta_status tracing_check(const isolate_run *run, decoded *d, analysis_p
     greta_status status = decode_again(d, err);
     if (status == GRETA_OK) {
         is_same = memcmp(traced, greta_session_logits(d->session, 0), bytes) == 0;
+        d->repeats = is_same;
         status = repeat_check(d, &out->unrepeated, err);
     }
     if (status == GRETA_OK && !is_same && is_cold && !out->unrepeated.is_found) {
@@ -366,7 +364,7 @@ static greta_status prefill_trace(const isolate_run *run, greta_session *session
 }
 
 /* The decode side is fed other tokens. */
-static greta_status tokens_plant(const isolate_run *run, decoded *d, greta_error *err)
+static greta_status tokens_plant(const isolate_run *run, isolate_recording *d, greta_error *err)
 {
     const fault_kind *kind = tokens_kind(run);
     if (!kind) {
@@ -387,7 +385,7 @@ static greta_status tokens_plant(const isolate_run *run, decoded *d, greta_error
 
 /* The session that prefilled is replaced by a fresh one, perhaps on another device. */
 static greta_status record_fresh(const isolate_run *run, const greta_prompt *prompt,
-                                 const isolate_files *files, decoded *d, greta_error *err)
+                                 const isolate_files *files, isolate_recording *d, greta_error *err)
 {
     greta_session_options options = session_options_decode(run);
     GRETA_TRY(prefill_trace(run, d->session, prompt, files->path[0], err));
@@ -400,7 +398,8 @@ static greta_status record_fresh(const isolate_run *run, const greta_prompt *pro
 }
 
 static greta_status record_truncate(const isolate_run *run, const greta_prompt *prompt,
-                                    const isolate_files *files, decoded *d, greta_error *err)
+                                    const isolate_files *files, isolate_recording *d,
+                                    greta_error *err)
 {
     traced_part part = {files->path[1], "decode0", 0, 1};
     GRETA_TRY(isolate_plant(run, d->session, -2, &d->planted, err));
@@ -412,7 +411,7 @@ static greta_status record_truncate(const isolate_run *run, const greta_prompt *
 }
 
 static greta_status record_e0(const isolate_run *run, const greta_prompt *prompt,
-                              const isolate_files *files, decoded *d, greta_error *err)
+                              const isolate_files *files, isolate_recording *d, greta_error *err)
 {
     traced_part part = {files->path[0], "prefill_last and the next token", prompt->n, 1};
     greta_sampler greedy = {.top_p = 1};
@@ -461,7 +460,7 @@ static greta_status prompt_check(const isolate_run *run, const greta_session_opt
 }
 
 static greta_status record_mode(const isolate_run *run, const greta_prompt *prompt,
-                                isolate_files *files, decoded *d, greta_error *err)
+                                isolate_files *files, isolate_recording *d, greta_error *err)
 {
     if (run->options->mode == GRETA_E0) {
         GRETA_TRY(files_add(run, prompt, "e0", files, err));
@@ -474,33 +473,32 @@ static greta_status record_mode(const isolate_run *run, const greta_prompt *prom
 }
 
 greta_status isolate_record(const isolate_run *run, const greta_prompt *prompt,
-                            isolate_files *files, analysis_prompt *out, greta_error *err)
+                            isolate_files *files, isolate_recording *d, analysis_prompt *out,
+                            greta_error *err)
 {
     *files = (isolate_files){0};
     bool is_e0 = run->options->mode == GRETA_E0;
-    decoded d = {.prompt = prompt,
-                 .token = prompt->token[prompt->n - 1],
-                 .position = (int32_t)prompt->n - !is_e0,
-                 .n_prefill = prompt->n - (run->options->mode == GRETA_E1_FRESH)};
+    *d = (isolate_recording){.prompt = prompt,
+                             .token = prompt->token[prompt->n - 1],
+                             .position = (int32_t)prompt->n - !is_e0,
+                             .n_prefill = prompt->n - (run->options->mode == GRETA_E1_FRESH)};
     if (tokens_kind(run) && run->options->mode != GRETA_E1_FRESH) {
         return error_about(err, GRETA_USAGE, tokens_kind(run)->name,
                            "other tokens need a session of their own: E1, fresh");
     }
-    GRETA_TRY(greta_session_new(run->model, &run->options->session, &d.session, err));
-    greta_session_options in_force = greta_session_describe(d.session);
+    GRETA_TRY(greta_session_new(run->model, &run->options->session, &d->session, err));
+    greta_session_options in_force = greta_session_describe(d->session);
     out->n_token = (int64_t)prompt->n;
     out->n_chunk = in_force.n_chunk;
     greta_status status = prompt_check(run, &in_force, out, err);
     if (status == GRETA_OK && out->why == REASON_NONE) {
-        status = record_mode(run, prompt, files, &d, err);
+        status = record_mode(run, prompt, files, d, err);
         if (status == GRETA_OK) {
-            status = tracing_check(run, &d, out, err);
+            status = tracing_check(run, d, out, err);
         }
     }
-    greta_session_free(d.session);
-    fault_planted_free(d.planted);
-    free(d.tokens.id);
     if (status != GRETA_OK) {
+        isolate_recording_free(d);
         isolate_files_free(files);
     }
     return status;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LINES_THIN 256
+
 /* ---- Order ----------------------------------------------------------------------------------- */
 
 static int64_t execution_rank(const op_line *line)
@@ -97,8 +99,9 @@ static greta_status findings_reconcile(op_findings *f, greta_error *err)
     return GRETA_OK;
 }
 
-/* What is no fault is told once a stage; faults are all kept. */
-static greta_status findings_order(op_findings *f, greta_error *err)
+/* What is no fault is told once a stage; faults are all kept. Nothing is lost by asking more than
+ * once on the way: what was first among some is first among all, or something else is. */
+static void findings_order(op_findings *f)
 {
     bool is_told[STAGE_COUNT] = {false};
     size_t n = 0;
@@ -115,12 +118,25 @@ static greta_status findings_order(op_findings *f, greta_error *err)
         f->op[n++] = f->op[i];
     }
     f->n_op = n;
+    bool has_decisive = false;
     for (size_t i = 0; i < n; i++) {
-        if (f->op[i].is_accused) {
-            f->op[i].is_decisive = true;
-            break;
-        }
+        f->op[i].is_decisive = f->op[i].is_accused && !has_decisive;
+        has_decisive = has_decisive || f->op[i].is_accused;
     }
+}
+
+/* Between two tokens: only what will be told stays. */
+static void findings_thin(op_findings *f, size_t *n_told)
+{
+    if (f->n_op > 2 * *n_told + LINES_THIN) {
+        findings_order(f);
+        *n_told = f->n_op;
+    }
+}
+
+static greta_status findings_end(op_findings *f, greta_error *err)
+{
+    findings_order(f);
     return findings_reconcile(f, err);
 }
 
@@ -276,7 +292,7 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
 {
     sites_case c = {0};
     site_pair *tokens = NULL;
-    size_t n = 0;
+    size_t n = 0, n_told = 0;
     greta_status status = case_open(model, t, &c, err);
     if (status == GRETA_OK) {
         status = sites_pair(c.list, pairs, &tokens, &n, err);
@@ -289,10 +305,11 @@ greta_status op_sites_compare(const struct greta_model *model, const trace *cons
         if (tokens[i].differs) {
             out->judged.n_site_judged++;
             status = pair_judge(&c, &tokens[i], out->judged.n_site_judged > first, out, err);
+            findings_thin(out, &n_told);
         }
     }
     watched(watch, n, n);
-    status = status == GRETA_OK ? findings_order(out, err) : status;
+    status = status == GRETA_OK ? findings_end(out, err) : status;
     free(tokens);
     case_close(&c);
     return status;
@@ -306,7 +323,7 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t,
     sites_case c = {0};
     const trace *const one[SIDE_COUNT] = {t, NULL};
     greta_status status = case_open(model, one, &c, err);
-    size_t first = (size_t)canary_draw(t->body_sum, c.list[SIDE_A].n);
+    size_t first = (size_t)canary_draw(t->body_sum, c.list[SIDE_A].n), n_told = 0;
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < c.list[SIDE_A].n && status == GRETA_OK; i++) {
         site at = {0};
@@ -317,12 +334,13 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t,
             out->judged.n_site++;
             out->judged.n_site_judged++;
             status = op_single_judge(&single, out, err);
+            findings_thin(out, &n_told);
         }
         site_free(&at);
         trace_forget(t);
     }
     watched(watch, c.list[SIDE_A].n, c.list[SIDE_A].n);
-    status = status == GRETA_OK ? findings_order(out, err) : status;
+    status = status == GRETA_OK ? findings_end(out, err) : status;
     case_close(&c);
     return status;
 }
