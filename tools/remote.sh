@@ -247,8 +247,11 @@ build() {
     [ "$build_state" != "done 0" ] || return 0
     [ "$gpu_there" != none ] || gpu_make=
     # shellcheck disable=SC2016 # expanded there
-    [ -n "$make" ] || make_there='make -j"$JOBS" GPU="$GPU" build/greta \
-        ${GPU:+build/plugins/libgreta-$GPU.so}'
+    [ -n "$make" ] || make_there='case $PWD in *[[:space:]]*)
+            echo "make cannot build in a folder with a space in its name: $PWD; --dir names another"
+            exit 4 ;;
+        esac
+        make -j"$JOBS" GPU="$GPU" build/greta ${GPU:+build/plugins/libgreta-$GPU.so}'
     {
         echo "cd ../../work/$work || exit 4"
         echo "export GPU=$gpu_make JOBS=$cores PATH=\"\$PATH:/usr/local/cuda/bin:/opt/rocm/bin\""
