@@ -142,9 +142,8 @@ check_arguments() {
 
 # The tree to push: sets tree (the id of its content), commit, and what for a reader of the log.
 find_tree() {
-    local changes index
+    local changes index=$scratch/index
     if [ -n "$dirty" ]; then
-        index=$scratch/index
         changes=$(git -C "$root" rev-parse --path-format=absolute --git-path index)
         cp "$changes" "$index" 2>/dev/null # so that git need not read what has not changed
         GIT_INDEX_FILE=$index git -C "$root" add -A || fail 4 "git cannot read the tree"
@@ -249,8 +248,7 @@ build() {
     # shellcheck disable=SC2016 # expanded there
     [ -n "$make" ] || make_there='case $PWD in *[[:space:]]*)
             echo "make cannot build in a folder with a space in its name: $PWD; --dir names another"
-            exit 4 ;;
-        esac
+            exit 4 ;; esac
         make -j"$JOBS" GPU="$GPU" build/greta ${GPU:+build/plugins/libgreta-$GPU.so}'
     {
         echo "cd ../../work/$work || exit 4"

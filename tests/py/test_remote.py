@@ -277,7 +277,7 @@ def test_a_dirty_tree(caller):
 def test_a_killed_script_goes_on(caller):
     caller.hold()
     first = caller.start(*TOKENIZE)
-    until(lambda: caller.count("runs") == 1)
+    caller.until_it_waits()
     os.kill(first.pid, signal.SIGKILL)
     first.communicate(timeout=100)
     caller.release()
@@ -305,7 +305,7 @@ def test_an_interrupted_script_goes_on(caller):
 def test_a_lost_connection_loses_nothing(caller):
     caller.hold()
     process = caller.start(*TOKENIZE)
-    until(lambda: caller.count("runs") == 1)
+    caller.until_it_waits()
     caller.host.stop()
     caller.release()
     job, = caller.there().glob("jobs/day-*")
@@ -428,13 +428,15 @@ def test_stop_ends_our_run_only(caller):
     os.kill(process.pid, signal.SIGINT)
     assert caller.ended(process).returncode == 130
     job, = caller.there().glob("jobs/day-*")
-    foreign = subprocess.Popen(["sleep", "60"], cwd=job, start_new_session=True)
+    foreign = subprocess.Popen(["sleep", "60"], cwd=job / "out", start_new_session=True)
     pid = int((job / "pid.1").read_text())
+    (job / "pid.1").write_text(f"{foreign.pid}\n")  # a number that is somebody else's now
+    other = caller.run("--stop", *TOKENIZE)
+    assert other.returncode == 4 and "by hand" in other.stderr
+    (job / "pid.1").write_text(f"{pid}\n")
     assert caller.run("--stop", *TOKENIZE).returncode == 0
     until(lambda: not Path(f"/proc/{pid}").exists())
-    assert foreign.poll() is None
-    # A number that is somebody else's now is not ended: the lock says that the job is gone.
-    (job / "pid.1").write_text(f"{foreign.pid}\n")
+    (job / "pid.1").write_text(f"{foreign.pid}\n")  # the lock says that the job is gone
     again = caller.run("--stop", *TOKENIZE)
     assert again.returncode == 0 and "no such run" in again.stderr
     assert foreign.poll() is None
