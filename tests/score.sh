@@ -2,8 +2,7 @@
 # score.sh BUILD JOBS [PART] [flags of greta score] - the exam on tiny models of every family,
 # written into BUILD/score; it goes on where it was stopped. PART is one of
 #
-#     planted   the catalogue in three models: prefill and decode, and a reused cache; every second
-#               kind against another engine's run, every fourth as rows of a batch
+#     planted   every second kind of the catalogue in three models, every fourth as rows of a batch
 #     real      bugs that happened, in every model that can carry them
 #     benign    other arithmetic in twelve models, and traces of the NumPy engine beside ours
 #     big       every twelfth kind in SmolLM2, layers 0, 15 and 29, where it has been pulled
@@ -57,31 +56,32 @@ sit() { # PART MODELS flags: the table of a part is not printed, that of all is
     part_name=$1 models=$2
     shift 2
     echo "score: $part_name" >&2
-    "$build/greta" score -m "$models" --seed 11 --jobs "$jobs" --threads 1 --out "$folder" "$@" \
+    "$build/greta" score -m "$models" --jobs "$jobs" --threads 1 --out "$folder" "$@" \
         >"$folder/last.txt"
 }
 
 if [ $part = real ] || [ $part = all ]; then
-    sit real "$real" --sorts real "$@"
+    sit real "$real" --seed 11 --sorts real "$@"
 fi
 if [ $part = benign ] || [ $part = all ]; then
-    sit benign "$benign" --sorts benign --modes engine --rounds 6 "$@"
+    for seed in 11 12 13 14 15 16; do # other tokens each
+        sit "benign, seed $seed" "$benign" --seed $seed --sorts benign --modes engine "$@"
+    done
     python=$build/venv/bin/python3
     [ -x "$python" ] || python=python3
     "$python" "$here/oracle/foreign.py" "$build/greta" "$folder"
-    sit foreign "$benign" --sorts benign --modes foreign --foreign "$folder/foreign" "$@"
+    sit foreign "$benign" --seed 11 --sorts benign --modes foreign --foreign "$folder/foreign" "$@"
 fi
 faults=fault,stack,outside,clean
 if [ $part = planted ] || [ $part = all ]; then
-    sit planted "$planted" --modes fresh,warm,reuse --sorts $faults "$@"
+    sit planted "$planted" --seed 11 --modes fresh,warm,engine,reuse --one-of 2 --sorts $faults "$@"
 fi
 smollm2=${GRETA_SMOLLM2:-$HOME/.cache/greta/smollm2-135m.gguf}
 if { [ $part = big ] || [ $part = all ]; } && [ -f "$smollm2" ]; then
-    sit big "$smollm2" --layers 0,15,29 --one-of 12 --modes fresh,engine \
+    sit big "$smollm2" --seed 11 --layers 0,15,29 --one-of 12 --modes fresh,engine \
         --sorts fault,outside,clean "$@"
 fi
 if [ $part = planted ] || [ $part = all ]; then
-    sit engines "$planted" --modes engine --one-of 2 --sorts $faults "$@"
-    sit batches "$planted" --modes batch --one-of 4 --sorts $faults "$@"
+    sit batches "$planted" --seed 11 --modes batch --one-of 4 --sorts $faults "$@"
 fi
 cat "$folder/last.txt"

@@ -271,7 +271,7 @@ static float exp_libm(float x)
 
 ATTENTION(attention_not_fused, .is_not_fused = true)
 ATTENTION(attention_libm_exp, .exp = exp_libm)
-ATTENTION(attention_tiles_16, .tile = 16)
+ATTENTION(attention_tiles_8, .tile = 8)
 
 /* All positions at once: the largest score first, then one chain for the sum and each value. */
 static void query_plain(const query *u, float *y)

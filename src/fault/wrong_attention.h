@@ -34,7 +34,7 @@ void attention_tiles_not_rescaled(const attention_args *a, int32_t kv_head_first
 void attention_not_fused(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void attention_libm_exp(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 void attention_plain(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
-void attention_tiles_16(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
+void attention_tiles_8(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 /* By the rule of numerics.md and nothing else: the same bits as the definition. */
 void attention_healthy(const attention_args *a, int32_t kv_head_first, int32_t kv_head_last);
 

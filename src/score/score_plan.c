@@ -28,7 +28,7 @@ const char *score_sort_name(score_sort sort)
     return name[sort];
 }
 
-#define BENIGN_TOKENS 20 /* of a benign case at most; less 3 it is more than a tile of 16 */
+#define BENIGN_TOKENS 12 /* of a benign case at most; less 3 it is more than a tile of 8 */
 #define SCORE_STACKS  4  /* modes that had pairs first: draws hang on it */
 
 typedef struct planner {
@@ -208,6 +208,11 @@ static greta_status plan_add(planner *p, score_case *c, greta_error *err)
              (unsigned long long)model_file_hash(p->model), score_mode_name(c->mode),
              p->prompts[c->prompt].id, c->n_token, score_sort_name(c->sort), c->order,
              c->control ? c->control->name : "", slash ? slash + 1 : "", (int)c->n_chunk);
+    for (size_t i = 0; i < plan->n; i++) {
+        if (strcmp(plan->item[i].id, c->id) == 0) {
+            return GRETA_OK; /* a later round has drawn the same */
+        }
+    }
     if (plan->n == p->n_most) {
         p->n_most = p->n_most ? 2 * p->n_most : 256;
         score_case *grown = realloc(plan->item, p->n_most * sizeof *grown);

@@ -325,10 +325,13 @@ static greta_status tracing_check(const isolate_run *run, isolate_recording *d,
         d->repeats = is_same;
         status = repeat_check(d, &out->unrepeated, err);
     }
-    if (status == GRETA_OK && !is_same && is_cold && !out->unrepeated.is_found) {
+    if (status == GRETA_OK && !is_same && is_cold) {
         status = decode_cold(run, d, err);
         is_same =
             status == GRETA_OK && memcmp(traced, greta_session_logits(d->session, 0), bytes) == 0;
+        if (is_same) { /* what did not repeat is what the cache holds from one to the next */
+            out->unrepeated = (unrepeated){0};
+        }
     }
     out->tracing = is_same                    ? TRACING_SAME_LOGITS
                    : out->unrepeated.is_found ? TRACING_NOT_REPEATED
