@@ -519,9 +519,11 @@ def test_the_real_build_there(caller):
     for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -q -m one"):
         subprocess.run(["git", *command.split()], cwd=tree, check=True)
     for folder, code in (("two words", 4), ("greta-remote", 0)):
-        command = [word for word in caller.arguments(tree=tree, dir=folder)
+        isolate = ("--", "isolate", "-m", "../files/default.gguf", "-p", "Hello, how are you?",
+                   "--prompt-id", "hello", "--out", "o")
+        command = [word for word in caller.arguments(*isolate, tree=tree, dir=folder)
                    if word not in ("--make", caller.make)]
         done = subprocess.run(list(map(str, command)), capture_output=True, cwd=caller.folder)
         assert done.returncode == code, done.stderr.decode()[-2000:]
         assert (b"folder with a space" in done.stderr) == (code == 4)
-    assert b"agree bit for bit on p0_short" in done.stdout
+    assert b"agree bit for bit on hello" in done.stdout
