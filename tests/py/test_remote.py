@@ -259,6 +259,17 @@ def test_the_exit_code_of_a_fault(caller):
     refused(caller.run(make=make), 2, "holds another run", "command", "day-2")
 
 
+@in_long
+def test_a_model_is_pulled_there(caller):
+    command = [word for word in caller.arguments("--model", "no-such-model")
+               if word not in ("--push", caller.model)]
+    done = subprocess.run(list(map(str, command)), text=True, capture_output=True)
+    assert done.returncode == 4 and "no-such-model" in done.stderr  # the wrapper only notes it
+    assert (caller.counts / "pulled").read_text() == "no-such-model\n"
+    asked = (caller.tree / "artifacts/day/out/arguments").read_text().split("\0")
+    assert asked == [*"isolate -m no-such-model --prompts ../tree/prompts --out isolate".split(), ""]
+
+
 def test_a_dirty_tree(caller):
     (caller.tree / "new.txt").write_text("Hello, new file")
     (caller.tree / "prompts/a.txt").unlink()
