@@ -351,8 +351,7 @@ analyse() {
     local code=0 ended_here name folder here=$out/here with=()
     name=$(model_here) && [ -n "$name" ] && with=(-m "$name")
     while IFS= read -r -d '' folder; do
-        folder=${folder#./}
-        mkdir -p "$here/$folder"
+        folder=${folder#./} && mkdir -p "$here/$folder"
         ended_here=0
         "$greta" isolate --from "$out/out/$folder" ${with[@]+"${with[@]}"} --force \
             --out "$here/$folder" >"$here/$folder/table" 2>"$here/$folder/log" || ended_here=$?

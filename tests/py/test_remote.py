@@ -267,7 +267,8 @@ def test_a_model_is_pulled_there(caller):
     assert done.returncode == 4 and "no-such-model" in done.stderr  # the wrapper only notes it
     assert (caller.counts / "pulled").read_text() == "no-such-model\n"
     asked = (caller.tree / "artifacts/day/out/arguments").read_text().split("\0")
-    assert asked == [*"isolate -m no-such-model --prompts ../tree/prompts --out isolate".split(), ""]
+    wanted = "isolate -m no-such-model --prompts ../tree/prompts --out isolate"
+    assert asked == [*wanted.split(), ""]
 
 
 def test_a_dirty_tree(caller):
