@@ -6,35 +6,7 @@
  * bound that an adversary reached must come near 1: a bound wrong by a factor of two fails one test
  * or the other.
  */
-#include "op_rig.h"
-
-#include "replay/op_bound.h"
-
-#include <math.h>
-
-enum { K_MAX = 1024, OUT_MAX = 8 };
-
-static uint64_t seed = 20260101;
-
-static uint32_t draw(uint32_t below)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((seed >> 33) % below);
-}
-
-static float uniform(void) /* (-1, 1) */
-{
-    return ((float)draw(1u << 24) + 0.5f) * 0x1p-23f - 1.0f;
-}
-
-static float normal(void)
-{
-    float sum = 0;
-    for (int i = 0; i < 12; i++) {
-        sum += uniform();
-    }
-    return sum * 0.5f;
-}
+#include "bound_rig.h"
 
 /* ---- Sums in any order ----------------------------------------------------------------------- */
 
@@ -86,50 +58,6 @@ static float any_dot(const float *w, const float *x, int n, int way, precision p
     return any_sum(term, n, way == 2 ? 1 : way, p);
 }
 
-/* ---- Operands -------------------------------------------------------------------------------- */
-
-typedef enum hostile {
-    RANDOM,
-    ONE_SIGN,
-    LOSES_ALL, /* 1, then terms that each vanish against it */
-    CANCELS,   /* large terms of both signs, a small sum */
-    TINY,      /* products that underflow */
-    WIDE,      /* magnitudes over forty binades */
-    HOSTILE_COUNT
-} hostile;
-
-/* Rows whose products are what the name says; `vanishing` is half an ulp of 1. */
-static void fill(hostile h, float *w, float *x, int n, float vanishing)
-{
-    for (int i = 0; i < n; i++) {
-        w[i] = normal();
-        x[i] = normal();
-        switch (h) {
-        case ONE_SIGN:
-            w[i] = fabsf(w[i]);
-            x[i] = fabsf(x[i]);
-            break;
-        case LOSES_ALL:
-            w[i] = 1;
-            x[i] = i == 0 ? 1 : vanishing;
-            break;
-        case CANCELS:
-            w[i] = i % 2 ? -w[i - 1] : w[i] * 1000;
-            x[i] = i % 2 ? x[i - 1] * (1 + 0x1p-12f * uniform()) : x[i];
-            break;
-        case TINY:
-            w[i] *= 0x1p-70f;
-            x[i] *= 0x1p-75f;
-            break;
-        case WIDE:
-            w[i] = ldexpf(w[i], (int)draw(40) - 20);
-            break;
-        default:
-            break;
-        }
-    }
-}
-
 typedef struct product_rig {
     op_case c;
     weight tensor, bias_tensor;
@@ -147,38 +75,6 @@ static void product_of(product_rig *r, int k, int n_out)
     r->c = (op_case){.op = {.kind = OP_MATMUL, .w = {{&r->tensor, 0, n_out}}},
                      .in = {{DTYPE_F32, k, r->x}},
                      .out = {DTYPE_F32, n_out, NULL}};
-}
-
-static const op_contract plain = {ACT_CONTRACT_F32, DTYPE_F32};
-
-static void judge(const op_case *c, bound_class of, double *exact, double *bound)
-{
-    greta_error err = {0};
-    rig_check(op_replay_f64(c, &plain, exact, &err), &err);
-    rig_check(op_bound(c, &plain, of, bound, &err), &err);
-}
-
-/* Keeps the largest error in bounds; fails above 1. */
-static void hold(double *reached, double got, double exact, double bound, const char *what)
-{
-    double error = fabs(got - exact);
-    if (isinf(bound)) { /* sums that may overflow */
-        return;
-    }
-    if (!(error <= bound)) {
-        fail_msg("%s: error %g of %g is above the bound %g", what, error, exact, bound);
-    }
-    if (bound > 0 && error / bound > *reached) {
-        *reached = error / bound;
-    }
-}
-
-static void reaches(double reached, double claim, const char *what)
-{
-    print_message("%-40s reached %.3f of the bound\n", what, reached);
-    if (reached < claim) {
-        fail_msg("%s: only %g of the bound was reached, %g is claimed", what, reached, claim);
-    }
 }
 
 static void sums_stay_within_their_bounds_in_any_order(void **state)
@@ -354,25 +250,6 @@ static void an_outlier_tells_the_widths_apart(void **state)
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
-typedef struct row_rig {
-    op_case c;
-    weight tensor;
-    float w[K_MAX], x[K_MAX], z[K_MAX];
-    double exact[K_MAX], bound[K_MAX];
-} row_rig;
-
-static void row_of(row_rig *r, op_kind kind, int n)
-{
-    r->tensor = (weight){.type = DTYPE_F32,
-                         .n_row = 1,
-                         .n_col = n,
-                         .row_bytes = 4 * n,
-                         .data = (const uint8_t *)r->w};
-    r->c = (op_case){.op = {.kind = kind, .w = {{&r->tensor, 0, 1}}, .count = n, .eps = 1e-5f},
-                     .in = {{DTYPE_F32, n, r->x}, {DTYPE_F32, n, r->z}},
-                     .out = {DTYPE_F32, n, NULL}};
-}
-
 static void norms_stay_within_their_bounds(void **state)
 {
     (void)state;
@@ -421,60 +298,6 @@ static void a_wrong_eps_is_no_rounding(void **state)
     for (int i = 0; i < 64; i++) {
         assert_true(fabs(other.exact[i] - r.exact[i]) > r.bound[i]);
     }
-}
-
-static void rotations_stay_within_their_bounds(void **state)
-{
-    (void)state;
-    static row_rig r;
-    double reached = 0;
-    for (int trial = 0; trial < 20000; trial++) {
-        float c = uniform(), s = sqrtf(1 - c * c), cos_sin[2] = {c, s};
-        r.x[0] = normal();
-        r.x[1] = trial % 2 ? normal() : r.x[0] * c / s * (1 + 0x1p-10f * uniform());
-        row_of(&r, OP_ROPE, 2);
-        r.c.op.n_head = 1;
-        r.c.op.head_dim = r.c.op.rope_dim = r.c.rope.rope_dim = 2;
-        r.c.cos_sin = cos_sin;
-        judge(&r.c, BOUND_SOUND, r.exact, r.bound);
-        /* Another engine's table is another correct rounding: half an ulp on the other side. */
-        float other = nextafterf(c, trial % 4 < 2 ? 2 : -2);
-        bool moves = trial % 8 == 0;
-        float y0 = moves ? r.x[0] * other - r.x[1] * s : r.x[0] * c - r.x[1] * s;
-        float y1 = trial % 3 ? fmaf(r.x[0], s, r.x[1] * c) : r.x[0] * s + r.x[1] * c;
-        hold(&reached, (double)y0, r.exact[0], r.bound[0], "a rotation");
-        hold(&reached, (double)y1, r.exact[1], r.bound[1], "a rotation");
-    }
-    reaches(reached, 0.5, "rotation");
-}
-
-/* Angles as engines have them: a power in binary32 times the position, or a recurrence. */
-static void angles_may_be_binary32(void **state)
-{
-    (void)state;
-    static row_rig r;
-    double reached = 0;
-    for (int trial = 0; trial < 2000; trial++) {
-        int64_t position = (int64_t)draw(trial % 2 ? 100000 : 64);
-        float angle = (float)position, step = powf(10000.0f, -2.0f / 64);
-        fill(RANDOM, r.z, r.x, 64, 0);
-        row_of(&r, OP_ROPE, 64);
-        r.c.op.n_head = 1;
-        r.c.op.head_dim = r.c.op.rope_dim = 64;
-        r.c.position = position;
-        r.c.rope = (rope_table_args){
-            .freq_base = 10000, .rope_dim = 64, .first_position = position, .n_position = 1};
-        judge(&r.c, BOUND_ANGLES_F32, r.exact, r.bound);
-        for (int i = 0; i < 32; i++, angle *= step) {
-            float power = (float)position * powf(10000.0f, -2.0f * (float)i / 64);
-            float a = trial % 3 ? angle : power, c = cosf(a), s = sinf(a);
-            hold(&reached, (double)(r.x[2 * i] * c - r.x[2 * i + 1] * s), r.exact[2 * i],
-                 r.bound[2 * i], "an angle in binary32");
-            hold(&reached, (double)(r.x[2 * i] * s + r.x[2 * i + 1] * c), r.exact[2 * i + 1],
-                 r.bound[2 * i + 1], "an angle in binary32");
-        }
-    }
-    reaches(reached, 0.3, "angles in binary32");
 }
 
 static void functions_stay_within_their_bounds(void **state)
@@ -760,8 +583,6 @@ int main(void)
         cmocka_unit_test(an_outlier_tells_the_widths_apart),
         cmocka_unit_test(norms_stay_within_their_bounds),
         cmocka_unit_test(a_wrong_eps_is_no_rounding),
-        cmocka_unit_test(rotations_stay_within_their_bounds),
-        cmocka_unit_test(angles_may_be_binary32),
         cmocka_unit_test(functions_stay_within_their_bounds),
         cmocka_unit_test(gelu_by_its_formula_is_no_fault),
         cmocka_unit_test(single_roundings_are_tight),

@@ -16,6 +16,7 @@
 #include "replay/op_bound.h"
 
 #include "base/fpenv.h"
+#include "kernel/rope_table.h"
 #include "replay/op_bound_noise.h"
 
 #include <math.h>
@@ -300,16 +301,24 @@ static greta_status bound_store(const bounding *b)
     return GRETA_OK;
 }
 
-/* The pair's values by |cos| and |sin|, their roundings, two roundings of sums. */
+/* The attention factor, by which cos and sin are multiplied. */
+static double rope_size(const op_case *c)
+{
+    return c->rope.attn_factor > 0 && !c->cos_sin ? (double)c->rope.attn_factor : 1.0;
+}
+
+/* The pair's values by |cos| and |sin|, their roundings (with an attention factor, of the product
+ * too), two roundings of sums. */
 static double turned(const bounding *b, int32_t i, const double x[2], const double part[2])
 {
     const noise *s = &b->noise;
-    double angle = b->angle ? b->angle[i] : 0.0;
+    double angle = b->angle ? b->angle[i] : 0.0; /* how far a point of radius 1 is moved */
     double dx = noise_row(s, x[0]) * part[0] + noise_row(s, x[1]) * part[1];
     double size = fabs(x[0]) * part[0] + fabs(x[1]) * part[1];
-    double radius = hypot(x[0], x[1]), moved = angle < 2.0 ? angle : 2.0;
-    double out =
-        noise_gamma(2, U) * size + U * (fabs(x[0]) + fabs(x[1])) + moved * radius + dx + 0x1p-148;
+    double radius = hypot(x[0], x[1]), size_of = rope_size(b->c);
+    double table = U * (size_of == 1.0 ? 1.0 : 2.0 * size_of);
+    double out = noise_gamma(2, U) * size + table * (fabs(x[0]) + fabs(x[1])) + angle * radius +
+                 dx + 0x1p-148;
     return s->is_stored ? out + noise_row(s, size + out) : out;
 }
 
@@ -332,14 +341,29 @@ static void bound_rope_head(const bounding *b, const float *cos_sin, int64_t at)
     }
 }
 
+/* What blending two frequencies loses, in u of the unscaled one: the weights of the blend are
+ * differences of numbers that were rounded, of which Llama 3's reaches high / (high - low). */
+static double blend_error(const rope_table_args *a)
+{
+    double high = (double)a->high_freq_factor, low = (double)a->low_freq_factor;
+    return a->scaling == ROPE_SCALING_YARN                    ? 6.0
+           : a->scaling == ROPE_SCALING_LLAMA3 && !a->factors ? 6.0 + 4.0 * high / (high - low)
+                                                              : 0.0;
+}
+
 /* An angle in binary32 is off by (4 + 2 i) u of itself: powers take a few roundings, recurrences
- * two a step. Without scaling of positions the plain angle bounds it. */
+ * two a step; scaling takes two more, and what its blend loses. As cos and sin are, it is times the
+ * attention factor. */
 static void angle_errors(const bounding *b, double *angle)
 {
     const rope_table_args *a = &b->c->rope;
+    double scale = a->scaling == ROPE_SCALING_LINEAR ? (double)a->factor : 1.0;
     for (int32_t i = 0; i < a->rope_dim / 2; i++) {
-        double frequency = pow((double)a->freq_base, -2.0 * i / a->rope_dim);
-        angle[i] = (double)b->c->position * frequency * (4.0 + 2.0 * i) * b->noise.u_angle;
+        double unscaled = pow((double)a->freq_base, -2.0 * i / a->rope_dim);
+        double error =
+            kernel_rope_frequency(a, i) / scale * (6.0 + 2.0 * i) + unscaled * blend_error(a);
+        double moved = (double)b->c->position * error * b->noise.u_angle;
+        angle[i] = rope_size(b->c) * (moved < 2.0 ? moved : 2.0);
     }
 }
 
