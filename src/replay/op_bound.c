@@ -74,6 +74,9 @@ static const struct {
     [BOUND_ANGLES_F32] = {"angles_f32",
                           "as sound, and rotary angles in binary32, by products or by powers",
                           {.u_sum = U, .u_angle = U}},
+    [BOUND_FUNCTIONS] = {"functions_fast",
+                         "as sound, and exponentials off by up to 2^-16 of themselves",
+                         {.u_sum = U, .u_function = 0x1p-16}},
 };
 
 const char *bound_class_text(bound_class of)
@@ -398,6 +401,15 @@ static const struct {
     [ACTIVATION_EXP] = {0.8, INFINITY, 0},
 };
 
+/* What an exponential that is off by e of itself does: a quotient with it moves by e of itself, and
+ * 1 minus such a quotient (tanh) by e. */
+static double function_error(activation f, double x, double value, double e)
+{
+    return f == ACTIVATION_GELU_TANH ? e * fabs(x)
+           : f == ACTIVATION_TANH    ? 2 * e
+                                     : 2 * e * fabs(value);
+}
+
 static double bound_glu_one(const bounding *b, int64_t i)
 {
     const noise *s = &b->noise;
@@ -406,6 +418,7 @@ static double bound_glu_one(const bounding *b, int64_t i)
     double value = op_activation_exact(f, x);
     double df =
         functions[f].ulps * (2 * U * fabs(value) + 0x1p-149) + functions[f].cancels * U * fabs(x);
+    df += function_error(f, x, value, s->u_function);
     df += noise_row(s, x) > 0 ? functions[f].slope * noise_row(s, x) : 0.0;
     double du = noise_row(s, up), size = (fabs(value) + df) * (fabs(up) + du);
     return df * fabs(up) + fabs(value) * du + df * du + U * size + 0x1p-149;
@@ -428,7 +441,7 @@ static double bound_one(const bounding *b, int64_t i)
         return dx +
                noise_gamma(2 * functions[ACTIVATION_TANH].ulps + 2, U) * cap *
                    fabs(tanh(x / (double)o->softcap)) +
-               0x1p-148 * (1.0 + cap);
+               2 * s->u_function * cap + 0x1p-148 * (1.0 + cap);
     default:
         return U * (fabs(x) + dx) * factor + factor * dx + 0x1p-149;
     }
@@ -491,7 +504,8 @@ static greta_status bound_expert_weights(const bounding *b)
     }
     for (int64_t i = 0; i < c->in[0].n; i++) {
         double x = op_value_at(&c->in[0], i), moved = 2 * noise_row(&b->noise, x);
-        e = fmax(e, expm1(2 * U * fabs(x - most) + moved) + noise_gamma(8, U));
+        e = fmax(e,
+                 expm1(2 * U * fabs(x - most) + moved) + noise_gamma(8, U) + b->noise.u_function);
     }
     GRETA_TRY(op_replay_f64(c, b->contract, b->out, b->err));
     for (int64_t r = 0; r < c->out.n; r++) {

@@ -31,6 +31,7 @@ typedef enum bound_class {
     BOUND_SUM_F16, /* sums of products are binary16 */
     BOUND_SUM_BF16,
     BOUND_ANGLES_F32, /* rotary angles are products or powers in binary32 */
+    BOUND_FUNCTIONS,  /* exponentials, and what is made of them, are off by 2^-16 of themselves */
     BOUND_CLASS_COUNT
 } bound_class;
 

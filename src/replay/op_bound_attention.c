@@ -96,7 +96,7 @@ static double highest_score(const exact_head *h, int64_t n)
  */
 static double weight_roundings(const noise *s, double n)
 {
-    double sound = noise_gamma(6 * n + 8, U);
+    double sound = noise_gamma(6 * n + 8, U) + noise_gamma(n + 1, s->u_function);
     double wander = U * (16.0 + 4.0 * sqrt(n));
     return s->is_calibrated && wander < sound ? wander : sound;
 }

@@ -22,6 +22,7 @@ typedef struct noise {
     double u_factor, tiny_factor; /* of both factors of products */
     double u_kv, tiny_kv;         /* of cache rows */
     double u_angle;
+    double u_function; /* of exponentials, relative */
     double most; /* finite range, 0: that of binary32 */
 } noise;
 

@@ -87,9 +87,9 @@ greta_status op_arbiter_ratio(op_arbiter *a, bound_class of, const op_operand *r
 
 /* Narrow ones first: what a narrow one explains needs no wide one. */
 static const bound_class policies[] = {
-    BOUND_ANGLES_F32, BOUND_INPUT_TF32, BOUND_KV_F16,     BOUND_INPUT_F16,
-    BOUND_STORE_F16,  BOUND_ACT_Q8,     BOUND_INPUT_BF16, BOUND_STORE_BF16,
-    BOUND_ACT_Q8_256, BOUND_SUM_F16,    BOUND_SUM_BF16,
+    BOUND_FUNCTIONS,  BOUND_ANGLES_F32, BOUND_INPUT_TF32, BOUND_KV_F16,
+    BOUND_INPUT_F16,  BOUND_STORE_F16,  BOUND_ACT_Q8,     BOUND_INPUT_BF16,
+    BOUND_STORE_BF16, BOUND_ACT_Q8_256, BOUND_SUM_F16,    BOUND_SUM_BF16,
 };
 #define SHARE_MOST 0.5 /* of the row that bounds may be */
 

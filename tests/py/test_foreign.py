@@ -130,6 +130,25 @@ def test_what_a_trace_claims_decides(cli, pair, claim, state):  # noqa: F811
     assert status == state, both["why"]
 
 
+@pytest.mark.parametrize("claim, state", [("functions_fast", 0), ("", 0), ("f32", 1)])
+def test_an_exponential_of_its_own(cli, pair, claim, state):  # noqa: F811
+    """SiLU of an exponential that is off by 2^-17 of itself, some 60 ulp. An engine that claims f32
+    claims functions as exact as ours: then it is a fault, told as what it is, a product of the
+    activation that no hypothesis gives. One that claims nothing is told a policy."""
+    def fast(at, layer, rows):
+        signs = np.where(np.arange(rows.size).reshape(rows.shape) % 2, 1, -1)
+        return rows * (1 + signs * 2.0**-17).astype(np.float32) if at == "act" else rows
+    path, a, b = pair("llama", random_ids(13, 300), fault=fast, rounding=claim)
+    status, audit = judged(cli, "audit", b, "-m", path)
+    assert status == state, audit["why"]
+    if claim == "":
+        assert {op["bucket"] for op in audit["ops"]} == {"P_precision_policy"}
+    if claim == "f32":
+        assert all(op["stage"] == "act" and op["state"] != "CONFIRMED" for op in audit["ops"])
+    status, both = judged(cli, "compare", a, b, "-m", path)
+    assert status == state, both["why"]
+
+
 def test_a_promise_of_bits_is_held_to(cli, pair):  # noqa: F811
     """The same rows under a header that claims our arithmetic are not what it promises."""
     path, _, b = pair("llama", random_ids(13, 300), rounding="", arithmetic=2)
