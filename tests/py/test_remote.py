@@ -140,7 +140,7 @@ class Caller:
     """A checkout of a small tree, and remote.sh run in it."""
 
     def __init__(self, folder, host, model):
-        self.folder, self.host, self.model = folder, host, model
+        self.folder, self.host, self.model, self.started = folder, host, model, []
         self.greta, self.counts = os.environ["GRETA_BIN"], folder / "counts"
         self.counts.mkdir()
         wrapper = WRAPPER.replace("@greta", shlex.quote(self.greta))
@@ -172,9 +172,12 @@ class Caller:
     def start(self, *arguments, **how):
         env = {name: value for name, value in os.environ.items() if not name.startswith("GRETA_")}
         env["TMPDIR"] = str(self.scratch)
-        return subprocess.Popen(list(map(str, self.arguments(*arguments, **how))), env=env,
-                                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(list(map(str, self.arguments(*arguments, **how))), env=env,
+                                   cwd=self.folder, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   start_new_session=True)
+        self.started.append(process)
+        return process
 
     def run(self, *arguments, **how):
         return self.ended(self.start(*arguments, **how))
@@ -207,6 +210,10 @@ def caller(tmp_path, host, mkmodel):
     caller = Caller(tmp_path, host, mkmodel())
     yield caller
     caller.release()
+    for process in caller.started:
+        if process.poll() is None:  # of a test that failed; it has a group of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     shutil.rmtree(caller.scratch)
     if host.sshd.returncode is not None:  # a test that failed between stop and start
         host.start()
