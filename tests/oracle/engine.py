@@ -248,7 +248,14 @@ class Engine:
         n = len(row[0]) if kind == "ACT_Q8" else len(row)
         return {"stage": at[0], **place, "type": kind, "n": n, **hashes(kind, row)}
 
-    def write(self, path, ours):
+    def step(self, i, is_decoded):
+        n = len(self.ids)
+        if is_decoded and i == n - 1:
+            return {"phase": "decode", "pass": 1, "rows": 1, "row": 0, "first_position": i}
+        return {"phase": "prefill", "pass": 0, "rows": n - is_decoded, "row": i}
+
+    def write(self, path, ours, is_decoded=False):
+        """is_decoded: the last token is said to be a decode step of its own."""
         writer, ids = Writer(self.header(ours)), self.ids
         prefix = [f"{greta_trace.prefix_hash(ids[:i + 1]):016x}" for i in range(len(ids))]
         place = lambda stage, layer: {"stage": stage, **({"layer": layer} if layer >= 0 else {})}
@@ -263,8 +270,7 @@ class Engine:
                 n = len(row[0]) if type_name == "ACT_Q8" else len(row)
                 out = {"type": type_name, "n": n, **hashes(type_name, row), "kept": n}
                 record = {"kind": "row", **place(stage, layer), "prefix": prefix[i], "token": token,
-                          "position": i, "phase": "prefill", "pass": 0, "rows": len(ids), "row": i,
-                          "op": kind, "kernel": "numpy",
+                          "position": i, **self.step(i, is_decoded), "op": kind, "kernel": "numpy",
                           "in": [self.read(at, i, stage) for at in reads], "out": [out]}
                 if weights:
                     record["weight"] = [self.weight(*weight) for weight in weights]

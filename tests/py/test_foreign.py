@@ -154,3 +154,74 @@ def test_a_promise_of_bits_is_held_to(cli, pair):  # noqa: F811
     path, _, b = pair("llama", random_ids(13, 300), rounding="", arithmetic=2)
     status, audit = judged(cli, "audit", b, "-m", path)
     assert status == 1 and audit["judged"]["bounded"] == 0
+
+
+# ---- isolate ------------------------------------------------------------------------------------
+
+
+def one_ulp(stage, layer):
+    def moved(at, of, rows):
+        return np.nextafter(rows, np.float32(np.inf)) if (at, of) == (stage, layer) else rows
+    return moved
+
+
+@pytest.fixture
+def isolated(cli, mkmodel, tmp_path):  # noqa: F811
+    """isolated(decode's fault) -> exit code and analysis of two traces of the engine: all tokens
+    prefilled, and the last one decoded."""
+    def make(fault=None, model="q8", act="q8", kv="f16"):
+        path, ids, folder = mkmodel(*MODELS[model]), random_ids(11, 300), tmp_path / "pair"
+        folder.mkdir()
+        header = {**ours(cli, path, ids, tmp_path / "ours.jsonl", act, kv), "stages": "all"}
+        for name, of in (("prefill", None), ("decode", fault)):
+            run = engine.Engine(path, ids, act, kv, fault=of, prompt_id="p")
+            run.write(folder / f"{name}.jsonl", header, is_decoded=name == "decode")
+        return judged(cli, "isolate", "--from", folder, "-m", path)
+    return make
+
+
+def test_isolate_on_equal_foreign_traces(isolated):
+    status, found = isolated()
+    prompt = found["prompts"][0]
+    assert (status, prompt["state"]) == (0, "EQUAL"), prompt["answer"]["en"]
+    assert prompt["sides"]["decode0"]["kernel"] == "numpy" and prompt["canaries"]["all_found"]
+
+
+@pytest.mark.parametrize("stage, layer", [("k_rope", 1), ("up", 0)])
+def test_isolate_tells_rounding_of_others(isolated, stage, layer):
+    """One ulp in one op of the decode step, and all that follows from it: no bits are promised."""
+    status, found = isolated(one_ulp(stage, layer))
+    prompt = found["prompts"][0]
+    assert not any(op["is_fault"] for op in prompt["ops"]), prompt["answer"]["en"]
+    assert status == 0, prompt["answer"]["en"]
+
+
+@pytest.mark.parametrize("fault, stage, layer", [
+    (scaled("attn_norm", 1, 1.001, first=10), "attn_norm", 1),
+    (scaled("mlp_out", 0, 1.05, first=10), "mlp_out", 0),
+    (one_ulp("x_after_mlp", 1), "x_after_mlp", 1),  # a sum of two is rounded once, by anybody
+])
+def test_isolate_finds_faults_of_others(isolated, fault, stage, layer):
+    status, found = isolated(fault)
+    prompt = found["prompts"][0]
+    assert status == 1, prompt["answer"]["en"]
+    wrong = next(op for op in prompt["ops"] if op["is_fault"])
+    assert (wrong["stage"], wrong["layer"]) == (stage, layer)
+    assert wrong["wrong_sides"] == ["decode0"] and wrong["patch"] is None
+
+
+def test_isolate_of_two_engines_is_no_pair(cli, mkmodel, tmp_path):  # noqa: F811
+    """Our prefill against another engine's decode: compare is asked for that."""
+    path, ids, folder = mkmodel(*MODELS["llama"]), random_ids(11, 300), tmp_path / "pair"
+    folder.mkdir()
+    done = cli("trace", "-m", path, "--tokens", ",".join(map(str, ids)), "-n", 0, "--sample", "all",
+               "-o", folder / "prefill.jsonl", "--prompt-id", "p", "--act", "f32", "--kv", "f32")
+    assert done.returncode == 0, done.stderr
+    with open(folder / "prefill.jsonl") as lines:
+        header = {**json.loads(lines.readline()), "stages": "all"}
+    run = engine.Engine(path, ids, prompt_id="p")
+    run.write(folder / "decode.jsonl", header, is_decoded=True)
+    status, found = judged(cli, "isolate", "--from", folder, "-m", path)
+    prompt = found["prompts"][0]
+    assert (status, prompt["state"]) == (6, "NOT_COMPARABLE")
+    assert "arithmetic" in [field["field"] for field in prompt["mismatch"]]
