@@ -138,11 +138,11 @@ static void work(greta_session *s)
     eval_rows(s, 1, (int32_t[]){71}, 1, GRETA_PHASE_DECODE);
 }
 
-static greta_capture *captured(greta_session *s)
+static greta_capture *captured(greta_session *s, int has_values)
 {
     greta_error err = {0};
     greta_capture *c = NULL;
-    greta_capture_options co = {.size = sizeof co, .values = 1};
+    greta_capture_options co = {.size = sizeof co, .values = has_values};
     check(greta_capture_begin(s, &co, &err), &err);
     work(s);
     check(greta_capture_end(s, &c, &err), &err);
@@ -164,7 +164,9 @@ static size_t same_captures(const greta_capture *a, const greta_capture *b, cons
                                                   : DTYPE_ACT_Q8;
         assert_true(trace_values_bytes(type, x.n, &bytes) && x.n == y.n);
         if (x.hash != y.hash || x.bag != y.bag || memcmp(&x.sumsq, &y.sumsq, 4) != 0 ||
-            x.n_nonfinite != y.n_nonfinite || memcmp(x.values, y.values, bytes) != 0) {
+            memcmp(&x.min, &y.min, 4) != 0 || memcmp(&x.max, &y.max, 4) != 0 ||
+            x.n_nonfinite != y.n_nonfinite || !x.values != !y.values ||
+            (x.values && memcmp(x.values, y.values, bytes) != 0)) {
             fail_msg("%s: %s of layer %d differs at pass %d, sequence %d, position %d", what,
                      x.stage, x.layer, (int)x.pass, x.sequence, x.position);
         }
@@ -206,7 +208,7 @@ static void every_stage_has_the_same_bits(void **state)
             greta_session *s = session_on(m, &here), *d = session_on(m, &there);
             assert_string_equal(greta_session_describe(s).device, "cpu");
             assert_non_null(strchr(greta_session_describe(d).device, ':'));
-            greta_capture *expected = captured(s), *found = captured(d);
+            greta_capture *expected = captured(s, other), *found = captured(d, other);
             n_row += same_captures(expected, found, models[i]);
             greta_capture_free(expected);
             greta_capture_free(found);
@@ -259,6 +261,35 @@ static void graphs_compute_the_same(void **state)
     assert_memory_equal(logits[0], logits[1], ROWS * n * sizeof(float));
     free(logits[0]);
     free(logits[1]);
+}
+
+/* Statistics are part of the graph: a decoded token is launched whole, looked at or not. */
+static void a_captured_token_is_a_graph(void **state)
+{
+    (void)state;
+    enum { STEPS = 12 };
+    greta_error err = {0};
+    greta_capture *capture[2] = {NULL, NULL};
+    const int64_t *n_launch = symbol_of("reference_n_launch");
+    int64_t before = *n_launch;
+    for (int there = 0; there < 2; there++) {
+        greta_session_options o = options_on(there ? device_name() : "cpu");
+        greta_capture_options co = {.size = sizeof co};
+        float logits[STEPS * 512];
+        size_t n = (size_t)greta_model_describe(model).n_vocab;
+        assert_true(n <= 512);
+        greta_session *s = session_on(model, &o);
+        eval_rows(s, 1, (int32_t[]){0}, 30, GRETA_PHASE_PREFILL);
+        check(greta_capture_begin(s, &co, &err), &err);
+        decode_steps(s, 30, 30 + STEPS, logits, n);
+        check(greta_capture_end(s, &capture[there], &err), &err);
+        decode_steps(s, 30 + STEPS, 33 + STEPS, logits, n);
+        greta_session_free(s);
+    }
+    assert_true(!is_reference() || *n_launch - before == STEPS - 1 + 2);
+    same_captures(capture[0], capture[1], "decoding");
+    greta_capture_free(capture[0]);
+    greta_capture_free(capture[1]);
 }
 
 /* ---- Traces ---------------------------------------------------------------------------------- */
@@ -382,7 +413,7 @@ static int fault_runs(greta_session *s, greta_session *d, const fault_planted *p
         check(greta_session_drop(s, q, 0, &err), &err);
         check(greta_session_drop(d, q, 0, &err), &err);
     }
-    greta_capture *expected = captured(s), *found = captured(d);
+    greta_capture *expected = captured(s, 0), *found = captured(d, 0);
     same_captures(expected, found, name);
     greta_capture_free(expected);
     greta_capture_free(found);
@@ -490,7 +521,7 @@ static void what_does_not_work_says_why(void **state)
     refused("reference:2", GRETA_IO, "reference:2: too little memory: needs ");
     refused("reference:2", GRETA_IO, "and 1.0 MiB is free");
     refused("reference:3", GRETA_IO, "reference:3: out of memory: ");
-    refused("oldinterface", GRETA_IO, "the plugin has interface 0 (this greta has 1)");
+    refused("oldinterface", GRETA_IO, "the plugin has interface 0 (this greta has 2)");
     refused("otherarithmetic", GRETA_IO, "the plugin computes arithmetic 999 (this greta ");
     refused("misnamed", GRETA_IO, "the plugin of this name is another one");
     refused("", GRETA_USAGE, "is not cpu, NAME or NAME:NUMBER");
@@ -604,6 +635,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stage_has_the_same_bits),
         cmocka_unit_test(graphs_compute_the_same),
+        cmocka_unit_test(a_captured_token_is_a_graph),
         cmocka_unit_test(a_trace_says_the_same_but_for_who_computed),
         cmocka_unit_test(faults_do_the_same),
         cmocka_unit_test(isolate_works_there),

@@ -8,106 +8,8 @@
  */
 #include <dlfcn.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
-#include "hostile.h"
-#include "kernel/gpu/gpu.h"
-
-static const kernel_table *ref;
-static const gpu_plugin *gpu;
-static gpu_device *device;
-static int64_t n_trial, n_value;
-
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-enum { LENT_MAX = 64, POISON = 0xa5 };
-static void *lent[LENT_MAX];
-static int n_lent;
-
-static void settle(void)
-{
-    char why[256] = "";
-    gpu_status status = gpu->sync(device, why, sizeof why);
-    if (status != GPU_OK) {
-        fail_msg("the device failed: %s", why);
-    }
-    while (n_lent > 0) {
-        gpu->free(device, lent[--n_lent]);
-    }
-}
-
-/* Device memory until the next settle; NULL from: poisoned. */
-static uint8_t *up(const void *from, size_t bytes)
-{
-    void *memory;
-    assert_true(n_lent < LENT_MAX);
-    assert_int_equal(gpu->alloc(device, bytes, &memory), GPU_OK);
-    lent[n_lent++] = memory;
-    uint8_t *poison = from ? NULL : malloc(bytes + 1);
-    if (poison) {
-        memset(poison, POISON, bytes);
-    }
-    char why[256];
-    gpu->copy_in(device, memory, from ? from : poison, bytes);
-    assert_int_equal(gpu->sync(device, why, sizeof why), GPU_OK);
-    free(poison);
-    return memory;
-}
-
-/* Rows on both sides: `host` is what the definition works on. */
-typedef struct both {
-    uint8_t *host;
-    gpu_rows rows;
-    int64_t n_row;
-} both;
-
-static both rows_up(void *host, int64_t n_row, int64_t stride)
-{
-    return (both){host, {up(host, (size_t)(n_row * stride)), stride, NULL}, n_row};
-}
-
-static void *filled(size_t bytes)
-{
-    void *p = NULL;
-    assert_int_equal(posix_memalign(&p, 64, bytes + 64), 0);
-    memset(p, POISON, bytes);
-    return p;
-}
-
-static float *numbers_new(int64_t n, data_kind kind)
-{
-    float *x = filled((size_t)n * sizeof *x);
-    numbers_fill(x, n, kind);
-    return x;
-}
-
-static void compare(const char *what, const both *b)
-{
-    size_t bytes = (size_t)(b->n_row * b->rows.stride);
-    uint8_t *got = filled(bytes);
-    gpu->copy_out(device, got, b->rows.base, bytes);
-    for (size_t i = 0; i < bytes / 4; i++) {
-        float a, e;
-        memcpy(&a, got + 4 * i, 4);
-        memcpy(&e, b->host + 4 * i, 4);
-        if (hash_float_bits(a) != hash_float_bits(e)) {
-            fail_msg("%s: word %zu is %a (%08x), expected %a (%08x); row %zu", what, i, (double)a,
-                     hash_float_bits(a), (double)e, hash_float_bits(e),
-                     4 * i / (size_t)b->rows.stride);
-        }
-    }
-    n_trial++;
-    n_value += (int64_t)bytes / 4;
-    free(got);
-}
+#include "gpu_rig.h"
 
 static int is_long(void)
 {
@@ -464,58 +366,94 @@ static void test_rows(void **state)
     }
 }
 
-static void stats_trial(dtype type, int64_t n, data_kind kind)
+#define LOOKS 40 /* ops looked at in one call: more than a launch takes */
+
+static both look_rows(dtype type, int64_t n_row, int64_t n, data_kind kind)
 {
-    row_stats want;
-    both x;
-    if (type == DTYPE_F16) {
-        uint16_t *half = filled(2 * (size_t)n);
-        for (int64_t i = 0; i < n; i++) {
-            half[i] = half_from_float(number_new(kind));
-        }
-        x = rows_up(half, 1, 2 * n);
-    } else {
-        x = activations(1, n, type == DTYPE_ACT_Q8, kind);
+    int64_t stride = (2 * n + 63) / 64 * 64;
+    if (type != DTYPE_F16) {
+        both x = activations(n_row, n, type == DTYPE_ACT_Q8, kind);
+        return x;
     }
-    ref->row_stats(type, x.host, n, &want);
-    row_stats *out = (row_stats *)(void *)up(NULL, sizeof *out), got;
-    gpu_stats a = {type, x.rows, 1, n, out};
-    gpu->stats(device, &a);
-    gpu->copy_out(device, &got, out, sizeof got);
-    if (got.hash.ordered != want.hash.ordered || got.hash.bag != want.hash.bag ||
-        got.n_nonfinite != want.n_nonfinite ||
-        hash_float_bits(got.sumsq) != hash_float_bits(want.sumsq) ||
-        hash_float_bits(got.min) != hash_float_bits(want.min) ||
-        hash_float_bits(got.max) != hash_float_bits(want.max)) {
-        fail_msg("statistics of %s, %d values, %s: %a %a %a", dtype_name(type), (int)n,
-                 kind_names[kind], (double)got.min, (double)got.max, (double)got.sumsq);
+    uint16_t *half = filled((size_t)(n_row * stride));
+    for (int64_t i = 0; i < n_row * stride / 2; i++) {
+        half[i] = half_from_float(number_new(kind));
+    }
+    return rows_up(half, n_row, stride);
+}
+
+static void stats_expect(const row_stats *got, dtype type, const void *row, int64_t n)
+{
+    row_stats want = {0};
+    if (type == DTYPE_I32) {
+        for (int64_t i = 0; i < n; i++) {
+            hash_word(&want.hash, (uint64_t)i, ((const uint32_t *)row)[i]);
+        }
+    } else {
+        ref->row_stats(type, row, n, &want);
+    }
+    if (got->hash.ordered != want.hash.ordered || got->hash.bag != want.hash.bag ||
+        got->n_nonfinite != want.n_nonfinite ||
+        hash_float_bits(got->sumsq) != hash_float_bits(want.sumsq) ||
+        hash_float_bits(got->min) != hash_float_bits(want.min) ||
+        hash_float_bits(got->max) != hash_float_bits(want.max)) {
+        fail_msg("statistics of %s, %d values: %a %a %a", type == DTYPE_I32 ? "ids" : "numbers",
+                 (int)n, (double)got->min, (double)got->max, (double)got->sumsq);
     }
     n_trial++;
+}
+
+static void looks_trial(data_kind kind)
+{
+    static const dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_ACT_Q8, DTYPE_I32};
+    static const int64_t widths[] = {32, 64, 576, 1120, 4096, 4128, 9024};
+    both x[LOOKS];
+    gpu_stats look[LOOKS];
+    int64_t n_row = 0;
+    row_stats *out = (row_stats *)(void *)up(NULL, LOOKS * 4 * sizeof *out), got[LOOKS * 4];
+    for (int i = 0; i < LOOKS; i++) {
+        dtype type = types[random_below(4)];
+        int64_t n = widths[random_below(7)], n_token = 1 + random_below(4);
+        n += type == DTYPE_ACT_Q8 ? 0 : random_below(3) - 1;
+        x[i] = look_rows(type, n_token, n, kind);
+        look[i] = (gpu_stats){
+            .type = type, .x = x[i].rows, .n_token = n_token, .n = n, .stats = out + n_row};
+        n_row += n_token;
+    }
+    gpu->stats(device, look, LOOKS);
+    gpu->copy_out(device, got, out, (size_t)n_row * sizeof *got);
+    for (int i = 0; i < LOOKS; i++) {
+        for (int64_t t = 0; t < look[i].n_token; t++) {
+            stats_expect(&got[look[i].stats - out + t], look[i].type,
+                         x[i].host + t * x[i].rows.stride, look[i].n);
+        }
+        free(x[i].host);
+    }
     settle();
-    free(x.host);
+}
+
+static void argmax_trial(data_kind kind)
+{
+    float *x = numbers_new(1000, kind);
+    int32_t best = -1, got;
+    for (int32_t i = 0; i < 1000; i++) {
+        best = x[i] == x[i] && (best < 0 || x[i] > x[best]) ? i : best;
+    }
+    int32_t *id = (int32_t *)(void *)up(NULL, 4);
+    gpu_argmax a = {{up(x, 4000), 4000, NULL}, 1, 1000, id};
+    gpu->argmax(device, &a);
+    gpu->copy_out(device, &got, id, 4);
+    assert_int_equal(got, best);
+    settle();
+    free(x);
 }
 
 static void test_stats(void **state)
 {
     (void)state;
     for (int kind = 0; kind < DATA_KINDS; kind++) {
-        for (int64_t n = 32; n <= 1120; n += 544) {
-            stats_trial(DTYPE_F32, n + 1, (data_kind)kind);
-            stats_trial(DTYPE_F16, n + 1, (data_kind)kind);
-            stats_trial(DTYPE_ACT_Q8, n, (data_kind)kind);
-        }
-        float *x = numbers_new(1000, (data_kind)kind);
-        int32_t best = -1, got;
-        for (int32_t i = 0; i < 1000; i++) {
-            best = x[i] == x[i] && (best < 0 || x[i] > x[best]) ? i : best;
-        }
-        int32_t *id = (int32_t *)(void *)up(NULL, 4);
-        gpu_argmax a = {{up(x, 4000), 4000, NULL}, 1, 1000, id};
-        gpu->argmax(device, &a);
-        gpu->copy_out(device, &got, id, 4);
-        assert_int_equal(got, best);
-        settle();
-        free(x);
+        looks_trial((data_kind)kind);
+        argmax_trial((data_kind)kind);
     }
 }
 
@@ -617,6 +555,35 @@ static caches caches_new(attend_shape s, data_kind kind)
     return c;
 }
 
+/* Rows of the cache, looked at in place and gathered. */
+static void cache_trial(const caches *c, const gpu_row *row, int64_t n)
+{
+    gpu_rows rows = {up(row, (size_t)n * sizeof *row), sizeof *row, NULL};
+    int64_t width = (int64_t)c->shape.n_head_kv * c->shape.head_dim;
+    int64_t bytes = width * (int64_t)kv_value_bytes(&c->shape);
+    row_stats *out = (row_stats *)(void *)up(NULL, (size_t)n * sizeof *out),
+              *got = filled((size_t)n * sizeof *got);
+    for (int side = 0; side < 2; side++) {
+        gpu_stats look = {c->shape.type,   rows,        n,        width,        out,
+                          c->device[side], c->sequence, c->shape, (kv_side)side};
+        both y = rows_up(filled((size_t)(n * bytes)), n, bytes);
+        gpu_kv_load load = {rows, y.rows, c->device[side], c->sequence, c->shape, (kv_side)side, n};
+        gpu->stats(device, &look, 1);
+        gpu->kv_load(device, &load);
+        gpu->copy_out(device, got, out, (size_t)n * sizeof *got);
+        for (int64_t t = 0; t < n; t++) {
+            uint8_t *cache = c->host[side] + (size_t)row[t].sequence * c->sequence;
+            kv_load_args one = {cache, c->shape, (kv_side)side, row[t].position,
+                                y.host + t * bytes};
+            kernel_kv_load(&one);
+            stats_expect(&got[t], c->shape.type, one.row, width);
+        }
+        compare("kv_load", &y);
+        free(y.host);
+    }
+    free(got);
+}
+
 static void attention_trial(attend_shape s, data_kind kind)
 {
     int64_t n = s.n_token + 1, width = (int64_t)s.n_head * s.head_dim;
@@ -641,6 +608,7 @@ static void attention_trial(attend_shape s, data_kind kind)
                             .window = s.window};
         ref->attention(&r, 0, s.n_head_kv);
     }
+    cache_trial(&c, row, n);
     gpu_attention a = {.q = q.rows,
                        .y = y.rows,
                        .row = {up(row, (size_t)n * sizeof *row), sizeof *row, NULL},

@@ -10,7 +10,7 @@
  * Memory comes from slabs, on huge pages where the system has them; `bytes_ready` of it are taken
  * and touched at the begin, so that a short run pays for no page either.
  */
-#include "engine/engine.h"
+#include "engine/device.h"
 
 #include "base/checked.h"
 
@@ -27,6 +27,7 @@ typedef struct slab {
     struct slab *next;
     uint8_t *data;
     uint64_t bytes, used;
+    int is_pinned; /* for copies from the session's device */
 } slab;
 
 /* An op's rows in a pass: before them in the tables lie those of the ops before it. */
@@ -69,7 +70,7 @@ struct greta_capture {
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-static slab *slab_new(uint64_t bytes, int is_touched)
+static slab *slab_new(const greta_session *session, uint64_t bytes, int is_touched)
 {
     slab *s = calloc(1, sizeof *s);
     void *data = s ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
@@ -83,6 +84,7 @@ static slab *slab_new(uint64_t bytes, int is_touched)
         ((volatile uint8_t *)data)[at] = 0;
     }
     *s = (slab){.data = data, .bytes = bytes};
+    s->is_pinned = session->device && device_pin(session->device, data, (size_t)bytes);
     return s;
 }
 
@@ -92,10 +94,11 @@ static uint64_t aligned(uint64_t bytes)
 }
 
 /* The last slab is filled; what is left of it is given up when a pass does not fit. */
-static uint8_t *capture_take(greta_capture *c, uint64_t bytes)
+static uint8_t *capture_take(greta_session *session, uint64_t bytes)
 {
+    greta_capture *c = session->capture;
     if (!c->slab || c->slab->bytes - c->slab->used < bytes) {
-        slab *s = slab_new(bytes > SLAB_BYTES ? bytes : SLAB_BYTES, 0);
+        slab *s = slab_new(session, bytes > SLAB_BYTES ? bytes : SLAB_BYTES, 0);
         if (!s) {
             return NULL;
         }
@@ -163,12 +166,39 @@ static greta_status capture_fill(greta_session *s, const greta_capture_options *
     ops_describe(s, c);
     observer_header(s, &everything, &c->header);
     if (options->bytes_ready > 0) {
-        c->slab = slab_new(aligned(options->bytes_ready), 1);
+        c->slab = slab_new(s, aligned(options->bytes_ready), 1);
         if (!c->slab) {
             return error_memory(err, "the capture", options->bytes_ready);
         }
     }
     return GRETA_OK;
+}
+
+/* The session has no capture any more; its device forgets the memory. */
+static void capture_drop(greta_session *s)
+{
+    for (slab *b = s->capture ? s->capture->slab : NULL; b; b = b->next) {
+        if (b->is_pinned) {
+            device_unpin(s->device, b->data);
+        }
+        b->is_pinned = 0;
+    }
+    if (s->device && s->device->look.stats) {
+        device_look_end(s);
+    }
+    s->capture = NULL;
+}
+
+void capture_abandon(greta_session *s)
+{
+    greta_capture *c = s->capture;
+    capture_drop(s);
+    greta_capture_free(c);
+}
+
+static int64_t rows_of_pass(const greta_capture *c, int64_t n_row, int64_t n_want)
+{
+    return c->rows[0] * n_row + c->rows[1] * n_want;
 }
 
 greta_status greta_capture_begin(greta_session *s, const greta_capture_options *options,
@@ -187,8 +217,12 @@ greta_status greta_capture_begin(greta_session *s, const greta_capture_options *
         s->capture = c;
         status = session_replan(s, err);
     }
+    if (status == GRETA_OK && s->device) {
+        int64_t rows_max = rows_of_pass(c, s->options.n_chunk, s->options.n_chunk);
+        status = device_look_begin(s, rows_max, err);
+    }
     if (status != GRETA_OK) {
-        s->capture = NULL;
+        capture_drop(s);
         greta_capture_free(c);
     }
     return status;
@@ -200,7 +234,7 @@ greta_status greta_capture_end(greta_session *s, greta_capture **capture, greta_
     if (!s->capture) {
         return error_set(err, GRETA_USAGE, "the session is not being captured");
     }
-    s->capture = NULL;
+    capture_drop(s);
     free((*capture)->gathered);
     (*capture)->gathered = NULL;
     return GRETA_OK;
@@ -221,11 +255,6 @@ static greta_status pass_reserve(greta_capture *c, greta_error *err)
     c->pass = grown;
     c->n_pass_max = n;
     return GRETA_OK;
-}
-
-static int64_t rows_of_pass(const greta_capture *c, int64_t n_row, int64_t n_want)
-{
-    return c->rows[0] * n_row + c->rows[1] * n_want;
 }
 
 greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_error *err)
@@ -254,7 +283,7 @@ greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_e
                          " allow",
                          c->bytes, batch->n, bytes - (c->bytes_max - c->bytes), c->bytes_max);
     }
-    uint8_t *at = capture_take(c, bytes);
+    uint8_t *at = capture_take(s, bytes);
     if (!at) {
         return error_memory(err, "the capture", bytes);
     }
@@ -294,6 +323,34 @@ static uint64_t values_at(const captured_op *o, const captured_pass *p, int64_t 
 {
     return o->bytes_before[0] * (uint64_t)p->n_row + o->bytes_before[1] * (uint64_t)p->n_want +
            o->row_bytes * (uint64_t)t;
+}
+
+capture_room capture_room_of(const greta_session *s, int32_t i)
+{
+    const greta_capture *c = s->capture;
+    const captured_pass *p = &c->pass[c->n_pass - 1];
+    const captured_op *o = &c->op[i];
+    uint64_t bytes = 0;
+    trace_values_bytes(o->type, o->width, &bytes);
+    return (capture_room){
+        .stats = p->stats + stats_at(o, p, 0),
+        .values = p->values ? p->values + values_at(o, p, 0) : NULL,
+        .stride = o->row_bytes,
+        .bytes = bytes,
+    };
+}
+
+row_stats *capture_stats(const greta_session *s, int64_t *n)
+{
+    const greta_capture *c = s->capture;
+    const captured_pass *p = &c->pass[c->n_pass - 1];
+    *n = rows_of_pass(c, p->n_row, p->n_want);
+    return p->stats;
+}
+
+int capture_keeps_values(const greta_session *s)
+{
+    return s->capture->has_values;
 }
 
 static void look_at_row(const greta_session *s, int32_t i, int64_t t, uint8_t *scratch)

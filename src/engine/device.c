@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOGITS_PINNED ((int64_t)16 << 20) /* bytes */
+
 _Static_assert(sizeof(gpu_row) == sizeof(greta_row) &&
                    offsetof(gpu_row, position) == offsetof(greta_row, position) &&
                    offsetof(gpu_row, sequence) == offsetof(greta_row, sequence),
@@ -151,6 +153,32 @@ greta_status device_plan_new(const greta_session *s, const plan *p, uint8_t **me
     return status;
 }
 
+/* The host's logits are pinned as far as that is worth its memory. */
+void device_plan_take(greta_session *s, uint8_t *memory)
+{
+    device *d = s->device;
+    int32_t e = op_list_edge(&s->healthy, STAGE_LOGITS, -1);
+    const buffer *b = &s->plan.buffer[s->plan.slot[2 * e]];
+    int64_t n = LOGITS_PINNED / (int64_t)b->stride;
+    n = n < 1 ? 1 : n < b->n_row ? n : b->n_row;
+    d->plan = memory;
+    d->n_logits_pinned = device_pin(d, b->base, (size_t)n * b->stride) ? n : 0;
+    d->logits_pinned = d->n_logits_pinned > 0 ? b->base : NULL;
+}
+
+void device_plan_drop(greta_session *s)
+{
+    device *d = s->device;
+    device_graph_drop(d, &d->graph[0]);
+    device_graph_drop(d, &d->graph[1]);
+    if (d->logits_pinned) {
+        device_unpin(d, d->logits_pinned);
+    }
+    d->logits_pinned = NULL;
+    d->plugin->free(d->gpu, d->plan);
+    d->plan = NULL;
+}
+
 /* Memory of the pass; the order is that of `fits`. */
 static greta_status pass_alloc(const greta_session *s, device *d, greta_error *err)
 {
@@ -186,7 +214,9 @@ greta_status device_fill(greta_session *s, greta_error *err)
     const config *c = &s->model->cfg;
     GRETA_TRY(device_store_open(s, err));
     GRETA_TRY(fits(s, err));
-    GRETA_TRY(device_plan_new(s, &s->plan, &d->plan, err));
+    uint8_t *memory = NULL;
+    GRETA_TRY(device_plan_new(s, &s->plan, &memory, err));
+    device_plan_take(s, memory);
     GRETA_TRY(pass_alloc(s, d, err));
     gpu_status status =
         d->plugin->reserve(d->gpu, s->options.n_chunk, s->options.n_ctx, c->n_head, c->head_dim);
@@ -208,11 +238,14 @@ void device_free(greta_session *s)
     if (d->gpu) {
         char why[DEVICE_WHY_MAX];
         (void)d->plugin->sync(d->gpu, why, sizeof why); /* nothing reads the host's memory now */
-        device_graph_drop(d);
+        if (d->look.stats) {
+            device_look_end(s);
+        }
+        device_plan_drop(s);
         device_ops_free(d, &d->healthy);
         device_ops_free(d, &d->override);
-        void *memory[] = {d->plan, d->kv,      d->row[0],     d->row[1],
-                          d->want, d->inv_rms, d->cos_sin[0], d->cos_sin[1]};
+        void *memory[] = {d->kv,      d->row[0],     d->row[1],    d->want,
+                          d->inv_rms, d->cos_sin[0], d->cos_sin[1]};
         for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
             d->plugin->free(d->gpu, memory[i]);
         }

@@ -88,6 +88,15 @@ typedef struct device_graph {
     void *graph; /* NULL: such a pass was seen once */
 } device_graph;
 
+/* What a capture of the session wants of the pass at hand (device_look.c). */
+typedef struct device_look {
+    row_stats *stats;  /* on the device: of a pass, in the capture's order; NULL: no capture */
+    uint8_t *gathered; /* (n_chunk, kv_row_bytes) rows of the cache, on the device */
+    int32_t *turn;     /* (n_edge) edges before it that have the same buffer */
+    gpu_stats wanted[GPU_STATS_MAX];
+    int32_t n; /* of them */
+} device_look;
+
 typedef struct device {
     const gpu_plugin *plugin;
     gpu_device *gpu;
@@ -102,7 +111,10 @@ typedef struct device {
     float *inv_rms;  /* (n_chunk) */
     float *cos_sin[2];
     device_store *store;
-    device_graph graph;
+    device_graph graph[2]; /* of a plain pass, of one that is captured */
+    device_look look;
+    void *logits_pinned; /* the first rows of the host's logits; NULL: none */
+    int64_t n_logits_pinned;
 } device;
 
 /* Finds or makes the store of the model for the session's device. */
@@ -123,11 +135,12 @@ greta_status device_open(greta_session *s, greta_error *err);
  * too little memory. */
 greta_status device_fill(greta_session *s, greta_error *err);
 void device_free(greta_session *s);
-/* Forgets the graph: what it points to is about to change. */
-void device_graph_drop(device *d);
 /* Memory for a new plan; NULL: there is too little. */
 greta_status device_plan_new(const greta_session *s, const plan *p, uint8_t **memory,
                              greta_error *err);
+/* The plan is about to go, with the graphs that point to it; s->plan is new, and has `memory`. */
+void device_plan_drop(greta_session *s);
+void device_plan_take(greta_session *s, uint8_t *memory);
 /* What an override needs, uploaded; GRETA_USAGE for one that swaps kernels. */
 greta_status device_override_new(const greta_session *s, const session_override *override,
                                  device_ops *out, greta_error *err);
@@ -148,8 +161,27 @@ greta_status device_sync(device *d, greta_error *err);
 /* GRETA_IO if the device was lost before. */
 greta_status device_check(const device *d, greta_error *err);
 
+/* ---- A capture (device_look.c) --------------------------------------------------------------- */
+
+/* A capture begins, whose passes have at most rows_max statistics; it has ended. */
+greta_status device_look_begin(greta_session *s, int64_t rows_max, greta_error *err);
+void device_look_end(greta_session *s);
+/* Whether copies to that memory need not wait; then it is unpinned before it is freed. */
+int device_pin(const device *d, void *host, size_t bytes);
+void device_unpin(const device *d, void *host);
+/* The row of its buffer from which an edge lies: not always 0, see there. */
+int64_t edge_turn(const greta_session *s, int32_t e);
+/* An op is about to write rows; op i has: `a` is what to look at, without its `stats`. */
+void device_look_before(const greta_session *s, gpu_rows written);
+void device_look_after(const greta_session *s, int32_t i, gpu_stats a);
+/* All ops have been enqueued; their graph has: statistics go to the host. */
+void device_look_rest(const greta_session *s);
+void device_look_fetch(const greta_session *s);
+
 /* ---- A pass (device_walk.c) ------------------------------------------------------------------ */
 
+/* Forgets a graph: what it points to is about to change. */
+void device_graph_drop(device *d, device_graph *graph);
 /* Runs every op of the phase's list; logits are in the host's buffer afterwards. */
 greta_status device_walk(greta_session *s, greta_error *err);
 /* Rows of the pass that tokens of an op wrote, or read, copied to where the host would have them.

@@ -2,8 +2,8 @@
  *
  * An op is enqueued for all its tokens at once; where the rows of an override run different ops,
  * those of the same op together. Nothing waits between ops: rows, cache and angles are on the
- * device, and the host hears of a pass when its logits arrive. A trace or a capture is the
- * exception: it looks at an op's rows when the op is done, and so has them fetched.
+ * device, and the host hears of a pass when its logits arrive. A trace is the exception: it looks
+ * at an op's rows when the op is done, and so has them fetched.
  *
  * A small pass, as of decoding, would spend its time on enqueuing. The second one of a shape
  * becomes a graph, and those that follow launch it: nothing in it but what the memory holds depends
@@ -30,34 +30,33 @@ typedef struct launch {
 
 /* ---- Where rows lie -------------------------------------------------------------------------- */
 
-/* Of buffer row `row`, which may be one before the first: then no token reads it. */
-static uint8_t *plan_row(const greta_session *s, const rows *r, int64_t row)
+/* Row `row` of an edge, which may be one before the first: then no token reads it. */
+static uint8_t *plan_row(const greta_session *s, const rows *r, int32_t e, int64_t row)
 {
     const buffer *b = &s->plan.buffer[r->buffer];
     ptrdiff_t offset = b->base - s->plan.memory;
+    row += edge_turn(s, e);
     return s->device->plan + offset + (ptrdiff_t)row * (ptrdiff_t)b->stride;
 }
 
 /* Token 0 of the call is the launch's first. */
-static gpu_rows rows_of(const launch *l, rows r)
+static gpu_rows rows_of(const launch *l, rows r, int32_t e)
 {
     int64_t first = r.index ? 0 : l->token.first;
     const int32_t *index = r.index ? l->session->device->want + l->token.first : NULL;
     int64_t step = r.stride == 0 ? 0 : first;
-    return (gpu_rows){plan_row(l->session, &r, r.first + step), (int64_t)r.stride, index};
+    return (gpu_rows){plan_row(l->session, &r, e, r.first + step), (int64_t)r.stride, index};
 }
 
 static gpu_rows read_rows(const launch *l, int input)
 {
-    if (l->op->in[input].edge < 0) {
-        return (gpu_rows){0};
-    }
-    return rows_of(l, rows_read(l->session, l->op, input));
+    int32_t e = l->op->in[input].edge;
+    return e < 0 ? (gpu_rows){0} : rows_of(l, rows_read(l->session, l->op, input), e);
 }
 
 static gpu_rows written_rows(const launch *l)
 {
-    return rows_of(l, rows_written(l->session, l->op, 0));
+    return rows_of(l, rows_written(l->session, l->op, 0), l->op->out[0]);
 }
 
 /* The rows of the pass, as the caller gave them. */
@@ -322,14 +321,14 @@ static void (*const launchers[OP_KIND_COUNT])(const launch *l) = {
 
 /* ---- The pass -------------------------------------------------------------------------------- */
 
-static void op_launch(const greta_session *s, const op *o, span token)
+static launch launch_of(const greta_session *s, const op *o, span token)
 {
     const device *d = s->device;
     int is_override =
         s->override.op && o >= s->override.op && o < s->override.op + s->override.n_op;
     const op_list *list = is_override ? &s->override : &s->healthy;
     const device_ops *ops = is_override ? &d->override : &d->healthy;
-    launch l = {
+    return (launch){
         .session = s,
         .plugin = d->plugin,
         .gpu = d->gpu,
@@ -339,7 +338,6 @@ static void op_launch(const greta_session *s, const op *o, span token)
         .token = token,
         .n = token.last - token.first,
     };
-    launchers[o->kind](&l);
 }
 
 /* The tokens from `first` on that run the same op. */
@@ -353,25 +351,22 @@ static span run_of(const greta_session *s, const op *o, int64_t first, int64_t n
     return (span){first, next};
 }
 
-static void look_run(void *user, int32_t thread, int32_t n_thread)
+/* What a capture looks at when the op has run for all its tokens. */
+static gpu_stats look_of(const launch *l)
 {
-    const op *const *o = ((void **)user)[1];
-    const greta_session *s = ((void **)user)[0];
-    int64_t at = *o - session_list(s, s->phase)->op;
-    capture_look(s, (span){at, at + 1}, thread, n_thread);
-}
-
-/* A capture and a trace see the op's rows now. */
-static void op_look(greta_session *s, const op *o, int64_t n_token)
-{
-    if (s->capture && n_token > 0) {
-        void *job[] = {s, &o};
-        device_fetch_written(s, o, (span){0, n_token});
-        thread_pool_run(s->pool, look_run, job);
+    const greta_session *s = l->session;
+    const edge *e = edge_out(l);
+    gpu_stats a = {.type = edge_type(s, e), .n_token = l->n, .n = e->width};
+    if (!e->is_cache) {
+        a.x = written_rows(l);
+        return a;
     }
-    if (s->trace) {
-        observe_op(s, o);
-    }
+    a.x = pass_rows(l);
+    a.cache = cache_on_device(s, e);
+    a.sequence_bytes = s->kv_sequence_bytes;
+    a.shape = s->kv;
+    a.side = cache_side(e);
+    return a;
 }
 
 /* The rows of the pass go to the device; those of the one before stay, for delayed reads. */
@@ -388,11 +383,31 @@ static void rows_upload(const greta_session *s)
     }
 }
 
+/* Those that are pinned need no waiting for. */
 static void logits_fetch(const greta_session *s)
 {
+    const device *d = s->device;
     int32_t e = op_list_edge(&s->healthy, STAGE_LOGITS, -1);
     const op *o = &s->healthy.op[s->healthy.edge[e].producer];
-    device_fetch_written(s, o, (span){0, s->n_want});
+    int64_t n = s->n_want < d->n_logits_pinned ? s->n_want : d->n_logits_pinned;
+    if (n > 0) {
+        rows r = rows_written(s, o, 0);
+        gpu_rows_out out = {r.base, r.stride, plan_row(s, &r, e, 0), r.stride, r.stride, (size_t)n};
+        d->plugin->rows_out(d->gpu, &out);
+    }
+    if (n < s->n_want) {
+        device_fetch_written(s, o, (span){n, s->n_want});
+    }
+}
+
+/* The op for all its tokens, which may run different ones. */
+static void op_launch(greta_session *s, const op *o, int64_t n_token)
+{
+    for (span run = {0, 0}; run.last < n_token;) {
+        run = run_of(s, o, run.last, n_token);
+        launch l = launch_of(s, session_op(s, o, run.first), run);
+        launchers[l.op->kind](&l);
+    }
 }
 
 static void ops_launch(greta_session *s)
@@ -401,27 +416,39 @@ static void ops_launch(greta_session *s)
     for (int32_t i = 0; i < list->n_op; i++) {
         const op *o = &list->op[i];
         int64_t n_token = op_tokens(s, o);
-        for (span run = {0, 0}; run.last < n_token;) {
-            run = run_of(s, o, run.last, n_token);
-            op_launch(s, session_op(s, o, run.first), run);
+        int is_captured = s->capture && n_token > 0;
+        gpu_stats look = {0};
+        if (is_captured) {
+            launch whole = launch_of(s, o, (span){0, n_token});
+            look = look_of(&whole);
+            device_look_before(s, look.x);
         }
-        op_look(s, o, n_token);
+        op_launch(s, o, n_token);
+        if (is_captured) {
+            device_look_after(s, i, look);
+        }
+        if (s->trace) {
+            observe_op(s, o);
+        }
+    }
+    if (s->capture) {
+        device_look_rest(s);
     }
 }
 
-void device_graph_drop(device *d)
+void device_graph_drop(device *d, device_graph *graph)
 {
-    if (d->graph.graph) {
-        d->plugin->graph_free(d->gpu, d->graph.graph);
+    if (graph->graph) {
+        d->plugin->graph_free(d->gpu, graph->graph);
     }
-    d->graph = (device_graph){0};
+    *graph = (device_graph){0};
 }
 
-/* Nothing is looked at on the way, and where edges lie does not alternate between passes. */
+/* Nothing goes to the host on the way, and where edges lie does not alternate between passes. */
 static int is_graphable(const greta_session *s)
 {
-    return s->device->plugin->graph_begin && s->n_row <= GRAPH_ROWS && !s->trace && !s->capture &&
-           !s->override.op;
+    int is_left = s->trace || (s->capture && capture_keeps_values(s));
+    return s->device->plugin->graph_begin && s->n_row <= GRAPH_ROWS && !is_left && !s->override.op;
 }
 
 /* Launches the pass as a graph, which is made first if the pass before had the same shape; 0: it is
@@ -431,9 +458,9 @@ static int graph_launch(greta_session *s)
     device *d = s->device;
     int64_t n_position = positions_seen(s, (span){0, s->n_row});
     device_graph shape = {s->n_row, s->n_want, positions_bound(n_position, s->options.n_ctx), NULL};
-    device_graph *g = &d->graph;
+    device_graph *g = &d->graph[s->capture != NULL];
     if (g->n_row != shape.n_row || g->n_want != shape.n_want || g->n_position != shape.n_position) {
-        device_graph_drop(d);
+        device_graph_drop(d, g);
         *g = shape;
         return 0;
     }
@@ -454,6 +481,9 @@ greta_status device_walk(greta_session *s, greta_error *err)
     rows_upload(s);
     if (!is_graphable(s) || !graph_launch(s)) {
         ops_launch(s);
+    }
+    if (s->capture) {
+        device_look_fetch(s);
     }
     logits_fetch(s);
     return device_sync(s->device, err);
@@ -478,14 +508,14 @@ static void fetch_cache(const greta_session *s, const edge *e, int32_t sequence,
     fetch(s, host, s->device->kv + (host - s->kv_memory), end - first);
 }
 
-/* Rows of a buffer as tokens see them. */
-static void fetch_rows(const greta_session *s, const rows *r, span tokens)
+/* Rows of an edge as tokens see them. */
+static void fetch_rows(const greta_session *s, const rows *r, int32_t e, span tokens)
 {
     size_t stride = s->plan.buffer[r->buffer].stride;
     int64_t n = r->stride == 0 || r->index ? 1 : tokens.last - tokens.first;
     for (int64_t t = tokens.first; t < tokens.last; t += n) {
         int64_t row = r->first + (r->stride == 0 ? 0 : r->index ? r->index[t] : t);
-        fetch(s, s->plan.buffer[r->buffer].base + (size_t)row * stride, plan_row(s, r, row),
+        fetch(s, s->plan.buffer[r->buffer].base + (size_t)row * stride, plan_row(s, r, e, row),
               (size_t)n * stride);
         if (r->stride == 0) {
             return;
@@ -513,7 +543,7 @@ void device_fetch_written(const greta_session *s, const op *o, span tokens)
     }
     if (!e->is_cache) {
         rows y = rows_written(s, o, 0);
-        fetch_rows(s, &y, tokens);
+        fetch_rows(s, &y, o->out[0], tokens);
         return;
     }
     for (int64_t t = tokens.first, next; t < tokens.last; t = next) {
@@ -533,7 +563,7 @@ void device_fetch_read(const greta_session *s, const op *o, span tokens)
         }
         if (!e->is_cache) {
             rows x = rows_read(s, o, i);
-            fetch_rows(s, &x, tokens);
+            fetch_rows(s, &x, o->in[i].edge, tokens);
             continue;
         }
         for (int64_t t = tokens.first, next; t < tokens.last; t = next) {

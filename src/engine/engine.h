@@ -179,10 +179,24 @@ void observer_header(greta_session *s, const greta_trace_options *options, trace
 void observer_selection(const greta_trace_options *options, trace_header *header);
 
 /* ---- Capture (capture.c) ---- */
+/* The session ends with its capture. */
+void capture_abandon(greta_session *s);
 /* Room for a batch that is about to become a pass; refuses it when there is none. */
 greta_status capture_reserve(greta_session *s, const greta_batch *batch, greta_error *err);
 /* The pass has begun. */
 void capture_pass(greta_session *s);
+/* Where what an op of the list has written is kept: statistics from `stats` on, values of a row
+ * `stride` bytes after those of the row before; values NULL: not kept. */
+typedef struct capture_room {
+    row_stats *stats;
+    uint8_t *values;
+    size_t stride, bytes;
+} capture_room;
+
+capture_room capture_room_of(const greta_session *s, int32_t i);
+/* Statistics of a pass: of op 0 first, n of them. */
+row_stats *capture_stats(const greta_session *s, int64_t *n);
+int capture_keeps_values(const greta_session *s);
 /* This thread's share of the rows that ops [first, last) have written. */
 void capture_look(const greta_session *s, span ops, int32_t thread, int32_t n_thread);
 /* The plan again, after an override or a capture came or went. */

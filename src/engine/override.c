@@ -135,12 +135,13 @@ static greta_status plan_replace(greta_session *s, const op_list *override, gret
         return status;
     }
     if (s->device) {
-        device_graph_drop(s->device);
-        s->device->plugin->free(s->device->gpu, s->device->plan);
-        s->device->plan = memory;
+        device_plan_drop(s);
     }
     plan_free(&s->plan);
     s->plan = replanned;
+    if (s->device) {
+        device_plan_take(s, memory);
+    }
     s->n_row_previous = 0;
     s->n_want = 0;
     s->logits = NULL;

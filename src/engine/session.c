@@ -172,7 +172,7 @@ void greta_session_free(greta_session *s)
         return;
     }
     observer_free(s->trace);
-    greta_capture_free(s->capture);
+    capture_abandon(s);
     device_free(s);
     thread_pool_free(s->pool);
     op_list_free(&s->healthy);

@@ -400,6 +400,41 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaS
     return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_stride, const void *from, size_t stride,
+                              size_t bytes, size_t n, int kind, cudaStream_t stream)
+{
+    if (bytes > to_stride || bytes > stride) {
+        return cudaErrorInvalidValue;
+    }
+    for (size_t i = 0; i < n; i++) {
+        cudaMemcpyAsync((char *)to + i * to_stride, (const char *)from + i * stride, bytes, kind,
+                        stream);
+    }
+    return cudaSuccess;
+}
+
+/* What is pinned may not be pinned again, nor unpinned twice. */
+static std::map<void *, size_t> pinned;
+
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned)
+{
+    std::lock_guard<std::recursive_mutex> held(lock);
+    for (const auto &one : pinned) {
+        if ((char *)memory < (char *)one.first + one.second &&
+            (char *)one.first < (char *)memory + bytes) {
+            return cudaErrorInvalidValue;
+        }
+    }
+    pinned[memory] = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *memory)
+{
+    std::lock_guard<std::recursive_mutex> held(lock);
+    return pinned.erase(memory) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 cudaError_t cudaFuncSetAttribute(const void *, int, int bytes)
 {
     return bytes <= SHARED_MAX ? cudaSuccess : cudaErrorInvalidValue;

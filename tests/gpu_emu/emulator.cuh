@@ -97,6 +97,7 @@ enum cudaError_t {
     cudaErrorInsufficientDriver,
     cudaErrorInvalidValue,
 };
+enum { cudaHostRegisterDefault };
 enum { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaStreamCaptureModeThreadLocal };
 
@@ -120,6 +121,10 @@ cudaError_t cudaFree(void *memory);
 cudaError_t cudaMallocHost(void **memory, size_t bytes);
 cudaError_t cudaFreeHost(void *memory);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_stride, const void *from, size_t stride,
+                              size_t bytes, size_t n, int, cudaStream_t);
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void *memory);
 cudaError_t cudaFuncSetAttribute(const void *kernel, int attribute, int bytes);
 cudaError_t cudaStreamCreate(cudaStream_t *stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);

@@ -261,6 +261,36 @@ static void reference_copy_out(gpu_device *d, void *host_to, const void *from, s
     }
 }
 
+static void rows_out_run(gpu_device *d, const void *args)
+{
+    const gpu_rows_out *a = args;
+    for (size_t i = 0; i < a->n; i++) {
+        const uint8_t *from = (const uint8_t *)a->from + i * a->stride;
+        if (!is_inside(d, from, a->bytes)) {
+            return;
+        }
+        memcpy((uint8_t *)a->host_to + i * a->host_stride, from, a->bytes);
+    }
+}
+
+static void reference_rows_out(gpu_device *d, const gpu_rows_out *a)
+{
+    enqueue(d, rows_out_run, a, sizeof *a);
+}
+
+static gpu_status reference_host_pin(gpu_device *d, void *host, size_t bytes)
+{
+    (void)d;
+    return host && bytes > 0 ? GPU_OK : GPU_FAILED;
+}
+
+static void reference_host_unpin(gpu_device *d, void *host)
+{
+    if (!host) {
+        device_fail(d, "nothing is unpinned");
+    }
+}
+
 static gpu_status reference_reserve(gpu_device *d, int64_t n_token, int64_t n_position,
                                     int32_t n_head, int32_t head_dim)
 {
@@ -332,6 +362,9 @@ const gpu_plugin *greta_gpu_plugin(void)
         .copy_in = reference_copy_in,
         .copy_out = reference_copy_out,
         .copy = reference_copy,
+        .rows_out = reference_rows_out,
+        .host_pin = reference_host_pin,
+        .host_unpin = reference_host_unpin,
         .reserve = reference_reserve,
         .graph_begin = reference_graph_begin,
         .graph_end = reference_graph_end,

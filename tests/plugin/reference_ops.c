@@ -219,6 +219,34 @@ static void kv_store_run(gpu_device *d, const void *args)
     }
 }
 
+/* The row of the cache that a row of a pass has written, gathered. */
+static bool cache_row(gpu_device *d, const gpu_kv_load *a, int64_t t, void *y)
+{
+    const gpu_row *row = pass_row(d, &a->row, t);
+    const uint8_t *cache = row ? a->cache + (size_t)row->sequence * a->sequence_bytes : NULL;
+    if (!row || !is_inside(d, cache, cache_bytes(&a->shape, row->position))) {
+        return false;
+    }
+    kernel_kv_load(&(kv_load_args){cache, a->shape, a->side, row->position, y});
+    return true;
+}
+
+static size_t cache_row_bytes(const kv_shape *s)
+{
+    return (size_t)s->n_head_kv * (size_t)s->head_dim * kv_value_bytes(s);
+}
+
+static void kv_load_run(gpu_device *d, const void *args)
+{
+    const gpu_kv_load *a = args;
+    for (int64_t t = 0; t < a->n_token; t++) {
+        uint8_t *y = row_at(d, &a->y, t, cache_row_bytes(&a->shape));
+        if (!y || !cache_row(d, a, t, y)) {
+            return;
+        }
+    }
+}
+
 static const uint8_t *cache_read(gpu_device *d, const gpu_attention *a, const uint8_t *cache,
                                  int64_t sequence, int64_t position)
 {
@@ -392,13 +420,26 @@ static void expert_sum_run(gpu_device *d, const void *args)
 static void stats_run(gpu_device *d, const void *args)
 {
     const gpu_stats *a = args;
+    gpu_kv_load load = {a->x, {0}, a->cache, a->sequence_bytes, a->shape, a->side, a->n_token};
+    void *gathered = a->cache ? malloc(cache_row_bytes(&a->shape)) : NULL;
     for (int64_t t = 0; t < a->n_token; t++) {
-        const void *x = row_at(d, &a->x, t, 1);
-        if (!x || !is_inside(d, a->stats + t, sizeof *a->stats)) {
-            return;
+        const void *x = gathered;
+        if (a->cache ? !x || !cache_row(d, &load, t, gathered)
+                     : (x = row_at(d, &a->x, t, 1)) == NULL) {
+            break;
         }
-        table()->row_stats(a->type, x, a->n, &a->stats[t]);
+        if (!is_inside(d, a->stats + t, sizeof *a->stats)) {
+            break;
+        }
+        a->stats[t] = (row_stats){0};
+        for (int64_t i = 0; i < a->n && a->type == DTYPE_I32; i++) {
+            hash_word(&a->stats[t].hash, (uint64_t)i, ((const uint32_t *)x)[i]);
+        }
+        if (a->type != DTYPE_I32) {
+            table()->row_stats(a->type, x, a->n, &a->stats[t]);
+        }
     }
+    free(gathered);
 }
 
 static void argmax_run(gpu_device *d, const void *args)
@@ -451,7 +492,15 @@ OP(expert_weights, gpu_expert_weights)
 OP(expert_matmul, gpu_expert_matmul)
 OP(expert_sum, gpu_expert_sum)
 OP(stats, gpu_stats)
+OP(kv_load, gpu_kv_load)
 OP(argmax, gpu_argmax)
+
+static void reference_stats_all(gpu_device *d, const gpu_stats *a, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        reference_stats(d, &a[i]);
+    }
+}
 
 void reference_ops(gpu_plugin *plugin)
 {
@@ -469,6 +518,7 @@ void reference_ops(gpu_plugin *plugin)
     plugin->expert_weights = reference_expert_weights;
     plugin->expert_matmul = reference_expert_matmul;
     plugin->expert_sum = reference_expert_sum;
-    plugin->stats = reference_stats;
+    plugin->kv_load = reference_kv_load;
+    plugin->stats = reference_stats_all;
     plugin->argmax = reference_argmax;
 }

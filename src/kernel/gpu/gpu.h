@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_PLUGIN_VERSION 1
+#define GPU_PLUGIN_VERSION 2
 #define GPU_PLUGIN_SYMBOL  "greta_gpu_plugin"
 
 typedef struct gpu_device gpu_device; /* one opened device: its stream, scratch, first error */
@@ -108,6 +108,16 @@ typedef struct gpu_kv_store {
     int64_t n_token;
 } gpu_kv_store;
 
+/* Rows of the cache, each gathered: y (n_head_kv, head_dim) values of the cache's type. */
+typedef struct gpu_kv_load {
+    gpu_rows row, y; /* of gpu_row */
+    const uint8_t *cache;
+    size_t sequence_bytes;
+    kv_shape shape;
+    kv_side side;
+    int64_t n_token;
+} gpu_kv_load;
+
 typedef struct gpu_attention {
     gpu_rows q, y, row; /* (n_head, head_dim) floats; of gpu_row */
     const uint8_t *k, *v;
@@ -161,13 +171,29 @@ typedef struct gpu_expert_sum {
     int32_t n_used;
 } gpu_expert_sum;
 
-/* Statistics and hashes of rows, as kernel_table.row_stats takes them: F32, F16, ACT_Q8, I32. */
+#define GPU_STATS_MAX 32
+
+/* Statistics and hashes of rows of F32, F16 or ACT_Q8, as kernel_table.row_stats takes them, hashes
+ * alone of I32; or of what a pass has stored in the cache. */
 typedef struct gpu_stats {
     dtype type;
-    gpu_rows x;
+    gpu_rows x; /* (n) values; with a cache of gpu_row, which say where its rows lie */
     int64_t n_token, n;
     row_stats *stats; /* (n_token) out */
+    const uint8_t
+        *cache; /* keys or values of a layer, as in gpu_kv_store; NULL: x has the values */
+    size_t sequence_bytes;
+    kv_shape shape;
+    kv_side side;
 } gpu_stats;
+
+/* `bytes` of each of n rows. */
+typedef struct gpu_rows_out {
+    void *host_to;
+    size_t host_stride;
+    const void *from;
+    size_t stride, bytes, n;
+} gpu_rows_out;
 
 /* The highest logit of each row, lowest id among equals, NaN never (-1: all are). */
 typedef struct gpu_argmax {
@@ -194,11 +220,16 @@ typedef struct gpu_plugin {
      * is valid in every other of the same number. */
     gpu_status (*alloc)(gpu_device *device, size_t bytes, void **memory);
     void (*free)(gpu_device *device, void *memory); /* NULL is allowed */
-    /* In order with the ops. copy_in may still read host_from until `sync`; copy_out has arrived
-     * when it returns. */
+    /* In order with the ops. copy_in may still read host_from until `sync`, and what rows_out
+     * copies has arrived then; copy_out has when it returns. */
     void (*copy_in)(gpu_device *device, void *to, const void *host_from, size_t bytes);
     void (*copy_out)(gpu_device *device, void *host_to, const void *from, size_t bytes);
     void (*copy)(gpu_device *device, void *to, const void *from, size_t bytes);
+    void (*rows_out)(gpu_device *device, const gpu_rows_out *a);
+    /* Copies to memory of the host that is pinned go on while the host does; `unpin` names the same
+     * start. A copy has all of its end pinned, or nothing of it. */
+    gpu_status (*host_pin)(gpu_device *device, void *host, size_t bytes);
+    void (*host_unpin)(gpu_device *device, void *host);
 
     /* Bytes of a matrix of n_row rows of k values in the device's layout; 0: no such type. */
     size_t (*weight_bytes)(dtype type, int64_t n_row, int64_t k);
@@ -219,13 +250,14 @@ typedef struct gpu_plugin {
     void (*matmul)(gpu_device *device, const gpu_matmul *a);
     void (*rope)(gpu_device *device, const gpu_rope *a);
     void (*kv_store)(gpu_device *device, const gpu_kv_store *a);
+    void (*kv_load)(gpu_device *device, const gpu_kv_load *a);
     void (*attention)(gpu_device *device, const gpu_attention *a);
     void (*columns)(gpu_device *device, const gpu_columns *a);
     void (*top_k)(gpu_device *device, const gpu_top_k *a);
     void (*expert_weights)(gpu_device *device, const gpu_expert_weights *a);
     void (*expert_matmul)(gpu_device *device, const gpu_expert_matmul *a);
     void (*expert_sum)(gpu_device *device, const gpu_expert_sum *a);
-    void (*stats)(gpu_device *device, const gpu_stats *a);
+    void (*stats)(gpu_device *device, const gpu_stats *a, int32_t n); /* of n ops, at once */
     void (*argmax)(gpu_device *device, const gpu_argmax *a);
 
     /* What is enqueued between the two is not run but becomes a graph, which graph_launch enqueues

@@ -6,6 +6,7 @@
 #include "kernel/gpu/experts.cuh"
 #include "kernel/gpu/gemm.cuh"
 #include "kernel/gpu/repack.cuh"
+#include "kernel/gpu/stats.cuh"
 
 #define GRID_Y_MAX 65535 /* blocks in y, and in z, of both vendors */
 /* Blocks of a multiprocessor whose weights come while they wait. It pays where a unit is 16 bytes:
@@ -362,6 +363,18 @@ static void kv_store_run(gpu_device *d, const gpu_kv_store *a)
     });
 }
 
+static void kv_load_run(gpu_device *d, const gpu_kv_load *a)
+{
+    op_begin(d, a->n_token);
+    int64_t per_token = (int64_t)a->shape.n_head_kv * a->shape.head_dim;
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
+        gpu_kv_load e = *a;
+        e.row = rows_from(a->row, t);
+        e.y = rows_from(a->y, t);
+        GPU_LAUNCH(kv_load_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d, e);
+    });
+}
+
 static void columns_run(gpu_device *d, const gpu_columns *a)
 {
     op_begin(d, a->n_token);
@@ -407,19 +420,56 @@ static void argmax_run(gpu_device *d, const gpu_argmax *a)
     keep_launch(d);
 }
 
-/* As many rows at a time as there is room for their group sums. */
-static void stats_run(gpu_device *d, const gpu_stats *a)
+/* One launch: ops of `rows` rows each, as many as the scratch holds parts and group sums of. */
+static void stats_launch(gpu_device *d, stats_args *s)
 {
-    op_begin(d, a->n_token);
-    size_t row_bytes = (size_t)((a->n + 63) / 64) * sizeof(float);
-    int64_t most = (int64_t)(d->scratch_bytes / row_bytes);
-    for (int64_t t = 0; t < a->n_token; t += most) {
-        gpu_stats e = *a;
-        e.x = rows_from(a->x, t);
-        e.stats = a->stats + t;
-        int64_t n = a->n_token - t < most ? a->n_token - t : most;
-        GPU_LAUNCH(stats_rows, (unsigned)n, STATS_THREADS, 0, d, e, d->scratch);
-        keep_launch(d);
+    size_t parts = (size_t)s->first_part[s->n] * sizeof *s->part;
+    s->part = (part_stats *)d->scratch;
+    s->group = (float *)(void *)((uint8_t *)d->scratch + parts);
+    GPU_LAUNCH(stats_parts, s->first_part[s->n], STATS_THREADS, 0, d, *s);
+    keep_launch(d);
+    GPU_LAUNCH(stats_rows, s->first_row[s->n], STATS_THREADS, 0, d, *s);
+    keep_launch(d);
+    s->n = 0;
+}
+
+/* Adds rows [t, t + n) of an op. */
+static void stats_add(stats_args *s, const gpu_stats *a, int64_t t, int64_t n)
+{
+    gpu_stats *e = &s->of[s->n];
+    *e = *a;
+    e->x = rows_from(a->x, t);
+    e->stats = a->stats + t;
+    e->n_token = n;
+    uint32_t group = s->n == 0 ? 0 : s->first_group[s->n];
+    s->first_group[s->n] = group;
+    s->first_part[s->n + 1] = s->first_part[s->n] + (uint32_t)(n * parts_of(a->n));
+    s->first_row[s->n + 1] = s->first_row[s->n] + (uint32_t)n;
+    s->n++;
+    s->first_group[s->n] = group + (uint32_t)(n * groups_of(a->n));
+}
+
+static void stats_run(gpu_device *d, const gpu_stats *a, int32_t n)
+{
+    stats_args s = {};
+    size_t left = d->scratch_bytes;
+    op_begin(d, n > 0 ? a[0].n_token : 0);
+    for (int32_t i = 0; i < n; i++) {
+        size_t row_bytes = (size_t)parts_of(a[i].n) * sizeof(part_stats) +
+                           (size_t)groups_of(a[i].n) * sizeof(float);
+        for (int64_t t = 0, some; t < a[i].n_token; t += some) {
+            if (s.n > 0 && (left < row_bytes || s.n == GPU_STATS_MAX)) {
+                stats_launch(d, &s);
+                left = d->scratch_bytes;
+            }
+            some = (int64_t)(left / row_bytes);
+            some = some < a[i].n_token - t ? some : a[i].n_token - t;
+            stats_add(&s, &a[i], t, some);
+            left -= (size_t)some * row_bytes;
+        }
+    }
+    if (s.n > 0) {
+        stats_launch(d, &s);
     }
 }
 

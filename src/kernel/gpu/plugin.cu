@@ -2,7 +2,7 @@
 #include "kernel/gpu/launch.cuh"
 
 #define STAGING_BYTES ((size_t)64 << 20)
-#define SCRATCH_LEAST ((size_t)4 << 20) /* group sums of a row of LIMIT_VOCAB values, and more */
+#define SCRATCH_LEAST ((size_t)16 << 20) /* statistics of a row of LIMIT_VOCAB values, and more */
 #define SCRATCH_MOST  ((size_t)256 << 20)
 
 static gpu_status status_of(GPU(Error_t) e)
@@ -144,6 +144,26 @@ static void plugin_copy(gpu_device *d, void *to, const void *from, size_t bytes)
     keep_error(d, GPU(MemcpyAsync)(to, from, bytes, GPU(MemcpyDeviceToDevice), d->stream));
 }
 
+static void plugin_rows_out(gpu_device *d, const gpu_rows_out *a)
+{
+    keep_error(d, GPU(Memcpy2DAsync)(a->host_to, a->host_stride, a->from, a->stride, a->bytes, a->n,
+                                     GPU(MemcpyDeviceToHost), d->stream));
+}
+
+static gpu_status plugin_host_pin(gpu_device *d, void *host, size_t bytes)
+{
+    device_take(d);
+    GPU(Error_t) e = GPU(HostRegister)(host, bytes, GPU(HostRegisterDefault));
+    (void)GPU(GetLastError)(); /* a refusal is answered here: copies then take longer */
+    return status_of(e);
+}
+
+static void plugin_host_unpin(gpu_device *d, void *host)
+{
+    device_take(d);
+    keep_error(d, GPU(HostUnregister)(host));
+}
+
 /* ---- Weights --------------------------------------------------------------------------------- */
 
 static size_t plugin_weight_bytes(dtype type, int64_t n_row, int64_t k)
@@ -270,18 +290,19 @@ static void plugin_graph_free(gpu_device *, void *graph)
 }
 
 static const gpu_plugin plugin = {
-    GPU_PLUGIN_VERSION, ARITHMETIC_VERSION,  GPU_VENDOR,
-    plugin_count,       plugin_describe,     plugin_open,
-    plugin_close,       plugin_sync,         plugin_alloc,
-    plugin_free,        plugin_copy_in,      plugin_copy_out,
-    plugin_copy,        plugin_weight_bytes, plugin_weight_upload,
-    plugin_reserve,     embed_run,           norm_run,
-    quantize_run,       matmul_run,          rope_run,
-    kv_store_run,       attention_run,       columns_run,
-    top_k_run,          expert_weights_run,  expert_matmul_run,
-    expert_sum_run,     stats_run,           argmax_run,
-    plugin_graph_begin, plugin_graph_end,    plugin_graph_launch,
-    plugin_graph_free,
+    GPU_PLUGIN_VERSION,  ARITHMETIC_VERSION,  GPU_VENDOR,
+    plugin_count,        plugin_describe,     plugin_open,
+    plugin_close,        plugin_sync,         plugin_alloc,
+    plugin_free,         plugin_copy_in,      plugin_copy_out,
+    plugin_copy,         plugin_rows_out,     plugin_host_pin,
+    plugin_host_unpin,   plugin_weight_bytes, plugin_weight_upload,
+    plugin_reserve,      embed_run,           norm_run,
+    quantize_run,        matmul_run,          rope_run,
+    kv_store_run,        kv_load_run,         attention_run,
+    columns_run,         top_k_run,           expert_weights_run,
+    expert_matmul_run,   expert_sum_run,      stats_run,
+    argmax_run,          plugin_graph_begin,  plugin_graph_end,
+    plugin_graph_launch, plugin_graph_free,
 };
 
 extern "C" __attribute__((visibility("default"))) const gpu_plugin *greta_gpu_plugin(void)

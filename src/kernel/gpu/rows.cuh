@@ -168,6 +168,14 @@ __global__ void rope_rows(gpu_rope a)
 
 /* ---- Cache: blocks (x, token), a thread has a value ------------------------------------------ */
 
+/* Where value i of (n_head_kv, head_dim) of a position lies, in values: kv_at of kernel.h. */
+__device__ inline int64_t kv_place(const kv_shape &s, kv_side side, int64_t position, int64_t i)
+{
+    int64_t head = i / s.head_dim, d = i % s.head_dim, tile = ATTENTION_TILE;
+    int64_t block = position / tile * s.n_head_kv + head, p = position % tile;
+    return block * tile * s.head_dim + (side == KV_KEYS ? d * tile + p : p * s.head_dim + d);
+}
+
 __global__ void kv_store_rows(gpu_kv_store a)
 {
     after_last();
@@ -176,16 +184,31 @@ __global__ void kv_store_rows(gpu_kv_store a)
         return;
     }
     const gpu_row *row = pass_row(a.row, t);
-    int64_t head = i / a.shape.head_dim, d = i % a.shape.head_dim, tile = ATTENTION_TILE;
-    int64_t block = row->position / tile * a.shape.n_head_kv + head, p = row->position % tile;
-    int64_t at = block * tile * a.shape.head_dim +
-                 (a.side == KV_KEYS ? d * tile + p : p * a.shape.head_dim + d);
+    int64_t at = kv_place(a.shape, a.side, row->position, i);
     uint8_t *cache = a.cache + (size_t)row->sequence * a.sequence_bytes;
     float x = floats_at(a.x, t)[i];
     if (a.shape.type == DTYPE_F32) {
         ((float *)cache)[at] = x;
     } else {
         ((uint16_t *)cache)[at] = half_from_float(x);
+    }
+}
+
+__global__ void kv_load_rows(gpu_kv_load a)
+{
+    after_last();
+    int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (int64_t)a.shape.n_head_kv * a.shape.head_dim) {
+        return;
+    }
+    const gpu_row *row = pass_row(a.row, t);
+    int64_t at = kv_place(a.shape, a.side, row->position, i);
+    const uint8_t *cache = a.cache + (size_t)row->sequence * a.sequence_bytes;
+    uint8_t *y = row_at(a.y, t);
+    if (a.shape.type == DTYPE_F32) {
+        ((uint32_t *)y)[i] = ((const uint32_t *)cache)[at];
+    } else {
+        ((uint16_t *)y)[i] = ((const uint16_t *)cache)[at];
     }
 }
 
@@ -229,135 +252,6 @@ __global__ void column_rows(gpu_columns a)
         value = activate(a.f, x);
         *y = a.b.base ? value * floats_at(a.b, t)[i] : value;
         break;
-    }
-}
-
-/* ---- Statistics and the highest logit: a block has a row ------------------------------------- */
-
-#define STATS_THREADS NORM_THREADS
-
-/* A candidate for the first of the largest; index -1: none. */
-struct ranked {
-    float value;
-    int32_t index;
-};
-
-__device__ inline bool is_better(ranked a, ranked b)
-{
-    bool both = a.index >= 0 && b.index >= 0;
-    return both ? a.value > b.value || (a.value == b.value && a.index < b.index) : a.index >= 0;
-}
-
-/* The best candidate of all threads, in all of them; `shared` has one place a warp. */
-__device__ inline ranked block_best(ranked mine, ranked *shared)
-{
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        ranked other = {lane_xor(mine.value, stride), lane_xor(mine.index, stride)};
-        mine = is_better(other, mine) ? other : mine;
-    }
-    __syncthreads();
-    if (lane_id() == 0) {
-        shared[warp_id()] = mine;
-    }
-    __syncthreads();
-    for (int w = 0; w < STATS_THREADS / GPU_WARP; w++) {
-        mine = is_better(shared[w], mine) ? shared[w] : mine;
-    }
-    return mine;
-}
-
-__global__ void __launch_bounds__(STATS_THREADS) argmax_rows(gpu_argmax a)
-{
-    after_last();
-    __shared__ ranked best[STATS_THREADS / GPU_WARP];
-    const float *x = floats_at(a.x, blockIdx.x);
-    ranked mine = {0.0f, -1};
-    for (int64_t i = threadIdx.x; i < a.n; i += STATS_THREADS) {
-        ranked here = {x[i], x[i] == x[i] ? (int32_t)i : -1};
-        mine = is_better(here, mine) ? here : mine;
-    }
-    mine = block_best(mine, best);
-    if (threadIdx.x == 0) {
-        a.id[blockIdx.x] = mine.index;
-    }
-}
-
-__device__ inline float stats_value(dtype type, const uint8_t *row, int64_t n, int64_t i)
-{
-    if (type == DTYPE_F16) {
-        return widen_half(((const uint16_t *)row)[i]);
-    }
-    if (type == DTYPE_ACT_Q8) {
-        return (float)((const int8_t *)row)[i] * ((const float *)(row + n))[i / UNIT];
-    }
-    return ((const float *)row)[i];
-}
-
-__device__ inline uint32_t stats_word(dtype type, const uint8_t *row, int64_t i)
-{
-    if (type == DTYPE_F16) {
-        uint16_t half = ((const uint16_t *)row)[i];
-        return (half & 0x7fff) > 0x7c00 ? 0x7e00 : half;
-    }
-    return type == DTYPE_ACT_Q8 ? (uint32_t)((const int8_t *)row)[i]
-           : type == DTYPE_I32  ? ((const uint32_t *)row)[i]
-                                : hash_float_bits(((const float *)row)[i]);
-}
-
-__device__ inline uint64_t block_add(uint64_t v, uint64_t *shared)
-{
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        v += lane_xor((unsigned long long)v, stride);
-    }
-    __syncthreads();
-    if (lane_id() == 0) {
-        shared[warp_id()] = v;
-    }
-    __syncthreads();
-    v = 0;
-    for (int w = 0; w < STATS_THREADS / GPU_WARP; w++) {
-        v += shared[w];
-    }
-    return v;
-}
-
-__global__ void __launch_bounds__(STATS_THREADS) stats_rows(gpu_stats a, float *groups)
-{
-    after_last();
-    __shared__ ranked best[STATS_THREADS / GPU_WARP];
-    __shared__ uint64_t sums[STATS_THREADS / GPU_WARP];
-    int64_t t = blockIdx.x, n_group = (a.n + 63) / 64;
-    const uint8_t *row = row_at(a.x, t);
-    ranked least = {0.0f, -1}, most = {0.0f, -1};
-    row_hash hash = {0, 0};
-    uint64_t n_nonfinite = 0;
-    for (int64_t i = threadIdx.x; i < a.n; i += STATS_THREADS) {
-        hash_word(&hash, (uint64_t)i, stats_word(a.type, row, i));
-        if (a.type != DTYPE_I32) {
-            float x = stats_value(a.type, row, a.n, i);
-            int32_t at = is_finite(x) ? (int32_t)i : -1;
-            n_nonfinite += at < 0;
-            most = is_better({x, at}, most) ? ranked{x, at} : most;
-            least = is_better({-x, at}, least) ? ranked{-x, at} : least;
-        }
-    }
-    for (int64_t b = threadIdx.x; a.type == DTYPE_ACT_Q8 && b < a.n / UNIT; b += STATS_THREADS) {
-        hash_word(&hash, (uint64_t)(a.n + b), stats_word(DTYPE_F32, row + a.n, b));
-    }
-    row_stats s = {};
-    s.hash.ordered = block_add(hash.ordered, sums);
-    s.hash.bag = block_add(hash.bag, sums);
-    s.n_nonfinite = block_add(n_nonfinite, sums);
-    most = block_best(most, best);
-    least = block_best(least, best);
-    if (a.type != DTYPE_I32) {
-        s.sumsq = block_sum_squares(a.n, groups + t * n_group,
-                                    [=](int64_t i) { return stats_value(a.type, row, a.n, i); });
-        s.max = most.index < 0 ? 0.0f : most.value;
-        s.min = least.index < 0 ? 0.0f : -least.value;
-    }
-    if (threadIdx.x == 0) {
-        a.stats[t] = s;
     }
 }
 
