@@ -1,7 +1,12 @@
-/* gpu_rig.h - operands of a GPU plugin under test: in its memory, and in the host's for `ref`. */
+/* gpu_rig.h - a GPU plugin under test, and operands: in its memory, and in the host's for `ref`.
+ *
+ * GRETA_GPU_PLUGIN names the plugin, else it is the emulated one of the build (tests/gpu_emu):
+ * the same source on the CPU. GRETA_SEED=N repeats a run; GRETA_GPU_LONG=1 has more shapes.
+ */
 #ifndef GRETA_TESTS_GPU_RIG_H
 #define GRETA_TESTS_GPU_RIG_H
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -101,6 +106,69 @@ static void compare(const char *what, const both *b)
     n_trial++;
     n_value += (int64_t)bytes / 4;
     free(got);
+}
+
+/* Activations of n rows, as floats or quantised; rows lie `stride` apart. */
+static both activations(int64_t n, int64_t k, int is_q8, data_kind kind)
+{
+    int64_t stride = ((is_q8 ? (int64_t)act_q8_bytes(k) : 4 * k) + 63) / 64 * 64;
+    uint8_t *rows = filled((size_t)(n * stride));
+    for (int64_t t = 0; t < n; t++) {
+        float *x = numbers_new(k, kind);
+        if (is_q8) {
+            ref->quantize(x, rows + t * stride, k, 0, k);
+        } else {
+            memcpy(rows + t * stride, x, (size_t)k * sizeof *x);
+        }
+        free(x);
+    }
+    return rows_up(rows, n, stride);
+}
+
+static int is_long(void)
+{
+    return getenv("GRETA_GPU_LONG") != NULL;
+}
+
+/* ---- The plugin ------------------------------------------------------------------------------ */
+
+static int rig_open(void **state)
+{
+    (void)state;
+    const char *path = getenv("GRETA_GPU_PLUGIN"), *tools = getenv("GRETA_TOOLS");
+    const char *given = getenv("GRETA_SEED");
+    char beside[4096], why[256] = "";
+    snprintf(beside, sizeof beside, "%s/../plugins/libgreta-emu.so", tools ? tools : "build/tools");
+    void *library = dlopen(path ? path : beside, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        print_message("# %s\n", dlerror());
+        return -1;
+    }
+    seed = given ? strtoull(given, NULL, 10) : seed;
+    print_message("# seed %llu\n", (unsigned long long)seed);
+    union {
+        void *symbol;
+        gpu_plugin_function *function;
+    } entry = {dlsym(library, GPU_PLUGIN_SYMBOL)};
+    gpu = entry.symbol ? entry.function() : NULL;
+    ref = kernel_find("ref-avx2");
+    ref = ref ? ref : kernel_find("ref");
+    if (!gpu || gpu->version != GPU_PLUGIN_VERSION || gpu->arithmetic != ARITHMETIC_VERSION ||
+        gpu->open(0, &device, why, sizeof why) != GPU_OK) {
+        print_message("# %s\n", why);
+        return -1;
+    }
+    return 0;
+}
+
+static int rig_close(void **state)
+{
+    (void)state;
+    print_message("# compared %lld tensors, %lld values\n", (long long)n_trial, (long long)n_value);
+    if (gpu) {
+        gpu->close(device);
+    }
+    return 0;
 }
 
 #endif

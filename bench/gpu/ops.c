@@ -108,7 +108,7 @@ static void products(const char *pattern, dtype type, int is_q8, const shape *s,
                         .n_token = n_token,
                         .n_out = s->n_out,
                         .x_is_q8 = is_q8};
-        gpu->matmul(device, &a);
+        gpu->matmul(device, &a, 1);
     }
     double seconds = graph_time() / LAYERS;
     const dtype_traits *t = dtype_find((uint32_t)type);

@@ -178,6 +178,20 @@ void device_look_after(const greta_session *s, int32_t i, gpu_stats a);
 void device_look_rest(const greta_session *s);
 void device_look_fetch(const greta_session *s);
 
+/* ---- Ops (device_launch.c) ------------------------------------------------------------------- */
+
+/* Enqueues an op for all its tokens, with the ops behind it that its call can take: how many ops,
+ * at most FUSED_MAX. */
+int32_t device_launch(const greta_session *s, const op *o);
+/* What it wrote, or will, without `stats`; n_token 0: nothing. */
+gpu_stats device_look_of(const greta_session *s, const op *o);
+/* Row `row` of an edge, which may be one before the first: then no token reads it. */
+uint8_t *device_row(const greta_session *s, const rows *r, int32_t e, int64_t row);
+/* One more than the highest position of some rows; up to an eighth more than n, and at least 256:
+ * the same for many passes. */
+int64_t positions_seen(const greta_session *s, span token);
+int64_t positions_bound(int64_t n, int64_t n_ctx);
+
 /* ---- A pass (device_walk.c) ------------------------------------------------------------------ */
 
 /* Forgets a graph: what it points to is about to change. */

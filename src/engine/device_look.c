@@ -85,7 +85,7 @@ void device_look_before(const greta_session *s, gpu_rows written)
 {
     const device_look *l = &s->device->look;
     for (int32_t i = 0; i < l->n; i++) {
-        if (!l->wanted[i].cache && l->wanted[i].x.base == written.base) {
+        if (!l->wanted[i].cache.base && l->wanted[i].x.base == written.base) {
             look_now(s);
             return;
         }
@@ -97,9 +97,9 @@ static void values_out(const greta_session *s, const gpu_stats *a, const capture
     const device *d = s->device;
     gpu_rows_out out = {room->values,        room->stride, a->x.base,
                         (size_t)a->x.stride, room->bytes,  (size_t)a->n_token};
-    if (a->cache) {
+    if (a->cache.base) {
         gpu_rows to = {d->look.gathered, (int64_t)s->kv_row_bytes, NULL};
-        gpu_kv_load load = {a->x, to, a->cache, a->sequence_bytes, a->shape, a->side, a->n_token};
+        gpu_kv_load load = {a->x, to, a->cache, a->n_token};
         d->plugin->kv_load(d->gpu, &load);
         out.from = d->look.gathered;
         out.stride = s->kv_row_bytes;

@@ -47,6 +47,8 @@ typedef struct plan {
     size_t bytes;
 } plan;
 
+#define FUSED_MAX 4 /* ops that a device may take as one (device_launch.c) */
+
 greta_status plan_build(const greta_session *session, const op_list *a, const op_list *b, plan *out,
                         greta_error *err);
 void plan_free(plan *p);

@@ -3,9 +3,9 @@
  * An edge lives from the op that writes it to the end of the last group (schedule.c) that reads it,
  * in either list and either schedule: threads of a group do not wait for each other, and a trace
  * looks when the group is done. Going through the ops in order, a written edge takes the smallest
- * free buffer that is wide enough, or a new one, and gives it back at its end. Edges that are read
- * with a delay must outlive the pass: they own two buffers, used in turn. The logits outlive the
- * pass too, for the caller.
+ * free buffer that is wide enough, or a new one, and gives it back at its end. On a device it lives
+ * as many ops longer as one call may take. Edges that are read with a delay must outlive the pass:
+ * they own two buffers, used in turn. The logits outlive the pass too, for the caller.
  */
 #include "base/checked.h"
 #include "engine/engine.h"
@@ -150,6 +150,10 @@ static greta_status plan_schedule(const greta_session *session, const op_list *c
             GRETA_TRY(schedule_build(session, list[l], is_single, groups, err));
             life_read(list[l], groups, session->capture != NULL, lives);
         }
+    }
+    for (int32_t e = 0; e < list[0]->n_edge && session->device; e++) {
+        int32_t last = lives[e].last + FUSED_MAX - 1;
+        lives[e].last = last < list[0]->n_op ? last : list[0]->n_op - 1;
     }
     int32_t logits = op_list_edge(list[0], STAGE_LOGITS, -1);
     GRETA_ASSERT(logits >= 0);

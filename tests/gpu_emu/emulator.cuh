@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -48,6 +49,7 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* ---- Threads --------------------------------------------------------------------------------- */
 
+/* Arguments are taken when a kernel is launched, as by a graph that runs it later. */
 void emulator_launch(const std::function<void()> &body, dim3 grid, dim3 block, size_t shared);
 void emulator_block_barrier();
 void emulator_warp_barrier();
@@ -56,7 +58,9 @@ unsigned char *emulator_shared();
 void emulator_exchange(void *v, size_t bytes, int lane);
 
 #define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
-    emulator_launch([=] { kernel(__VA_ARGS__); }, grid, block, bytes)
+    emulator_launch([args = std::make_tuple(                                                       \
+                         __VA_ARGS__)] { std::apply([](auto... a) { kernel(a...); }, args); },     \
+                    grid, block, bytes)
 #define GPU_SHARED(name) unsigned char *name = emulator_shared()
 
 #define __syncthreads emulator_block_barrier

@@ -87,14 +87,34 @@ static void embed_run(gpu_device *d, const void *args)
     }
 }
 
+/* Floats, as act_q8; base NULL: not wanted. */
+static bool quantised(gpu_device *d, const gpu_rows *to, int64_t t, const float *x, int64_t n)
+{
+    uint8_t *row = to->base ? row_at(d, to, t, act_q8_bytes(n)) : NULL;
+    if (row) {
+        table()->quantize(x, row, n, 0, n);
+    }
+    return !to->base || row;
+}
+
+static bool summed(gpu_device *d, const gpu_norm *a, int64_t t, float *x)
+{
+    const float *first = a->a.base ? floats_at(d, &a->a, t, a->n) : NULL,
+                *second = a->a.base ? floats_at(d, &a->b, t, a->n) : NULL;
+    for (int64_t i = 0; i < a->n && first && second; i++) {
+        x[i] = first[i] + second[i];
+    }
+    return !a->a.base || (first && second);
+}
+
 static void norm_run(gpu_device *d, const void *args)
 {
     const gpu_norm *a = args;
     for (int64_t t = 0; t < a->n_token; t++) {
-        const float *x = floats_at(d, &a->x, t, a->n_head * a->n);
+        float *x = floats_at(d, &a->x, t, a->n_head * a->n);
         float *y = floats_at(d, &a->y, t, a->n_head * a->n);
         if (!x || !y || !is_inside(d, a->weight, (size_t)a->n * sizeof(float)) ||
-            (a->inv_rms && !is_inside(d, a->inv_rms + t, sizeof(float)))) {
+            (a->inv_rms && !is_inside(d, a->inv_rms + t, sizeof(float))) || !summed(d, a, t, x)) {
             return;
         }
         for (int64_t h = 0; h < a->n_head; h++) {
@@ -108,6 +128,9 @@ static void norm_run(gpu_device *d, const void *args)
             if (a->inv_rms) {
                 a->inv_rms[t] = one.inv_rms;
             }
+        }
+        if (!quantised(d, &a->q8, t, y, a->n)) {
+            return;
         }
     }
 }
@@ -175,28 +198,6 @@ static void matmul_run(gpu_device *d, const void *args)
     }
 }
 
-static void rope_run(gpu_device *d, const void *args)
-{
-    const gpu_rope *a = args;
-    int64_t n = (int64_t)a->n_head * a->head_dim;
-    for (int64_t t = 0; t < a->n_token; t++) {
-        const float *x = floats_at(d, &a->x, t, n);
-        float *y = floats_at(d, &a->y, t, n);
-        const gpu_row *row = pass_row(d, &a->row, t);
-        const float *angles = row ? a->cos_sin + (int64_t)row->position * a->rope_dim : NULL;
-        if (!x || !y || !row || !is_inside(d, angles, (size_t)a->rope_dim * sizeof(float))) {
-            return;
-        }
-        table()->rope(&(rope_args){.x = x,
-                                   .y = y,
-                                   .cos_sin = angles,
-                                   .n_head = a->n_head,
-                                   .head_dim = a->head_dim,
-                                   .rope_dim = a->rope_dim,
-                                   .pairing = a->pairing});
-    }
-}
-
 /* Bytes of the tiles that hold positions 0 .. position. */
 static size_t cache_bytes(const kv_shape *s, int64_t position)
 {
@@ -204,18 +205,54 @@ static size_t cache_bytes(const kv_shape *s, int64_t position)
     return (size_t)(n_tile * s->n_head_kv * kv_block_size(s)) * kv_value_bytes(s);
 }
 
-static void kv_store_run(gpu_device *d, const void *args)
+/* Into the cache, for the row of a pass; base NULL: not wanted. */
+static bool stored(gpu_device *d, const gpu_cache *c, const gpu_row *row, const float *x)
 {
-    const gpu_kv_store *a = args;
+    uint8_t *cache = c->base ? c->base + (size_t)row->sequence * c->sequence_bytes : NULL;
+    if (cache && !is_inside(d, cache, cache_bytes(&c->shape, row->position))) {
+        return false;
+    }
+    kv_store_args one = {x, cache, c->shape, c->side, row->position};
+    if (cache) {
+        table()->kv_store(&one, 0, c->shape.n_head_kv);
+    }
+    return true;
+}
+
+/* y is x turned; 0: an operand is not there. */
+static bool turned(gpu_device *d, const gpu_rope *a, const gpu_row *row, const float *x, float *y)
+{
+    const float *angles = a->cos_sin + (int64_t)row->position * a->rope_dim;
+    if (!is_inside(d, angles, (size_t)a->rope_dim * sizeof(float))) {
+        return false;
+    }
+    table()->rope(&(rope_args){.x = x,
+                               .y = y,
+                               .cos_sin = angles,
+                               .n_head = a->n_head,
+                               .head_dim = a->head_dim,
+                               .rope_dim = a->rope_dim,
+                               .pairing = a->pairing});
+    return true;
+}
+
+static void rope_run(gpu_device *d, const void *args)
+{
+    const gpu_rope *a = args;
+    int64_t n = (int64_t)a->n_head * a->head_dim;
     for (int64_t t = 0; t < a->n_token; t++) {
-        const float *x = floats_at(d, &a->x, t, (int64_t)a->shape.n_head_kv * a->shape.head_dim);
+        const float *x = floats_at(d, &a->x, t, n);
+        float *y = a->y.base ? floats_at(d, &a->y, t, n) : NULL;
         const gpu_row *row = pass_row(d, &a->row, t);
-        uint8_t *cache = row ? a->cache + (size_t)row->sequence * a->sequence_bytes : NULL;
-        if (!x || !row || !is_inside(d, cache, cache_bytes(&a->shape, row->position))) {
+        if (!x || (a->y.base && !y) || !row || (a->rope_dim > 0 && !y)) {
             return;
         }
-        kv_store_args one = {x, cache, a->shape, a->side, row->position};
-        table()->kv_store(&one, 0, a->shape.n_head_kv);
+        if (a->rope_dim > 0 && !turned(d, a, row, x, y)) {
+            return;
+        }
+        if (!stored(d, &a->cache, row, a->rope_dim > 0 ? y : x)) {
+            return;
+        }
     }
 }
 
@@ -223,11 +260,12 @@ static void kv_store_run(gpu_device *d, const void *args)
 static bool cache_row(gpu_device *d, const gpu_kv_load *a, int64_t t, void *y)
 {
     const gpu_row *row = pass_row(d, &a->row, t);
-    const uint8_t *cache = row ? a->cache + (size_t)row->sequence * a->sequence_bytes : NULL;
-    if (!row || !is_inside(d, cache, cache_bytes(&a->shape, row->position))) {
+    const gpu_cache *c = &a->cache;
+    const uint8_t *cache = row ? c->base + (size_t)row->sequence * c->sequence_bytes : NULL;
+    if (!row || !is_inside(d, cache, cache_bytes(&c->shape, row->position))) {
         return false;
     }
-    kernel_kv_load(&(kv_load_args){cache, a->shape, a->side, row->position, y});
+    kernel_kv_load(&(kv_load_args){cache, c->shape, c->side, row->position, y});
     return true;
 }
 
@@ -240,7 +278,7 @@ static void kv_load_run(gpu_device *d, const void *args)
 {
     const gpu_kv_load *a = args;
     for (int64_t t = 0; t < a->n_token; t++) {
-        uint8_t *y = row_at(d, &a->y, t, cache_row_bytes(&a->shape));
+        uint8_t *y = row_at(d, &a->y, t, cache_row_bytes(&a->cache.shape));
         if (!y || !cache_row(d, a, t, y)) {
             return;
         }
@@ -315,6 +353,9 @@ static void columns_run(gpu_device *d, const void *args)
         case GPU_GLU:
             table()->glu(a->f, x, other, y, a->n);
             break;
+        }
+        if (!quantised(d, &a->q8, t, y, a->n)) {
+            return;
         }
     }
 }
@@ -420,12 +461,12 @@ static void expert_sum_run(gpu_device *d, const void *args)
 static void stats_run(gpu_device *d, const void *args)
 {
     const gpu_stats *a = args;
-    gpu_kv_load load = {a->x, {0}, a->cache, a->sequence_bytes, a->shape, a->side, a->n_token};
-    void *gathered = a->cache ? malloc(cache_row_bytes(&a->shape)) : NULL;
+    gpu_kv_load load = {a->x, {0}, a->cache, a->n_token};
+    void *gathered = a->cache.base ? malloc(cache_row_bytes(&a->cache.shape)) : NULL;
     for (int64_t t = 0; t < a->n_token; t++) {
         const void *x = gathered;
-        if (a->cache ? !x || !cache_row(d, &load, t, gathered)
-                     : (x = row_at(d, &a->x, t, 1)) == NULL) {
+        if (a->cache.base ? !x || !cache_row(d, &load, t, gathered)
+                          : (x = row_at(d, &a->x, t, 1)) == NULL) {
             break;
         }
         if (!is_inside(d, a->stats + t, sizeof *a->stats)) {
@@ -484,7 +525,6 @@ OP(norm, gpu_norm)
 OP(quantize, gpu_quantize)
 OP(matmul, gpu_matmul)
 OP(rope, gpu_rope)
-OP(kv_store, gpu_kv_store)
 OP(attention, gpu_attention)
 OP(columns, gpu_columns)
 OP(top_k, gpu_top_k)
@@ -494,6 +534,20 @@ OP(expert_sum, gpu_expert_sum)
 OP(stats, gpu_stats)
 OP(kv_load, gpu_kv_load)
 OP(argmax, gpu_argmax)
+
+static void reference_matmuls(gpu_device *d, const gpu_matmul *a, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        reference_matmul(d, &a[i]);
+    }
+}
+
+static void reference_ropes(gpu_device *d, const gpu_rope *a, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        reference_rope(d, &a[i]);
+    }
+}
 
 static void reference_stats_all(gpu_device *d, const gpu_stats *a, int32_t n)
 {
@@ -509,9 +563,8 @@ void reference_ops(gpu_plugin *plugin)
     plugin->embed = reference_embed;
     plugin->rms_norm = reference_norm;
     plugin->quantize = reference_quantize;
-    plugin->matmul = reference_matmul;
-    plugin->rope = reference_rope;
-    plugin->kv_store = reference_kv_store;
+    plugin->matmul = reference_matmuls;
+    plugin->rope = reference_ropes;
     plugin->attention = reference_attention;
     plugin->columns = reference_columns;
     plugin->top_k = reference_top_k;

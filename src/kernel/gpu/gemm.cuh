@@ -145,7 +145,7 @@ __device__ inline void gemm_request(const matvec_args &a, const planes &p, int64
                                     gemm_fetch<TYPE, NT> *f)
 {
     int64_t n_unit = a.m.w.weight.k / UNIT;
-    int64_t row = (int64_t)blockIdx.x * GEMM_ROWS + threadIdx.x / GEMM_UNITS;
+    int64_t row = (int64_t)a.block * GEMM_ROWS + threadIdx.x / GEMM_UNITS;
     int64_t u = unit + threadIdx.x % GEMM_UNITS;
     u = u < n_unit ? u : n_unit - 1; /* what lies beyond is never chained */
     row = row < a.m.n_out ? row : a.m.n_out - 1;
@@ -263,9 +263,10 @@ __device__ inline void gemm_unit(const gemm_chunk<TYPE, NT> *c, int u, float *ac
     }
 }
 
-template <int NT> __device__ inline void gemm_write(const gpu_matmul &m, const float *acc)
+template <int NT> __device__ inline void gemm_write(const matvec_args &a, const float *acc)
 {
-    int64_t row0 = (int64_t)blockIdx.x * GEMM_ROWS + warp_id() % 2 * 64 + lane_id() / 4;
+    const gpu_matmul &m = a.m;
+    int64_t row0 = (int64_t)a.block * GEMM_ROWS + warp_id() % 2 * 64 + lane_id() / 4;
     int64_t token0 =
         (int64_t)blockIdx.y * gemm_shape<NT>::tokens + warp_id() / 2 * 8 * NT + lane_id() % 4 * 2;
 #pragma unroll
@@ -283,6 +284,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
 {
     GPU_SHARED(raw);
     after_last();
+    product_take(&a);
     gemm_shared<TYPE, NT> *s = (gemm_shared<TYPE, NT> *)raw;
     constexpr int per = SEGMENT_UNITS / GEMM_UNITS, outputs = gemm_shape<NT>::outputs;
     int64_t n_unit = a.m.w.weight.k / UNIT, n_chunk = (n_unit + GEMM_UNITS - 1) / GEMM_UNITS;
@@ -311,7 +313,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
             segment_end<outputs>(acc, s->total, c < per, is_last);
         }
     }
-    gemm_write<NT>(a.m, acc);
+    gemm_write<NT>(a, acc);
 }
 
 /* ---- Floats ---------------------------------------------------------------------------------- */
@@ -362,7 +364,7 @@ template <int TYPE>
 __device__ inline void step_fetch(const matvec_args &a, int64_t k0, float *value)
 {
     int r = threadIdx.x % GEMM_ROWS;
-    int64_t row = (int64_t)blockIdx.x * GEMM_ROWS + r, token = (int64_t)blockIdx.y * GEMM_ROWS + r;
+    int64_t row = (int64_t)a.block * GEMM_ROWS + r, token = (int64_t)blockIdx.y * GEMM_ROWS + r;
     if (threadIdx.x < GEMM_ROWS) {
         row_values<TYPE>(a, a.m.w.first + (row < a.m.n_out ? row : 0), k0, value);
         return;
@@ -405,6 +407,7 @@ template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floa
 {
     GPU_SHARED(raw);
     after_last();
+    product_take(&a);
     float_shared *s = (float_shared *)raw;
     int64_t k = a.m.w.weight.k;
     float acc[64] = {}, value[UNIT];
@@ -422,7 +425,7 @@ template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floa
         }
         __syncthreads();
     }
-    int64_t row = (int64_t)blockIdx.x * GEMM_ROWS + threadIdx.x % 16 * 4;
+    int64_t row = (int64_t)a.block * GEMM_ROWS + threadIdx.x % 16 * 4;
     int64_t token = (int64_t)blockIdx.y * GEMM_ROWS + threadIdx.x / 16 * 4;
 #pragma unroll
     for (int i = 0; i < 64; i++) {

@@ -68,8 +68,13 @@ typedef struct gpu_embed {
     int64_t n_token;
 } gpu_embed;
 
+/* Ops that follow each other may be one call, and then are one launch: its results are those of the
+ * ops by themselves, and all of them are written. */
+
 typedef struct gpu_norm {
     gpu_rows x, y;       /* (n_head, n) floats */
+    gpu_rows a, b;       /* (n): x = a + b is made first; base NULL: x is there */
+    gpu_rows q8;         /* y quantised, act_q8 of n; base NULL: not wanted */
     const float *weight; /* (n) */
     int64_t n_token, n_head, n;
     int64_t count; /* divisor of the mean */
@@ -90,31 +95,33 @@ typedef struct gpu_matmul {
     int x_is_q8;
 } gpu_matmul;
 
-typedef struct gpu_rope {
-    gpu_rows x, y, row;   /* (n_head, head_dim) floats; of gpu_row */
-    const float *cos_sin; /* (n_ctx, rope_dim / 2, 2) */
-    int64_t n_token;
-    int32_t n_head, head_dim, rope_dim;
-    rope_pairing pairing;
-} gpu_rope;
+#define GPU_MATMUL_MAX 3 /* of a call: queries, keys, values; gate, up */
 
 /* Keys or values of one layer: sequences lie sequence_bytes apart (kernel.h says how). */
-typedef struct gpu_kv_store {
-    gpu_rows x, row; /* (n_head_kv, head_dim) floats; of gpu_row */
-    uint8_t *cache;
+typedef struct gpu_cache {
+    uint8_t *base; /* NULL: none */
     size_t sequence_bytes;
     kv_shape shape;
     kv_side side;
+} gpu_cache;
+
+/* Heads that are turned by their position's angles, or pass as they are, to y, into the cache, or
+ * both. */
+typedef struct gpu_rope {
+    gpu_rows x, y, row;   /* (n_head, head_dim) floats, y base NULL: not wanted; of gpu_row */
+    const float *cos_sin; /* (n_ctx, rope_dim / 2, 2) */
+    gpu_cache cache;
     int64_t n_token;
-} gpu_kv_store;
+    int32_t n_head, head_dim, rope_dim; /* rope_dim 0: nothing is turned */
+    rope_pairing pairing;
+} gpu_rope;
+
+#define GPU_ROPE_MAX 3 /* of a call: queries, keys, values */
 
 /* Rows of the cache, each gathered: y (n_head_kv, head_dim) values of the cache's type. */
 typedef struct gpu_kv_load {
     gpu_rows row, y; /* of gpu_row */
-    const uint8_t *cache;
-    size_t sequence_bytes;
-    kv_shape shape;
-    kv_side side;
+    gpu_cache cache;
     int64_t n_token;
 } gpu_kv_load;
 
@@ -139,6 +146,7 @@ typedef struct gpu_columns {
     int64_t n_token, n;
     float factor; /* of GPU_SCALE; the cap of GPU_SOFTCAP */
     activation f;
+    gpu_rows q8; /* y quantised, act_q8 of n; base NULL: not wanted */
 } gpu_columns;
 
 typedef struct gpu_top_k {
@@ -180,11 +188,7 @@ typedef struct gpu_stats {
     gpu_rows x; /* (n) values; with a cache of gpu_row, which say where its rows lie */
     int64_t n_token, n;
     row_stats *stats; /* (n_token) out */
-    const uint8_t
-        *cache; /* keys or values of a layer, as in gpu_kv_store; NULL: x has the values */
-    size_t sequence_bytes;
-    kv_shape shape;
-    kv_side side;
+    gpu_cache cache;  /* base NULL: x has the values */
 } gpu_stats;
 
 /* `bytes` of each of n rows. */
@@ -247,9 +251,10 @@ typedef struct gpu_plugin {
     void (*embed)(gpu_device *device, const gpu_embed *a);
     void (*rms_norm)(gpu_device *device, const gpu_norm *a);
     void (*quantize)(gpu_device *device, const gpu_quantize *a);
-    void (*matmul)(gpu_device *device, const gpu_matmul *a);
-    void (*rope)(gpu_device *device, const gpu_rope *a);
-    void (*kv_store)(gpu_device *device, const gpu_kv_store *a);
+    /* n products of the same rows x */
+    void (*matmul)(gpu_device *device, const gpu_matmul *a, int32_t n);
+    /* n ops on the rows of one pass, none of which reads what another writes */
+    void (*rope)(gpu_device *device, const gpu_rope *a, int32_t n);
     void (*kv_load)(gpu_device *device, const gpu_kv_load *a);
     void (*attention)(gpu_device *device, const gpu_attention *a);
     void (*columns)(gpu_device *device, const gpu_columns *a);

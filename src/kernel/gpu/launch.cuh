@@ -83,10 +83,31 @@ template <class K> static void allow_shared(gpu_device *d, K kernel, size_t byte
 
 /* ---- Products -------------------------------------------------------------------------------- */
 
-template <int TYPE, int ROWS, int TOKENS>
-static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
+/* Blocks of x of all products, `rows` rows to a block. */
+static unsigned product_blocks(matvec_args *a, int64_t rows)
 {
-    dim3 grid(blocks(a.m.n_out, MATVEC_WARPS * ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    unsigned n = blocks(a->m.n_out, rows);
+    for (int i = 0; i < GPU_MATMUL_MAX - 1; i++) {
+        bool is_there = a->other[i].n_out > 0;
+        a->other_first[i] = is_there ? n : UINT32_MAX;
+        n += is_there ? blocks(a->other[i].n_out, rows) : 0;
+    }
+    return n;
+}
+
+static int64_t rows_of_products(const matvec_args &a)
+{
+    int64_t n = a.m.n_out;
+    for (int i = 0; i < GPU_MATMUL_MAX - 1; i++) {
+        n += a.other[i].n_out;
+    }
+    return n;
+}
+
+template <int TYPE, int ROWS, int TOKENS>
+static void launch_units(gpu_device *d, matvec_args a, int n_rank)
+{
+    dim3 grid(product_blocks(&a, MATVEC_WARPS * ROWS), blocks(a.m.n_token, TOKENS), n_rank);
     GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d, a);
     keep_launch(d);
 }
@@ -94,9 +115,9 @@ static void launch_units(gpu_device *d, const matvec_args &a, int n_rank)
 /* Few rows to a block where there are few in all, so that every multiprocessor has some; threads
  * for all segments, up to a limit. */
 template <int TYPE, int TOKENS, int ROWS>
-static void launch_floats_by(gpu_device *d, const matvec_args &a, int n_rank)
+static void launch_floats_by(gpu_device *d, matvec_args a, int n_rank)
 {
-    dim3 grid(blocks(a.m.n_out, ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    dim3 grid(product_blocks(&a, ROWS), blocks(a.m.n_token, TOKENS), n_rank);
     int64_t threads = (a.m.w.weight.k + SEGMENT_FLOAT - 1) / SEGMENT_FLOAT * ROWS;
     threads = (threads + GPU_WARP - 1) / GPU_WARP * GPU_WARP;
     threads = threads < FLOAT_THREADS ? threads : FLOAT_THREADS;
@@ -107,7 +128,7 @@ static void launch_floats_by(gpu_device *d, const matvec_args &a, int n_rank)
 template <int TYPE, int TOKENS>
 static void launch_floats(gpu_device *d, const matvec_args &a, int n_rank)
 {
-    int64_t n = a.m.n_out * (int64_t)blocks(a.m.n_token, TOKENS) * n_rank;
+    int64_t n = rows_of_products(a) * (int64_t)blocks(a.m.n_token, TOKENS) * n_rank;
     if (n < (int64_t)64 * d->n_processor) {
         launch_floats_by<TYPE, TOKENS, 8>(d, a, n_rank);
     } else {
@@ -115,11 +136,11 @@ static void launch_floats(gpu_device *d, const matvec_args &a, int n_rank)
     }
 }
 
-template <int TYPE, int NT> static void launch_gemm(gpu_device *d, const matvec_args &a)
+template <int TYPE, int NT> static void launch_gemm(gpu_device *d, matvec_args a)
 {
     size_t bytes = sizeof(gemm_shared<TYPE, NT>);
     allow_shared(d, gemm_units<TYPE, NT>, bytes);
-    dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, gemm_shape<NT>::tokens));
+    dim3 grid(product_blocks(&a, GEMM_ROWS), blocks(a.m.n_token, gemm_shape<NT>::tokens));
     GPU_LAUNCH((gemm_units<TYPE, NT>), grid, GEMM_THREADS, bytes, d, a);
     keep_launch(d);
 }
@@ -138,7 +159,8 @@ template <int TYPE> static void launch_quantised(gpu_device *d, const matvec_arg
     } else if (a.m.n_token <= gemm_shape<1>::tokens) {
         launch_gemm<TYPE, 1>(d, a);
     } else if (a.m.n_token <= gemm_shape<2>::tokens ||
-               blocks(a.m.n_out, GEMM_ROWS) * (int64_t)blocks(a.m.n_token, gemm_shape<4>::tokens) <
+               blocks(rows_of_products(a), GEMM_ROWS) *
+                       (int64_t)blocks(a.m.n_token, gemm_shape<4>::tokens) <
                    2 * d->n_processor) {
         launch_gemm<TYPE, 2>(d, a);
     } else {
@@ -154,8 +176,9 @@ template <int TYPE> static void launch_float(gpu_device *d, const matvec_args &a
         launch_floats<TYPE, 4>(d, a, 1);
     } else {
         allow_shared(d, gemm_floats<TYPE>, sizeof(float_shared));
-        dim3 grid(blocks(a.m.n_out, GEMM_ROWS), blocks(a.m.n_token, GEMM_ROWS));
-        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d, a);
+        matvec_args all = a;
+        dim3 grid(product_blocks(&all, GEMM_ROWS), blocks(a.m.n_token, GEMM_ROWS));
+        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d, all);
         keep_launch(d);
     }
 }
@@ -180,20 +203,38 @@ static void product_run(gpu_device *d, const matvec_args &a, int n_rank)
 #undef CASE_FLOAT
 }
 
-/* Grids have a limit in y: many tokens go in parts. */
-static void matmul_run(gpu_device *d, const gpu_matmul *m)
+/* Tokens [t, t + n). */
+static gpu_matmul matmul_part(const gpu_matmul &m, int64_t t, int64_t n)
+{
+    gpu_matmul part = m;
+    part.x = rows_from(m.x, t);
+    part.y = rows_from(m.y, t);
+    part.n_token = n;
+    return part;
+}
+
+/* One kernel serves products of matrices of one type. Grids have a limit in y: many tokens go in
+ * parts. */
+static void matmul_run(gpu_device *d, const gpu_matmul *m, int32_t n)
 {
     op_begin(d, m->n_token);
-    const int64_t most = GRID_Y_MAX;
-    for (int64_t t = 0; t < m->n_token; t += most) {
+    int32_t some = 1;
+    while (some < n && some < GPU_MATMUL_MAX && m[some].w.weight.type == m->w.weight.type) {
+        some++;
+    }
+    for (int64_t t = 0; t < m->n_token; t += GRID_Y_MAX) {
+        int64_t n_token = m->n_token - t < GRID_Y_MAX ? m->n_token - t : GRID_Y_MAX;
         matvec_args a = {};
-        a.m = *m;
+        a.m = matmul_part(m[0], t, n_token);
+        for (int32_t i = 1; i < some; i++) {
+            a.other[i - 1] = matmul_part(m[i], t, n_token);
+        }
         a.n_ahead =
             unit_bytes_of(m->w.weight.type).code == 16 ? AHEAD * (unsigned)d->n_processor : 0;
-        a.m.x = rows_from(m->x, t);
-        a.m.y = rows_from(m->y, t);
-        a.m.n_token = m->n_token - t < most ? m->n_token - t : most;
         product_run(d, a, 1);
+    }
+    if (some < n) {
+        matmul_run(d, m + some, n - some);
     }
 }
 
@@ -321,6 +362,9 @@ static void norm_run(gpu_device *d, const gpu_norm *a)
         gpu_norm e = *a;
         e.x = rows_from(a->x, t);
         e.y = rows_from(a->y, t);
+        e.a = rows_from(a->a, t);
+        e.b = rows_from(a->b, t);
+        e.q8 = rows_from(a->q8, t);
         e.inv_rms = a->inv_rms ? a->inv_rms + t : NULL;
         GPU_LAUNCH(norm_rows, dim3((unsigned)a->n_head, n), NORM_THREADS, 0, d, e);
     });
@@ -338,35 +382,29 @@ static void quantize_run(gpu_device *d, const gpu_quantize *a)
     });
 }
 
-static void rope_run(gpu_device *d, const gpu_rope *a)
+static void rope_run(gpu_device *d, const gpu_rope *a, int32_t n)
 {
     op_begin(d, a->n_token);
-    int64_t per_token = (int64_t)a->n_head * (a->head_dim - a->rope_dim / 2);
-    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
-        gpu_rope e = *a;
-        e.x = rows_from(a->x, t);
-        e.y = rows_from(a->y, t);
-        e.row = rows_from(a->row, t);
-        GPU_LAUNCH(rope_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d, e);
-    });
-}
-
-static void kv_store_run(gpu_device *d, const gpu_kv_store *a)
-{
-    op_begin(d, a->n_token);
-    int64_t per_token = (int64_t)a->shape.n_head_kv * a->shape.head_dim;
-    for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
-        gpu_kv_store e = *a;
-        e.x = rows_from(a->x, t);
-        e.row = rows_from(a->row, t);
-        GPU_LAUNCH(kv_store_rows, dim3(blocks(per_token, FLAT), n), FLAT, 0, d, e);
+    for_tokens(d, a->n_token, [&](int64_t t, unsigned n_token) {
+        turns all = {};
+        unsigned n_block = 0;
+        for (all.n = 0; all.n < n; all.n++) {
+            gpu_rope *e = &all.of[all.n];
+            *e = a[all.n];
+            e->x = rows_from(e->x, t);
+            e->y = rows_from(e->y, t);
+            e->row = rows_from(e->row, t);
+            all.first[all.n] = n_block;
+            n_block += blocks((int64_t)e->n_head * (e->head_dim - e->rope_dim / 2), FLAT);
+        }
+        GPU_LAUNCH(rope_rows, dim3(n_block, n_token), FLAT, 0, d, all);
     });
 }
 
 static void kv_load_run(gpu_device *d, const gpu_kv_load *a)
 {
     op_begin(d, a->n_token);
-    int64_t per_token = (int64_t)a->shape.n_head_kv * a->shape.head_dim;
+    int64_t per_token = (int64_t)a->cache.shape.n_head_kv * a->cache.shape.head_dim;
     for_tokens(d, a->n_token, [&](int64_t t, unsigned n) {
         gpu_kv_load e = *a;
         e.row = rows_from(a->row, t);
@@ -383,6 +421,7 @@ static void columns_run(gpu_device *d, const gpu_columns *a)
         e.a = rows_from(a->a, t);
         e.b = rows_from(a->b, t);
         e.y = rows_from(a->y, t);
+        e.q8 = rows_from(a->q8, t);
         GPU_LAUNCH(column_rows, dim3(blocks(a->n, FLAT), n), FLAT, 0, d, e);
     });
 }

@@ -40,12 +40,29 @@ struct product {
 
 struct matvec_args {
     gpu_matmul m;
-    const gpu_view *expert; /* NULL: none */
+    /* More products of the same x, their blocks of x beside the first one's. */
+    gpu_matmul other[GPU_MATMUL_MAX - 1];
+    uint32_t other_first[GPU_MATMUL_MAX - 1]; /* UINT32_MAX: there is none */
+    uint32_t block;                           /* of x, within its product */
+    const gpu_view *expert;                   /* NULL: none */
     gpu_rows ids;
     int32_t n_used;
     int x_is_ranked;
     unsigned n_ahead; /* blocks that ask for their weights before the last kernel is done */
 };
+
+/* Which product this block is of. */
+__device__ inline void product_take(matvec_args *a)
+{
+    a->block = blockIdx.x;
+#pragma unroll
+    for (int i = 0; i < GPU_MATMUL_MAX - 1; i++) {
+        if (blockIdx.x >= a->other_first[i]) {
+            a->m = a->other[i];
+            a->block = blockIdx.x - a->other_first[i];
+        }
+    }
+}
 
 __device__ inline gpu_view view_of(const matvec_args &a, int64_t token, int rank)
 {
@@ -218,7 +235,8 @@ template <int TYPE, int ROWS, int TOKENS>
 __global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
 {
     __shared__ __align__(16) uint8_t shared[MATVEC_WARPS][MATVEC_BYTES];
-    int64_t row = ((int64_t)blockIdx.x * MATVEC_WARPS + warp_id()) * ROWS;
+    product_take(&a);
+    int64_t row = ((int64_t)a.block * MATVEC_WARPS + warp_id()) * ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int rank = blockIdx.z;
     if (blockIdx.x < a.n_ahead && row < a.m.n_out) {
@@ -341,7 +359,8 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
     int segments = blockDim.x / ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS, rank = blockIdx.z;
-    int64_t row = (int64_t)blockIdx.x * ROWS + lane;
+    product_take(&a);
+    int64_t row = (int64_t)a.block * ROWS + lane;
     after_last();
     gpu_view w = view_of(a, token, rank);
     int64_t k = w.weight.k, at = w.first + (row < a.m.n_out ? row : 0);

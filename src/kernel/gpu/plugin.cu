@@ -298,7 +298,7 @@ static const gpu_plugin plugin = {
     plugin_host_unpin,   plugin_weight_bytes, plugin_weight_upload,
     plugin_reserve,      embed_run,           norm_run,
     quantize_run,        matmul_run,          rope_run,
-    kv_store_run,        kv_load_run,         attention_run,
+    kv_load_run,         attention_run,
     columns_run,         top_k_run,           expert_weights_run,
     expert_matmul_run,   expert_sum_run,      stats_run,
     argmax_run,          plugin_graph_begin,  plugin_graph_end,

@@ -62,7 +62,42 @@ template <int TYPE> __global__ void embed_floats(gpu_embed a)
     }
 }
 
-/* ---- RMS norm: blocks (head, token) ---------------------------------------------------------- */
+/* ---- Quantiser: a warp has a block of 32 ----------------------------------------------------- */
+
+#define QUANTIZE_THREADS 128
+
+/* Block b of a row of k: lane i has value i. */
+__device__ inline void quantize_block(float x, uint8_t *row, int64_t k, int64_t b)
+{
+    float most = is_finite(x) ? fabsf(x) : GPU_INFINITY;
+    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+        most = fmaxf(most, lane_xor(most, stride));
+    }
+    bool good = most >= 0x1p-100f && is_finite(most);
+    float inverse = good ? 127.0f / most : 0.0f;
+    int code = good ? (int)rintf(x * inverse) : 0, sum = code;
+    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+        sum += lane_xor(sum, stride);
+    }
+    ((int8_t *)row)[b * UNIT + lane_id()] = (int8_t)code;
+    if (lane_id() == 0) {
+        float *scale = (float *)(row + k);
+        scale[b] = good ? most / 127.0f : is_finite(most) ? 0.0f : NAN;
+        ((int32_t *)(scale + k / UNIT))[b] = sum;
+    }
+}
+
+__global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a)
+{
+    after_last();
+    int64_t t = blockIdx.y, b = (int64_t)blockIdx.x * (QUANTIZE_THREADS / GPU_WARP) + warp_id();
+    if (b < a.k / UNIT) {
+        quantize_block(floats_at(a.x, t)[b * UNIT + lane_id()], row_at(a.y, t), a.k, b);
+    }
+}
+
+/* ---- RMS norm: blocks (head, token); with the sum before it and the quantiser after -----------
+ */
 
 #define NORM_THREADS 256
 #define NORM_GROUPS  1024 /* LIMIT_EMBD / 64 */
@@ -94,58 +129,80 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
     after_last();
     __shared__ float group[NORM_GROUPS];
     int64_t t = blockIdx.y, h = blockIdx.x;
-    const float *x = floats_at(a.x, t) + h * a.n;
-    float *y = floats_at(a.y, t) + h * a.n;
+    float *x = floats_at(a.x, t) + h * a.n, *y = floats_at(a.y, t) + h * a.n;
+    if (a.a.base) {
+        const float *first = floats_at(a.a, t), *second = floats_at(a.b, t);
+        for (int64_t i = threadIdx.x; i < a.n; i += NORM_THREADS) {
+            x[i] = first[i] + second[i];
+        }
+        __syncthreads();
+    }
     float squares = block_sum_squares(a.n, group, [=](int64_t i) { return x[i]; });
     float mean = squares / (float)a.count;
     float inv_rms = 1.0f / sqrtf(mean + a.eps);
+    uint8_t *q8 = a.q8.base ? row_at(a.q8, t) : NULL;
     for (int64_t i = threadIdx.x; i < a.n; i += NORM_THREADS) {
-        float scaled = x[i] * inv_rms;
-        y[i] = scaled * a.weight[i];
+        float scaled = x[i] * inv_rms, value = scaled * a.weight[i];
+        y[i] = value;
+        if (q8) { /* a warp has 32 values: a.n is a multiple of it */
+            quantize_block(value, q8, a.n, i / UNIT);
+        }
     }
     if (a.inv_rms && threadIdx.x == 0 && h == 0) {
         a.inv_rms[t] = inv_rms;
     }
 }
 
-/* ---- Quantiser: a warp has a block of 32 ----------------------------------------------------- */
+/* ---- Rotation and cache: blocks (x of all ops, token), a thread has a pair or a value ----------
+ */
 
-#define QUANTIZE_THREADS 128
-
-__global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a)
+/* Where value i of (n_head_kv, head_dim) of a position lies, in values: kv_at of kernel.h. */
+__device__ inline int64_t kv_place(const gpu_cache &c, int64_t position, int64_t i)
 {
-    after_last();
-    int64_t n_block = a.k / UNIT, t = blockIdx.y;
-    int64_t b = (int64_t)blockIdx.x * (QUANTIZE_THREADS / GPU_WARP) + warp_id();
-    if (b >= n_block) {
+    int64_t head = i / c.shape.head_dim, d = i % c.shape.head_dim, tile = ATTENTION_TILE;
+    int64_t block = position / tile * c.shape.n_head_kv + head, p = position % tile;
+    return block * tile * c.shape.head_dim +
+           (c.side == KV_KEYS ? d * tile + p : p * c.shape.head_dim + d);
+}
+
+__device__ inline uint8_t *kv_of(const gpu_cache &c, const gpu_row *row)
+{
+    return c.base + (size_t)row->sequence * c.sequence_bytes;
+}
+
+struct turns {
+    gpu_rope of[GPU_ROPE_MAX];
+    uint32_t first[GPU_ROPE_MAX]; /* block of each */
+    int32_t n;
+};
+
+/* Value i of a row goes where it is wanted. */
+__device__ inline void turned(const gpu_rope &a, int64_t t, int64_t i, float value)
+{
+    if (a.y.base) {
+        floats_at(a.y, t)[i] = value;
+    }
+    if (!a.cache.base) {
         return;
     }
-    float x = floats_at(a.x, t)[b * UNIT + lane_id()],
-          most = is_finite(x) ? fabsf(x) : GPU_INFINITY;
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        most = fmaxf(most, lane_xor(most, stride));
-    }
-    bool good = most >= 0x1p-100f && is_finite(most);
-    float inverse = good ? 127.0f / most : 0.0f;
-    int code = good ? (int)rintf(x * inverse) : 0, sum = code;
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        sum += lane_xor(sum, stride);
-    }
-    int8_t *to = (int8_t *)row_at(a.y, t);
-    to[b * UNIT + lane_id()] = (int8_t)code;
-    if (lane_id() == 0) {
-        float *scale = (float *)(to + a.k);
-        scale[b] = good ? most / 127.0f : is_finite(most) ? 0.0f : NAN;
-        ((int32_t *)(scale + n_block))[b] = sum;
+    const gpu_row *row = pass_row(a.row, t);
+    int64_t at = kv_place(a.cache, row->position, i);
+    if (a.cache.shape.type == DTYPE_F32) {
+        ((float *)kv_of(a.cache, row))[at] = value;
+    } else {
+        ((uint16_t *)kv_of(a.cache, row))[at] = half_from_float(value);
     }
 }
 
-/* ---- Rotation: blocks (x, token), a thread has a pair or a value that passes ----------------- */
-
-__global__ void rope_rows(gpu_rope a)
+__global__ void rope_rows(turns all)
 {
     after_last();
-    int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int op = all.n - 1;
+    while (blockIdx.x < all.first[op]) {
+        op--;
+    }
+    const gpu_rope &a = all.of[op];
+    int64_t t = blockIdx.y, i = (int64_t)(blockIdx.x - all.first[op]) * blockDim.x + threadIdx.x;
     int half = a.rope_dim / 2, per_head = half + (a.head_dim - a.rope_dim);
     if (i >= (int64_t)a.n_head * per_head) {
         return;
@@ -153,66 +210,38 @@ __global__ void rope_rows(gpu_rope a)
     int64_t head = i / per_head * a.head_dim;
     int at = (int)(i % per_head);
     const float *x = floats_at(a.x, t) + head;
-    float *y = floats_at(a.y, t) + head;
     if (at >= half) {
-        y[at + half] = x[at + half];
+        turned(a, t, head + at + half, x[at + half]);
         return;
     }
     const float *angle = a.cos_sin + (int64_t)pass_row(a.row, t)->position * a.rope_dim + 2 * at;
     int first = a.pairing == ROPE_HALVES ? at : 2 * at;
     int second = a.pairing == ROPE_HALVES ? at + half : 2 * at + 1;
     float c = angle[0], s = angle[1], x0 = x[first], x1 = x[second];
-    y[first] = fmaf(x0, c, -(x1 * s));
-    y[second] = fmaf(x0, s, x1 * c);
-}
-
-/* ---- Cache: blocks (x, token), a thread has a value ------------------------------------------ */
-
-/* Where value i of (n_head_kv, head_dim) of a position lies, in values: kv_at of kernel.h. */
-__device__ inline int64_t kv_place(const kv_shape &s, kv_side side, int64_t position, int64_t i)
-{
-    int64_t head = i / s.head_dim, d = i % s.head_dim, tile = ATTENTION_TILE;
-    int64_t block = position / tile * s.n_head_kv + head, p = position % tile;
-    return block * tile * s.head_dim + (side == KV_KEYS ? d * tile + p : p * s.head_dim + d);
-}
-
-__global__ void kv_store_rows(gpu_kv_store a)
-{
-    after_last();
-    int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (int64_t)a.shape.n_head_kv * a.shape.head_dim) {
-        return;
-    }
-    const gpu_row *row = pass_row(a.row, t);
-    int64_t at = kv_place(a.shape, a.side, row->position, i);
-    uint8_t *cache = a.cache + (size_t)row->sequence * a.sequence_bytes;
-    float x = floats_at(a.x, t)[i];
-    if (a.shape.type == DTYPE_F32) {
-        ((float *)cache)[at] = x;
-    } else {
-        ((uint16_t *)cache)[at] = half_from_float(x);
-    }
+    turned(a, t, head + first, fmaf(x0, c, -(x1 * s)));
+    turned(a, t, head + second, fmaf(x0, s, x1 * c));
 }
 
 __global__ void kv_load_rows(gpu_kv_load a)
 {
     after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (int64_t)a.shape.n_head_kv * a.shape.head_dim) {
+    if (i >= (int64_t)a.cache.shape.n_head_kv * a.cache.shape.head_dim) {
         return;
     }
     const gpu_row *row = pass_row(a.row, t);
-    int64_t at = kv_place(a.shape, a.side, row->position, i);
-    const uint8_t *cache = a.cache + (size_t)row->sequence * a.sequence_bytes;
+    int64_t at = kv_place(a.cache, row->position, i);
+    const uint8_t *cache = kv_of(a.cache, row);
     uint8_t *y = row_at(a.y, t);
-    if (a.shape.type == DTYPE_F32) {
+    if (a.cache.shape.type == DTYPE_F32) {
         ((uint32_t *)y)[i] = ((const uint32_t *)cache)[at];
     } else {
         ((uint16_t *)y)[i] = ((const uint16_t *)cache)[at];
     }
 }
 
-/* ---- Elementwise: blocks (x, token) ---------------------------------------------------------- */
+/* ---- Elementwise, and the quantiser after it: blocks (x, token) -------------------------------
+ */
 
 __device__ inline float activate(activation f, float x)
 {
@@ -230,6 +259,22 @@ __device__ inline float activate(activation f, float x)
     }
 }
 
+__device__ inline float column_value(const gpu_columns &a, int64_t t, int64_t i)
+{
+    float x = floats_at(a.a, t)[i];
+    switch (a.kind) {
+    case GPU_ADD:
+        return x + floats_at(a.b, t)[i];
+    case GPU_SCALE:
+        return x * a.factor;
+    case GPU_SOFTCAP:
+        return elementary_softcap(a.factor, x);
+    default:
+        x = activate(a.f, x);
+        return a.b.base ? x * floats_at(a.b, t)[i] : x;
+    }
+}
+
 __global__ void column_rows(gpu_columns a)
 {
     after_last();
@@ -237,21 +282,10 @@ __global__ void column_rows(gpu_columns a)
     if (i >= a.n) {
         return;
     }
-    float x = floats_at(a.a, t)[i], *y = floats_at(a.y, t) + i, value;
-    switch (a.kind) {
-    case GPU_ADD:
-        *y = x + floats_at(a.b, t)[i];
-        break;
-    case GPU_SCALE:
-        *y = x * a.factor;
-        break;
-    case GPU_SOFTCAP:
-        *y = elementary_softcap(a.factor, x);
-        break;
-    default:
-        value = activate(a.f, x);
-        *y = a.b.base ? value * floats_at(a.b, t)[i] : value;
-        break;
+    float value = column_value(a, t, i);
+    floats_at(a.y, t)[i] = value;
+    if (a.q8.base) { /* a warp has 32 values: a.n is a multiple of it */
+        quantize_block(value, row_at(a.q8, t), a.n, i / UNIT);
     }
 }
 

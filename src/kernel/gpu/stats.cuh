@@ -97,12 +97,12 @@ __global__ void __launch_bounds__(STATS_THREADS) argmax_rows(gpu_argmax a)
 /* The row, or its sequence's keys or values in the cache. */
 __device__ inline const uint8_t *stats_base(const gpu_stats &a, int64_t t, int64_t *position)
 {
-    if (!a.cache) {
+    if (!a.cache.base) {
         return row_at(a.x, t);
     }
     const gpu_row *row = pass_row(a.x, t);
     *position = row->position;
-    return a.cache + (size_t)row->sequence * a.sequence_bytes;
+    return kv_of(a.cache, row);
 }
 
 struct stats_value {
@@ -118,7 +118,7 @@ __device__ inline stats_value value_of_half(uint16_t half)
 __device__ inline stats_value value_at(const gpu_stats &a, const uint8_t *base, int64_t position,
                                        int64_t i)
 {
-    int64_t at = a.cache ? kv_place(a.shape, a.side, position, i) : i;
+    int64_t at = a.cache.base ? kv_place(a.cache, position, i) : i;
     if (a.type == DTYPE_F16) {
         return value_of_half(((const uint16_t *)base)[at]);
     }
