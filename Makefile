@@ -180,15 +180,22 @@ $(BUILD)/plugins/libgreta-hip.so: $(GPU_SRC) $(BUILD)/flags
 	    --rocm-device-lib-path=$(abspath $(BUILD))/bitcode -Iinclude -Isrc -fPIC \
 	    -fvisibility=hidden -Wall -Wextra $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared $< \
 	    -o $@ -L$(ROCM_PATH)/lib -lamdhip64
-$(BUILD)/plugins/libgreta-emu.so: $(GPU_SRC) tests/gpu_emu/emulator.cpp $(BUILD)/flags
+EMU_OBJ := $(BUILD)/obj/gpu_emu/plugin.o $(BUILD)/obj/gpu_emu/emulator.o
+$(BUILD)/obj/gpu_emu/plugin.o: $(GPU_SRC) $(BUILD)/flags
+$(BUILD)/obj/gpu_emu/emulator.o: tests/gpu_emu/emulator.cpp $(BUILD)/flags
+$(EMU_OBJ):
 	$(dir)
 	$(call say,c++ )
 	$(Q)$(CXX) -std=c++20 -O1 -g1 -mfma -mf16c -ffp-contract=off -fPIC -fvisibility=hidden \
 	    -DGPU_EMULATED -Itests/gpu_emu -Iinclude -Isrc -Wall -Wextra -Wno-unknown-pragmas \
-	    $(if $(WERROR),-Werror) -MMD -MP -MF $@.d -shared \
-	    -x c++ $(GPU_SRC) tests/gpu_emu/emulator.cpp -o $@
+	    $(if $(WERROR),-Werror) -MMD -MP -c -x c++ $< -o $@
+$(BUILD)/plugins/libgreta-emu.so: $(EMU_OBJ)
+	$(dir)
+	$(call say,link)
+	$(Q)$(CXX) -shared $(EMU_OBJ) -o $@
 
--include $(GPU_PLUGINS:=.d)
+-include $(EMU_OBJ:.o=.d)
+-include $(VENDOR_PLUGINS:=.d)
 
 # Where plugins are looked for last (src/engine/device_find.c).
 $(BUILD)/libdir: FORCE

@@ -541,12 +541,13 @@ def jobs_gpu(run, device):
     plugins = run.build / "plugins"
     plugin = plugins / f"libgreta-{device.partition(':')[0]}.so"
     tool = [run.build / "tools/matrix_tool", "--device", device, plugins]
-    jobs = [Job("gpu/ops", [], tap_job(run, "gpu/ops", [run.build / "tests/test_gpu"],
-                                       SECONDS_LONG, GRETA_GPU_PLUGIN=str(plugin))),
-            Job("gpu/sessions", [],
-                tap_job(run, "gpu/sessions", [run.build / "tests/test_device", "all"],
-                        SECONDS_LONG, GRETA_TEST_DEVICE=device)),
-            Job("gpu/archs", [], tap_job(run, "gpu/archs", [*tool, "archs", SEED], SECONDS_LONG))]
+    jobs = [Job(f"gpu/{test}", [], tap_job(run, f"gpu/{test}", [run.build / "tests" / test],
+                                           SECONDS_LONG, GRETA_GPU_PLUGIN=str(plugin)))
+            for test in ("test_gpu", "test_gpu_products")]
+    jobs += [Job("gpu/sessions", [],
+                 tap_job(run, "gpu/sessions", [run.build / "tests/test_device", "all"],
+                         SECONDS_LONG, GRETA_TEST_DEVICE=device)),
+             Job("gpu/archs", [], tap_job(run, "gpu/archs", [*tool, "archs", SEED], SECONDS_LONG))]
     if not run.offline:
         prompts = [ROOT / "prompts" / name
                    for name in ("p0_short.txt", "p4_sys.txt", "p6_long.txt")]

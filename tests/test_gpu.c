@@ -444,6 +444,7 @@ static void attention_trial(attend_shape s, data_kind kind)
         ref->attention(&r, 0, s.n_head_kv);
     }
     cache_trial(&c, row, n);
+    both q8 = quantised_rows(&y, width, s.head_dim % ACT_BLOCK == 0);
     gpu_attention a = {.q = q.rows,
                        .y = y.rows,
                        .row = {up(row, (size_t)n * sizeof *row), sizeof *row, NULL},
@@ -456,7 +457,8 @@ static void attention_trial(attend_shape s, data_kind kind)
                        .n_head = s.n_head,
                        .scale = 0.37f,
                        .softcap = s.softcap,
-                       .window = s.window};
+                       .window = s.window,
+                       .q8 = q8.rows};
     assert_int_equal(gpu->reserve(device, n, c.n_ctx, s.n_head, s.head_dim), GPU_OK);
     gpu->attention(device, &a);
     char what[128];
@@ -464,8 +466,11 @@ static void attention_trial(attend_shape s, data_kind kind)
              s.n_head, s.n_head_kv, s.head_dim, (int)n, (int)s.first, (int)s.window,
              kind_names[kind]);
     compare(what, &y);
+    if (q8.host) {
+        compare("attention, quantised", &q8);
+    }
     settle();
-    free(q.host), free(y.host), free(c.host[0]), free(c.host[1]), free(row);
+    free(q.host), free(y.host), free(q8.host), free(c.host[0]), free(c.host[1]), free(row);
 }
 
 static void test_positions(void **state)
@@ -476,11 +481,11 @@ static void test_positions(void **state)
     rope_trial((rope_shape){2, 96, 32, ROPE_HALVES}, DTYPE_F16);
     rope_trial((rope_shape){2, 80, 48, ROPE_NEIGHBOURS}, DTYPE_F32);
     static const attend_shape shapes[] = {
-        {4, 2, 64, 0, 1, 0, 0, DTYPE_F16},      {4, 4, 32, 62, 5, 0, 0, DTYPE_F32},
-        {9, 3, 64, 200, 1, 0, 0, DTYPE_F16},    {8, 1, 40, 130, 40, 70, 0, DTYPE_F16},
-        {20, 1, 16, 66, 3, 0, 5.0f, DTYPE_F32}, {6, 2, 128, 0, 70, 0, 0, DTYPE_F16},
-        {4, 2, 256, 127, 2, 64, 0, DTYPE_F16},  {34, 2, 16, 3, 20, 1, 0, DTYPE_F16},
-        {4, 1, 80, 300, 2, 65, 2.0f, DTYPE_F32}};
+        {4, 2, 64, 0, 1, 0, 0, DTYPE_F16},       {4, 4, 32, 62, 5, 0, 0, DTYPE_F32},
+        {9, 3, 64, 200, 1, 0, 0, DTYPE_F16},     {8, 1, 40, 130, 40, 70, 0, DTYPE_F16},
+        {20, 1, 16, 66, 3, 0, 5.0f, DTYPE_F32},  {6, 2, 128, 0, 70, 0, 0, DTYPE_F16},
+        {4, 2, 256, 127, 2, 64, 0, DTYPE_F16},   {34, 2, 16, 3, 20, 1, 0, DTYPE_F16},
+        {4, 1, 80, 300, 2, 65, 2.0f, DTYPE_F32}, {4, 2, 32, 8300, 1, 0, 0, DTYPE_F16}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         attention_trial(shapes[i], (data_kind)(i % DATA_KINDS));
         for (int kind = 0; kind < DATA_KINDS && is_long(); kind++) {

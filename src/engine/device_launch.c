@@ -318,8 +318,9 @@ static int32_t launch_attention(const launch *l)
         .window = o->window,
     };
     a.n_position = positions_bound(positions_seen(s, l->token), s->options.n_ctx);
+    int32_t n = 1 + (s->kv.head_dim % ACT_BLOCK == 0 && quantised_behind(l, 0, &a.q8));
     l->plugin->attention(l->gpu, &a);
-    return 1;
+    return n;
 }
 
 static int32_t launch_columns(const launch *l)

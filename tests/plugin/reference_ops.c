@@ -326,6 +326,9 @@ static void attention_run(gpu_device *d, const void *args)
                               .softcap = a->softcap,
                               .window = a->window};
         table()->attention(&one, 0, a->shape.n_head_kv);
+        if (!quantised(d, &a->q8, t, y, n)) {
+            return;
+        }
     }
 }
 

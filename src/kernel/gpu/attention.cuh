@@ -26,7 +26,7 @@ struct attend_args {
     int32_t n_group; /* heads that read one kv head */
     int32_t n_head;  /* of them in a block */
     int32_t n_row;   /* rows in a block */
-    int is_staged;   /* a tile\'s keys and values fit shared memory */
+    int is_staged;   /* a tile's keys and values fit shared memory */
     int32_t n_tile;  /* of the split way: tiles that a row may see */
     float *part;     /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
 };
@@ -335,6 +335,16 @@ __device__ inline int64_t run_end(const attend_args &g, const attend_block &b, i
     return end;
 }
 
+/* Value i of a row. Where it is quantised, a warp has 32 of a head: head_dim is a multiple. */
+__device__ inline void attend_out(const attend_args &g, int64_t token, int64_t i, float value)
+{
+    floats_at(g.a.y, token)[i] = value;
+    if (g.a.q8.base) {
+        int64_t k = (int64_t)g.a.n_head * g.a.shape.head_dim;
+        quantize_block(value, row_at(g.a.q8, token), k, i / UNIT);
+    }
+}
+
 template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_whole(attend_args g)
 {
     GPU_SHARED(raw);
@@ -351,8 +361,8 @@ template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_whol
     }
     for (int at = threadIdx.x; at < b.n_query * b.head_dim; at += ATTEND_THREADS) {
         int i = at / b.head_dim, d = at % b.head_dim;
-        float *y = floats_at(g.a.y, b.row0 + i / g.n_head);
-        y[(b.head0 + i % g.n_head) * b.head_dim + d] = b.out[at] / b.s->sum[i];
+        attend_out(g, b.row0 + i / g.n_head, (b.head0 + i % g.n_head) * b.head_dim + d,
+                   b.out[at] / b.s->sum[i]);
     }
 }
 
@@ -385,27 +395,100 @@ template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_spli
     }
 }
 
-#define FOLD_THREADS 128
+/* ---- Merging tiles --------------------------------------------------------------------------- */
 
-/* Blocks (head, token): every thread follows the running maximum, and has dimensions of its own. */
+#define FOLD_THREADS 128 /* and tiles that are weighed at a time */
+#define FOLD_WARPS   (FOLD_THREADS / GPU_WARP)
+
+/* The running state takes tile t in as fma(state, keep, taken * take). */
+struct fold_state {
+    float keep[FOLD_THREADS], take[FOLD_THREADS], sum[FOLD_THREADS]; /* sum: taken * take */
+    float most[FOLD_WARPS];
+};
+
+/* The maximum of the threads before this one, of `before` (if it has one) and, if `mine` counts, of
+ * its own: which order they are compared in does not matter. has: there is any. */
+struct fold_max {
+    float value;
+    bool has;
+};
+
+__device__ inline fold_max larger(fold_max a, fold_max b)
+{
+    return {a.has && b.has ? max_nan(a.value, b.value) : a.has ? a.value : b.value, a.has || b.has};
+}
+
+/* Maxima of tiles up to and including this thread's, and all but its own. */
+__device__ inline void fold_prefix(fold_max mine, fold_max before, float *most, fold_max *with,
+                                   fold_max *without)
+{
+    fold_max sum = mine;
+    for (int by = 1; by < GPU_WARP; by *= 2) {
+        fold_max other = {lane_from(sum.value, lane_id() < by ? lane_id() : lane_id() - by), true};
+        sum = lane_id() < by ? sum : larger(other, sum);
+    }
+    if (lane_id() == GPU_WARP - 1) {
+        most[warp_id()] = sum.value;
+    }
+    __syncthreads();
+    for (int w = 0; w < warp_id(); w++) {
+        before = larger(before, {most[w], true});
+    }
+    fold_max left = {lane_from(sum.value, lane_id() > 0 ? lane_id() - 1 : 0), lane_id() > 0};
+    *with = larger(before, sum);
+    *without = larger(before, left);
+}
+
+/* Weighs up to FOLD_THREADS tiles from `part` on, n of them; returns the maximum of all so far. */
+__device__ inline fold_max fold_weigh(fold_state *s, const float *part, int pitch, int n,
+                                      fold_max before)
+{
+    int t = threadIdx.x;
+    const float *mine = part + (t < n ? t : n - 1) * pitch; /* the last one again changes nothing */
+    fold_max with, without;
+    fold_prefix({mine[0], true}, before, s->most, &with, &without);
+    if (t < n) {
+        bool is_start = !without.has;
+        s->keep[t] = is_start ? 0.0f : elementary_exp(without.value - with.value);
+        s->take[t] = is_start ? 1.0f : elementary_exp(mine[0] - with.value);
+        s->sum[t] = mine[1] * s->take[t];
+    }
+    fold_max all = before;
+    for (int w = 0; w < FOLD_WARPS; w++) {
+        all = larger(all, {s->most[w], true});
+    }
+    __syncthreads();
+    return all;
+}
+
+/* Blocks (head, token): a thread weighs a tile, then has dimensions of its own. What depends on the
+ * tiles before is a maximum, which all tiles find at once; only two fma are in a row. */
 __global__ void __launch_bounds__(FOLD_THREADS) fold_tiles(attend_args g)
 {
     after_last();
+    __shared__ fold_state s;
     int64_t token = blockIdx.y, head = blockIdx.x, position = pass_row(g.a.row, token)->position;
-    int64_t n_tile = position / TILE - attend_least(g.a, position) / TILE + 1;
-    int head_dim = g.a.shape.head_dim;
+    int n_tile = (int)(position / TILE - attend_least(g.a, position) / TILE + 1);
+    int head_dim = g.a.shape.head_dim, pitch = 2 + head_dim;
     const float *part = part_at(g, token, head, 0);
-    for (int d = threadIdx.x; d < head_dim; d += FOLD_THREADS) {
-        float most = part[0], sum = part[1], out = part[2 + d];
-        for (int64_t t = 1; t < n_tile; t++) {
-            const float *next = part + t * (2 + head_dim);
-            float now = max_nan(most, next[0]);
-            float keep = elementary_exp(most - now), take = elementary_exp(next[0] - now);
-            sum = fmaf(sum, keep, next[1] * take);
-            out = fmaf(out, keep, next[2 + d] * take);
-            most = now;
+    for (int d0 = 0; d0 < head_dim; d0 += FOLD_THREADS) {
+        int d = d0 + threadIdx.x, mine = d < head_dim ? d : head_dim - 1;
+        float sum = part[1], out = part[2 + mine];
+        fold_max most = {0.0f, false};
+        for (int first = 0; first < n_tile; first += FOLD_THREADS) {
+            int n = n_tile - first < FOLD_THREADS ? n_tile - first : FOLD_THREADS;
+            most = fold_weigh(&s, part + (int64_t)first * pitch, pitch, n, most);
+            const float *value = part + (int64_t)first * pitch + 2 + mine;
+#pragma unroll 8
+            for (int t = first == 0 ? 1 : 0; t < n; t++) {
+                sum = fmaf(sum, s.keep[t], s.sum[t]);
+                out = fmaf(out, s.keep[t], value[(int64_t)t * pitch] * s.take[t]);
+            }
+            __syncthreads();
         }
-        floats_at(g.a.y, token)[head * head_dim + d] = out / sum;
+        if (d < head_dim) {
+            attend_out(g, token, head * head_dim + d, out / sum);
+        }
     }
 }
 

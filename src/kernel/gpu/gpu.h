@@ -136,6 +136,7 @@ typedef struct gpu_attention {
     int32_t n_head;
     float scale, softcap;
     int64_t window;
+    gpu_rows q8; /* y quantised, if head_dim is a multiple of ACT_BLOCK; base NULL: not wanted */
 } gpu_attention;
 
 typedef enum gpu_column_kind { GPU_ADD, GPU_SCALE, GPU_SOFTCAP, GPU_GLU } gpu_column_kind;
