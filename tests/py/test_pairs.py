@@ -41,9 +41,9 @@ def test_the_pairs_are_what_they_are_called(pairs):
 
 @pytest.mark.parametrize("kind, share", [("equal", 0.1), ("differ", 0.3)])
 def test_memory_does_not_follow_the_traces(pairs, kind, share):
-    """Windows of 8 MiB of two files of each trace, and of what the traces grow by a share: the heads
-    of their records and, where ops are judged, the orders in which they are searched. Before, it
-    was all of the files and 3 KB a record."""
+    """Windows of 8 MiB of two files of each trace, and of what the traces grow by a share: heads of
+    their records and, where ops are judged, the orders in which they are searched. Before, it was
+    all of the files and 3 KB a record."""
     short, long = pairs[kind]
     grown = (long["bytes"] - short["bytes"]) / MIB
     assert long["mib"] - short["mib"] < 40 + share * grown
