@@ -2,7 +2,7 @@
 # score.sh BUILD JOBS [PART] [flags of greta score] - the exam on tiny models of every family,
 # written into BUILD/score; it goes on where it was stopped. PART is one of
 #
-#     planted   every second kind of the catalogue in three models, every fourth as rows of a batch
+#     planted   the catalogue in three models, in every mode; every second kind as rows of a batch
 #     real      bugs that happened, in every model that can carry them
 #     benign    other arithmetic in twelve models, and traces of the NumPy engine beside ours
 #     big       every twelfth kind in SmolLM2, layers 0, 15 and 29, where it has been pulled
@@ -74,7 +74,7 @@ if [ $part = benign ] || [ $part = all ]; then
 fi
 faults=fault,stack,outside,clean
 if [ $part = planted ] || [ $part = all ]; then
-    sit planted "$planted" --seed 11 --modes fresh,warm,engine,reuse --one-of 2 --sorts $faults "$@"
+    sit planted "$planted" --seed 11 --modes fresh,warm,engine,reuse --sorts $faults "$@"
 fi
 smollm2=${GRETA_SMOLLM2:-$HOME/.cache/greta/smollm2-135m.gguf}
 if { [ $part = big ] || [ $part = all ]; } && [ -f "$smollm2" ]; then
@@ -82,6 +82,6 @@ if { [ $part = big ] || [ $part = all ]; } && [ -f "$smollm2" ]; then
         --sorts fault,outside,clean "$@"
 fi
 if [ $part = planted ] || [ $part = all ]; then
-    sit batches "$planted" --seed 11 --modes batch --one-of 4 --sorts $faults "$@"
+    sit batches "$planted" --seed 11 --modes batch --one-of 2 --sorts $faults "$@"
 fi
 cat "$folder/last.txt"

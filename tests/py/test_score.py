@@ -4,7 +4,11 @@ about; everywhere else, that the table says what the lines say.
 """
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import engine
 import pytest
@@ -280,6 +284,26 @@ def test_table_as_text(exam, cli):  # noqa: F811
     assert f"\nplanted, the held half: {table['held']['cases']} cases" in text
     assert f"\nbugs that happened: {table['real']['cases']} cases" in text
     assert f"what fell short: {len(table['misses'])}" in text
+
+
+def test_what_the_readme_shows_is_written_from_the_lines(exam, tmp_path):
+    _, folder, table = exam
+    root = Path(__file__).resolve().parents[2]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text((root / "README.md").read_text())
+    subprocess.run([sys.executable, root / "tools/score_readme.py", os.environ["GRETA_BIN"], folder,
+                    tmp_path], check=True)
+    readme, page = ((tmp_path / name).read_text() for name in ("README.md", "docs/score.md"))
+    of = table["planted"]["referee"]
+    for text in (readme, page):
+        assert (f"| greta | {100 * of['recall']:.2f} % | {of['false_alarms']} of {of['quiet']} | "
+                f"{of['false_alarms_differing']} of {of['quiet_differing']} |") in text
+    outside = (root / "README.md").read_text()
+    begin, end = outside.index("<!-- score: begin"), outside.index("<!-- score: end -->")
+    assert readme.startswith(outside[:begin]) and readme.endswith(outside[end:])
+    for name, group in table["groups"]["variants"].items():
+        assert f"| {name} | {group['quiet_differing']} |" in page
+    assert f"## What fell short: {len(table['misses'])}\n" in page
 
 
 # ---- What the exam has found ---------------------------------------------------------------------
