@@ -145,6 +145,8 @@ def page(table):
     yield ""
     yield "## How the two runs were made"
     yield ""
+    yield "With late kinds; bugs that happened are in the second table only."
+    yield ""
     yield from rows(
         ("mode", "cases", "faults that change bits", "seen", "right op", "and cause", "CONFIRMED",
          "without a fault", "differ", "false alarms"),
@@ -158,6 +160,8 @@ def page(table):
                       of["false_alarms"]) for name, of in groups["models"].items()])
     yield ""
     yield "## Causes of single planted faults"
+    yield ""
+    yield "Without late kinds."
     yield ""
     yield from rows(("cause", "that change bits", "seen", "right op", "and cause", "CONFIRMED",
                      "change no bit"),

@@ -1,6 +1,6 @@
 /* score_groups.c - the lines of an exam counted by a word that they share.
  *
- *     modes     how the two runs were made          causes    of the planted faults
+ *     modes     how the two runs were made          causes    of planted faults, not of late ones
  *     variants  benign ones, those that differ      real      bugs that happened, by name
  *     models    which were asked
  *
@@ -41,13 +41,14 @@ static const char *key_of(const json_t *line, group_by by)
     const json_t *planted = json_object_get(line, "planted");
     const char *sort = word(line, "sort");
     bool is_real = strcmp(sort, "real") == 0;
+    bool is_late = json_is_true(json_object_get(planted, "is_late"));
     switch (by) {
     case BY_MODE:
         return is_real ? NULL : word(line, "mode");
     case BY_MODEL:
         return word(line, "model");
     case BY_CAUSE:
-        return strcmp(sort, "fault") == 0 ? word(planted, "cause") : NULL;
+        return strcmp(sort, "fault") == 0 && !is_late ? word(planted, "cause") : NULL;
     case BY_VARIANT:
         return strcmp(sort, "benign") == 0 ? word(planted, "variant") : NULL;
     default:
