@@ -42,6 +42,7 @@ typedef struct op_gap {
     double largest, distance; /* of values; mean |a - b| over mean |a| */
     double sum_difference, sum_magnitude, dot, square[2];
     int32_t position; /* of the first row that differs; -1: none */
+    int64_t pass;     /* of the first run, the first that has such a row */
     const trace_record *record[2];
 } op_gap;
 
@@ -99,6 +100,7 @@ static void pair_add(gaps *g, const pair *p)
     row_compare(&a->out[0], &p->record[1]->out[0], &d);
     if (d.state == PAIR_DIFFERS) {
         bool is_first = gap->position < 0 || a->position < gap->position;
+        gap->pass = !gap->differs || a->pass < gap->pass ? a->pass : gap->pass;
         gap->differs = true;
         gap->position = is_first ? a->position : gap->position;
     }
@@ -248,9 +250,18 @@ static int32_t referee_rank(const gaps *g, const score_answer *a, score_place pl
     return rank;
 }
 
+/* Of two faults the second is the first to show where the other changes no bit, or waits for a row
+ * of a later pass. */
+static bool is_second_first(const gaps *g, const score_case *c)
+{
+    const op_gap *first = &g->op[index_of(g, c->place.name, c->place.layer)];
+    const op_gap *next = &g->op[index_of(g, c->place_next.name, c->place_next.layer)];
+    return !first->differs || (next->differs && next->pass < first->pass);
+}
+
 static void answers_fill(const gaps *g, score_case *c, score_answer *out)
 {
-    if (c->kind_next && !g->op[index_of(g, c->place.name, c->place.layer)].differs) {
+    if (c->kind_next && is_second_first(g, c)) {
         c->kind = c->kind_next;
         c->place = c->place_next;
     }
