@@ -11,8 +11,10 @@
 static bool has_norms(const analysis *a)
 {
     for (size_t i = 0; i < a->n_prompt; i++) {
-        if (a->prompt[i].n_norm > 0) {
-            return true;
+        for (size_t k = 0; k < a->prompt[i].n_norm; k++) {
+            if (a->prompt[i].norm[k].is_chosen) {
+                return true;
+            }
         }
     }
     return false;

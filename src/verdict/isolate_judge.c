@@ -373,6 +373,17 @@ static bool has_row(const analysis_prompt *p, int32_t layer)
     return false;
 }
 
+/* Compared traces that kept every stage hold no ffn_norm: the model has none (OLMo 2's kind). */
+static bool lacks_ffn_norm(const trace *any, const analysis_prompt *p)
+{
+    for (size_t i = 0; i < p->n_stage; i++) {
+        if (p->stage[i].name == STAGE_FFN_NORM) {
+            return false;
+        }
+    }
+    return p->n_stage > 0 && strcmp(any->header.selection_stages, "all") == 0;
+}
+
 /* An empty row of the first table for each chosen layer that has none: numbers of what is no pair
  * would be read as if it were one. */
 static greta_status norms_complete(const uint8_t *chosen, int32_t n_layer, analysis_prompt *out,
@@ -602,7 +613,7 @@ greta_status isolate_judge(const isolate_side sides[SIDE_COUNT], const isolate_t
     if (status == GRETA_OK) {
         status = judge_pair(sides, terms, chosen, out, err);
     }
-    if (status == GRETA_OK && chosen) {
+    if (status == GRETA_OK && chosen && !lacks_ffn_norm(any, out)) {
         status = norms_complete(chosen, n_layer, out, err);
     }
     free(chosen);

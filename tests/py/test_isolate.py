@@ -233,6 +233,17 @@ def test_page_names_every_column(tiny):
                          "bucket").split()
 
 
+def test_what_a_model_has_not_is_not_unmeasured(mkmodel, scratch):
+    """OLMo 2 normalises what attention and the network write: there is no ffn_norm to be judged."""
+    folder = scratch / "isolate-olmo2"
+    text = isolate(0, "-m", mkmodel("--arch", "olmo2"), "-p", "Hello, how are you today?", "--out",
+                   folder)
+    [prompt] = analysis(folder)["prompts"]
+    assert prompt["coverage"]["unmeasured"] == 0 and prompt["norms"] == []
+    written = text + (folder / "report.md").read_text() + (folder / "analysis.tsv").read_text()
+    assert "UNMEASURED" not in written and "not decided" not in written
+
+
 def number(cell):
     return None if cell == "-" else {"true": True, "false": False}.get(cell, cell)
 
