@@ -77,7 +77,7 @@ def same_ids(vocabulary, pre, texts, special=False):
 
 @pytest.mark.parametrize("pre", FAMILIES)
 def test_lines(vocabulary, lines, pre):
-    lines = sample(lines, 9)
+    lines = sample(lines, 17)
     answers = same_ids(vocabulary, pre, lines)
     lacking = {b for b in range(256) if not vocabulary.has_byte(b)}
     for text, answer in zip(lines, answers):
@@ -91,7 +91,7 @@ def test_lines(vocabulary, lines, pre):
 def test_code_points(vocabulary, pre):
     texts = code_point_lines()
     assert sum(map(len, texts)) > 20000 * 12
-    same_ids(vocabulary, pre, sample(texts, 9))
+    same_ids(vocabulary, pre, sample(texts, 17))
 
 
 @pytest.mark.parametrize("special", [False, True])
