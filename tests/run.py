@@ -39,13 +39,18 @@ WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP
 # What covers by volume runs in `make check-long`; under sanitizers these run only there, and tiles
 # of intrinsics are checked only there.
 SAN_LONG = ("test_fault_bits", "test_op_replay", "test_catalogue", "test_benign")
-WHOLE_C = ("test_engine", "test_vocabulary")
+UNSANITIZED = ("test_memory", *SAN_LONG)  # sanitizers own malloc
+WHOLE_C = ("test_engine", "test_vocabulary", "test_op_sites")
 WHOLE_PY = ("test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
             "test_isolate", "test_oracle", "test_score", "long_vocabulary")
 SPLICED = ("test_chat", "test_hf", "test_safetensors")  # and test_vocabulary: tests/splice.h
 # What takes longest starts first, so that nothing long is left for the end.
 SLOW = ["san", "py/test_score", "py/test_oracle", "py/test_architectures", "py/test_isolate",
         "matrix", "py/test_pull", "py/test_chat", "py/test_bench", "golden", "san/test_simd"]
+
+# Jobs of `make check` have one CPU each, so that pools of threads sleep instead of spinning against
+# the job beside them; these are about threads, and have all.
+WIDE = ("build", "c/test_threads", "san/test_threads", "c/test_device", "matrix")
 
 # Programs are linked a hundred times: with the faster linker, where it is there.
 LINKER = ["LDFLAGS=-fuse-ld=lld"] if shutil.which("ld.lld") else []
@@ -159,9 +164,29 @@ def read_junit(path, status, offline):
 
 # ---- The run -------------------------------------------------------------------------------------
 
+class Cpus:
+    """The CPUs that this process may use, and how many jobs were given each."""
+
+    def __init__(self):
+        self.all, self.lock = os.sched_getaffinity(0), threading.Lock()
+        self.jobs = dict.fromkeys(sorted(self.all), 0)
+
+    def take(self):
+        """The one with the fewest jobs."""
+        with self.lock:
+            cpu = min(self.jobs, key=self.jobs.get)
+            self.jobs[cpu] += 1
+            return cpu
+
+    def give(self, cpu):
+        with self.lock:
+            if cpu is not None:
+                self.jobs[cpu] -= 1
+
+
 class Run:
     def __init__(self, options):
-        self.options = options
+        self.options, self.cpus = options, Cpus()
         self.build = (ROOT / options.build).resolve()
         self.offline = os.environ.get("GRETA_OFFLINE") == "1"
         self.env = {name: value for name, value in os.environ.items()
@@ -398,7 +423,7 @@ def runner_job(run, name):
         with tempfile.TemporaryDirectory() as folder:
             for i, (what, script, wanted) in enumerate(cases):
                 log = pathlib.Path(folder, f"{i}.log")
-                status = execute(["sh", "-c", script], log, 1)
+                status = execute(["sh", "-c", script], log, 2 if what == "hangs" else 60)
                 text = log.read_text().partition("\n")[2]
                 seen = numbers(read_tap(text, status))
                 counts.check(f"a program that {what}", seen == wanted, f"{seen} for {wanted}")
@@ -443,12 +468,13 @@ def jobs_of(run):
                  Job("second-compiler", [],
                      builder(run, "second-compiler", "CFLAGS=-fsyntax-only", "O3=", cc=other,
                              target="warnings", folder=build / other)),
-                 Job("san", [], builder(run, "san", folder=san, san=SANITIZERS)),
+                 Job("san", [], builder(run, "san", f"PLAIN={build}",
+                                        "BUT=" + " ".join(UNSANITIZED), target="checked",
+                                        folder=san, san=SANITIZERS)),
                  Job("san/smoke", ["san"], smoke_job(run, "san/smoke", san))]
         jobs += [Job(f"san/{test}", ["san"],
                      tap_job(run, f"san/{test}", [san / "tests" / test], 2 * SECONDS_C))
-                 for test in tests
-                 if test not in ("test_memory", *SAN_LONG)]  # sanitizers own malloc
+                 for test in tests if test not in UNSANITIZED]
     return sorted(jobs, key=lambda job: SLOW.index(job.name) if job.name in SLOW else len(SLOW))
 
 
@@ -513,8 +539,7 @@ def jobs_long(run):
     jobs += [Job(f"san/{test}", ["san"],
                  tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG,
                          GRETA_WHOLE="1"))
-             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel",
-                          "test_op_sites")]
+             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel")]
     jobs.append(Job("second-compiler", [],
                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
                             folder=run.build / other)))
@@ -586,11 +611,15 @@ def report(run, job, counts, seconds):
 
 def run_job(run, job):
     start, this_thread.cpu = time.monotonic(), 0
+    cpu = None if run.options.long or run.options.device or job.name in WIDE else run.cpus.take()
     try:
+        os.sched_setaffinity(0, run.cpus.all if cpu is None else {cpu})  # of this thread
         counts = job.run()
     except Exception as problem:  # a broken job is a failed test, not a lost run
         counts = Counts()
         counts.failed.append(f"{job.name}: {type(problem).__name__}: {problem}")
+    finally:
+        run.cpus.give(cpu)
     report(run, job, counts, time.monotonic() - start)
     return counts
 

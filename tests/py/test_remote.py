@@ -44,7 +44,7 @@ def in_long(test):
     return test if LONG else None
 
 
-def until(true, seconds=20):
+def until(true, seconds=100):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
