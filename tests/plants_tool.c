@@ -1,10 +1,11 @@
 /* plants_tool.c - every fault of ffn_norm, planted in a given model on given prompts, for the
  * tests in Python (what a plant of any kind changes: test_fault_bits.c):
  *
- *     plants_tool MODEL FOLDER LAYERS PROMPT...      a prompt is a file; its name is the id
+ *     plants_tool MODEL FOLDER LAYERS ONE_OF PROMPT...   a prompt is a file; its name is the id
  *
- * For each prompt a clean run, then every fault in one layer after the other (first, middle,
- * last, then all others) until LAYERS of them are named by bucket. One line a run, tab-separated:
+ * For each prompt a clean run, then one of ONE_OF faults (1: every one) in one layer after the
+ * other (first, middle, last, then all others) until LAYERS of them are named by bucket. One line a
+ * run, tab-separated:
  *
  *     prompt  fault  bucket planted  layer  outcome  state  bucket found  stages that differ phrase
  *
@@ -65,12 +66,19 @@ static int run_kind(plant_bench *b, const fault_kind *kind, int n_wanted)
     return 0;
 }
 
-static int run_prompt(greta_model *model, const greta_prompt *prompt, const char *folder,
-                      int n_wanted)
+/* What of the matrix is run. */
+typedef struct matrix_share {
+    const char *folder;
+    int n_wanted, one_of;
+} matrix_share;
+
+static int run_prompt(greta_model *model, const greta_prompt *prompt, const matrix_share *share)
 {
     greta_error err = {0};
-    greta_isolate_options options = {
-        .size = sizeof options, .session = {.n_thread = 1}, .out = folder, .fault_layer = -1};
+    greta_isolate_options options = {.size = sizeof options,
+                                     .session = {.n_thread = 1},
+                                     .out = share->folder,
+                                     .fault_layer = -1};
     plant_bench bench;
     analysis_prompt judged;
     size_t n;
@@ -81,9 +89,11 @@ static int run_prompt(greta_model *model, const greta_prompt *prompt, const char
     }
     print_run(&bench, NULL, -1, &judged);
     analysis_prompt_free(&judged);
-    int failed = 0;
+    int failed = 0, n_taken = 0;
     for (size_t i = 0; i < n && !failed; i++) {
-        failed = bench_takes(&kind[i]) && run_kind(&bench, &kind[i], n_wanted);
+        if (bench_takes(&kind[i]) && n_taken++ % share->one_of == 0) {
+            failed = run_kind(&bench, &kind[i], share->n_wanted);
+        }
     }
     bench_close(&bench);
     return failed;
@@ -100,7 +110,7 @@ static char *file_read(const char *path, size_t *n)
     return bytes;
 }
 
-static int run_file(greta_model *model, char *path, const char *folder, int n_wanted)
+static int run_file(greta_model *model, char *path, const matrix_share *share)
 {
     greta_error err = {0};
     greta_tokenize_options special = {.size = sizeof special, .special = 1};
@@ -113,7 +123,7 @@ static int run_file(greta_model *model, char *path, const char *folder, int n_wa
     }
     id[strcspn(id, ".")] = '\0';
     greta_prompt prompt = {id, ids.id, ids.n};
-    int failed = run_prompt(model, &prompt, folder, n_wanted);
+    int failed = run_prompt(model, &prompt, share);
     greta_free(ids.id);
     free(bytes);
     return failed;
@@ -123,16 +133,18 @@ int main(int argc, char **argv)
 {
     greta_error err = {0};
     greta_model *model;
-    if (argc < 5) {
-        fputs("usage: plants_tool MODEL FOLDER LAYERS PROMPT...\n", stderr);
+    if (argc < 6 || strtol(argv[4], NULL, 10) < 1) {
+        fputs("usage: plants_tool MODEL FOLDER LAYERS ONE_OF PROMPT...\n", stderr);
         return 2;
     }
     if (greta_model_open(argv[1], &model, &err) != GRETA_OK) {
         return fail(&err);
     }
+    const matrix_share share = {argv[2], (int)strtol(argv[3], NULL, 10),
+                                (int)strtol(argv[4], NULL, 10)};
     int failed = 0;
-    for (int i = 4; i < argc && !failed; i++) {
-        failed = run_file(model, argv[i], argv[2], (int)strtol(argv[3], NULL, 10));
+    for (int i = 5; i < argc && !failed; i++) {
+        failed = run_file(model, argv[i], &share);
     }
     greta_model_release(model);
     return failed;

@@ -539,7 +539,8 @@ def jobs_long(run):
     jobs += [Job(f"san/{test}", ["san"],
                  tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG,
                          GRETA_WHOLE="1"))
-             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel")]
+             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel",
+                          "test_isolate")]
     jobs.append(Job("second-compiler", [],
                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
                             folder=run.build / other)))
