@@ -484,7 +484,7 @@ static void bit_flip(stage_bits *b, int kind, int32_t position, int32_t i)
     bits_cell *cell = &b->cell[position * bits_width(b) + i];
     cell->hash.ordered ^= kind == 0;
     cell->stat[i % 4] ^= kind == 1;
-    b->logits[position * b->n_vocab + i] ^= kind == 2;
+    b->logits[position * b->n_vocab + i % b->n_vocab] ^= kind == 2;
 }
 
 /* Changes one bit of what was found, in turn of a hash, a statistic and a logit, and expects the
