@@ -24,6 +24,16 @@ __device__ inline const gpu_row *pass_row(const gpu_rows &r, int64_t t)
     return (const gpu_row *)row_at(r, t);
 }
 
+/* Of n ops of one launch, the one that this block is of: each one's first block is told. */
+__device__ inline int op_of_block(const uint32_t *first, int n)
+{
+    int i = 0;
+    while (i + 1 < n && first[i + 1] <= blockIdx.x) {
+        i++;
+    }
+    return i;
+}
+
 /* ---- Embedding: blocks (x, token), a thread has a unit, or a vector -------------------------- */
 
 template <int TYPE> __global__ void embed_units(gpu_embed a)
@@ -102,6 +112,16 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a
 #define NORM_THREADS 256
 #define NORM_GROUPS  1024 /* LIMIT_EMBD / 64 */
 
+/* Group sums in index order, after `total`. */
+__device__ inline float add_in_order(float total, const float *group, int64_t n)
+{
+#pragma unroll 16
+    for (int64_t g = 0; g < n; g++) {
+        total = total + group[g];
+    }
+    return total;
+}
+
 /* The row sum of squares of value(0) .. value(n - 1), in every thread of a block of NORM_THREADS;
  * `group` has a place for each 64 of them, where all threads see it. */
 template <class F> __device__ inline float block_sum_squares(int64_t n, float *group, F value)
@@ -116,12 +136,7 @@ template <class F> __device__ inline float block_sum_squares(int64_t n, float *g
         }
     }
     __syncthreads();
-    float total = group[0];
-#pragma unroll 16
-    for (int64_t g = 1; g < n_group; g++) {
-        total = total + group[g];
-    }
-    return total;
+    return add_in_order(group[0], group + 1, n_group - 1);
 }
 
 __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
@@ -197,10 +212,7 @@ __device__ inline void turned(const gpu_rope &a, int64_t t, int64_t i, float val
 __global__ void rope_rows(turns all)
 {
     after_last();
-    int op = all.n - 1;
-    while (blockIdx.x < all.first[op]) {
-        op--;
-    }
+    int op = op_of_block(all.first, all.n);
     const gpu_rope &a = all.of[op];
     int64_t t = blockIdx.y, i = (int64_t)(blockIdx.x - all.first[op]) * blockDim.x + threadIdx.x;
     int half = a.rope_dim / 2, per_head = half + (a.head_dim - a.rope_dim);

@@ -135,15 +135,6 @@ __device__ inline stats_value value_at(const gpu_stats &a, const uint8_t *base, 
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
-__device__ inline int op_of_block(const uint32_t *first, int n)
-{
-    int i = 0;
-    while (i + 1 < n && first[i + 1] <= blockIdx.x) {
-        i++;
-    }
-    return i;
-}
-
 /* One group of 64 values, two a lane. */
 __device__ inline float group_look(const gpu_stats &a, const uint8_t *base, int64_t position,
                                    int64_t g, part_stats *mine)
@@ -241,11 +232,8 @@ __device__ inline float fold_groups(const float *group, int64_t n_group, float *
             shared[i] = group[first + i];
         }
         __syncthreads();
-        total = first == 0 ? shared[0] : total + shared[0];
-#pragma unroll 8
-        for (int i = 1; i < n; i++) {
-            total = total + shared[i];
-        }
+        total = first == 0 ? add_in_order(shared[0], shared + 1, n - 1)
+                           : add_in_order(total, shared, n);
     }
     return total;
 }
