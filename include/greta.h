@@ -380,7 +380,7 @@ GRETA_API greta_status greta_trace_pair(greta_model *model, const greta_prompt *
 /* How a long look at traces is watched. */
 typedef struct greta_watch {
     size_t size;
-    /* "reading", in bytes; "replay", in tokens. May be NULL. */
+    /* "reading", in bytes; "weights", in tensors; "replay", in tokens. May be NULL. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
 } greta_watch;
@@ -391,6 +391,18 @@ typedef struct greta_watch {
 GRETA_API greta_status greta_compare(greta_model *model, const char *path_a, const char *path_b,
                                      const greta_watch *watch, int json, char **text,
                                      greta_status *verdict, greta_error *err);
+/* A trace, and the model it was made with. */
+typedef struct greta_traced {
+    const char *path;
+    greta_model *model; /* NULL: none */
+} greta_traced;
+
+/* The same of traces A and B of two models: one set of weights in two types (Q4_0 and F16). They
+ * must agree in every number of their configurations; what the types make of each op is policy, and
+ * weights that rounding to their types does not explain are a fault, by tensor. */
+GRETA_API greta_status greta_compare_models(const greta_traced traced[2], const greta_watch *watch,
+                                            int json, char **text, greta_status *verdict,
+                                            greta_error *err);
 /* Every op of one trace against the model it was made with; no second run. */
 GRETA_API greta_status greta_audit(greta_model *model, const char *path, const greta_watch *watch,
                                    int json, char **text, greta_status *verdict,

@@ -525,7 +525,8 @@ def jobs_long(run):
                             SECONDS_LONG)))
     jobs += [Job(f"{test}/all", [],
                  py_job(run, f"{test}/all", ROOT / f"tests/py/test_{test}.py", SECONDS_LONG,
-                        GRETA_LONG="1")) for test in ("foreign", "located", "pairs", "remote")]
+                        GRETA_LONG="1"))
+             for test in ("foreign", "located", "pairs", "remote", "two_models")]
     jobs.append(Job("matrix/sample", [],
                     tap_job(run, "matrix/sample", [tool, "sample", SEED], SECONDS_LONG)))
     jobs += [Job(f"whole/{test}", [], py_job(run, f"whole/{test}", ROOT / f"tests/py/{test}.py",

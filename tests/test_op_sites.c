@@ -2,9 +2,7 @@
  * is policy or nothing at all, what is planted is named without a second run, and what was not
  * kept is no verdict.
  */
-#include "isolate_rig.h"
-
-#include "fault/fault.h"
+#include "sites_rig.h"
 
 #define N_KV  2
 #define N_ACT 2
@@ -23,76 +21,6 @@ static int wants_text(void)
 
 static const greta_kv kvs[N_KV] = {GRETA_KV_F16, GRETA_KV_F32};
 static const greta_act acts[N_ACT] = {GRETA_ACT_Q8, GRETA_ACT_F32};
-
-typedef struct traced_run {
-    greta_kv kv;
-    greta_act act;
-    const char *cpu; /* NULL: the best */
-    int32_t n_chunk;
-    const char *tokens;
-    int64_t sample;
-    const fault_kind *fault; /* in decode; NULL: none */
-    int32_t layer;
-} traced_run;
-
-/* Prefills all but the last token, decodes it, traced. The fault is planted at `name` (STAGE_NONE:
- * where its kind says), in these phases. */
-static void run_planted(const traced_run *r, stage name, uint32_t phases, const char *path)
-{
-    greta_error err = {0};
-    greta_session *session;
-    greta_session_options options = {.size = sizeof options,
-                                     .n_thread = 1,
-                                     .kv = r->kv,
-                                     .act = r->act,
-                                     .cpu = r->cpu,
-                                     .n_chunk = r->n_chunk};
-    greta_trace_options traced = {.size = sizeof traced,
-                                  .path = path,
-                                  .tokens = r->tokens,
-                                  .sample = r->sample,
-                                  .overwrite = 1};
-    greta_isolate_options isolate = {.size = sizeof isolate, .session = options};
-    isolate_run plant = {model, &isolate, fault_order_of(r->fault, r->layer)};
-    if (r->fault && name != STAGE_NONE) {
-        plant.order.part[0].stage = name;
-    }
-    fault_planted *planted = NULL;
-    const greta_prompt *p = &prompts[1];
-    int32_t last = (int32_t)p->n - 1;
-    check(greta_session_new(model, &options, &session, &err), &err);
-    check(isolate_plant(&plant, session, -1, &planted, &err), &err);
-    if (planted) {
-        session_override override = {.list = &planted->list,
-                                     .phases = phases,
-                                     .table = planted->table,
-                                     .trigger = planted->trigger,
-                                     .cos_sin = planted->cos_sin};
-        check(session_override_set(session, &override, &err), &err);
-    }
-    check(greta_trace_begin(session, &traced, &err), &err);
-    check(greta_session_feed(session, p->token, p->n - 1, 0, &err), &err);
-    greta_row row = {.token = p->token[last], .position = last, .want_logits = 1};
-    greta_batch batch = {&row, 1, GRETA_PHASE_DECODE};
-    check(greta_session_eval(session, &batch, &err), &err);
-    check(greta_trace_end(session, "complete", &err), &err);
-    greta_session_free(session);
-    fault_planted_free(planted);
-}
-
-static void run_traced(const traced_run *r, const char *path)
-{
-    run_planted(r, STAGE_NONE, 1u << GRETA_PHASE_DECODE, path);
-}
-
-static json_t *parsed(char *text)
-{
-    json_error_t parse;
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &parse);
-    assert_non_null(root);
-    greta_free(text);
-    return root;
-}
 
 static json_t *audited(const char *path, greta_status expected)
 {
@@ -126,15 +54,6 @@ static json_t *compared(const char *a, const char *b, greta_status expected)
         assert_int_equal(verdict, expected);
     }
     return parsed(text);
-}
-
-static const char *path_of(const char *name)
-{
-    static char path[8][TINY_PATH];
-    static int next;
-    char *out = path[next++ % 8];
-    snprintf(out, TINY_PATH, "%s.jsonl", folder(name));
-    return out;
 }
 
 /* ---- Benign ---------------------------------------------------------------------------------- */

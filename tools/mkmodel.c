@@ -43,6 +43,9 @@ static const char usage[] =
     "  --attn-scale X        of scores\n"
     "  --experts N --experts-used N --ff-expert N    (defaults of qwen3moe: 5, 2, and one block)\n"
     "  --split-experts       one tensor per expert\n"
+    "  --rounded             Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 hold the values that F32 has with this "
+    "seed,\n"
+    "                        rounded to nearest: one model in several types (with --shape)\n"
     "  --pre NAME            pre-tokenizer (default smollm)\n"
     "  --gguf-version N      2 or 3 (default 3)\n"
     "exit: 0 written, 2 usage, 4 the file cannot be written\n";
@@ -94,6 +97,7 @@ static const option_traits option_list[] = {
     {"--experts-used", OPTION_COUNT, PLACE(experts_used), 1, 64},
     {"--ff-expert", OPTION_COUNT, PLACE(ff_expert), 1, 1048576},
     {"--split-experts", OPTION_FLAG, PLACE(split_experts), 0, 0},
+    {"--rounded", OPTION_FLAG, PLACE(rounded), 0, 0},
     {"--untied", OPTION_FLAG, PLACE(untied), 0, 0},
     {"--bias", OPTION_FLAG, PLACE(bias), 0, 0},
     {"--rope-factors", OPTION_FLAG, PLACE(rope_factors), 0, 0},
@@ -326,6 +330,12 @@ static int options_check(const options *p, const tensor_list *list)
     }
     if (p->experts_used > p->experts) {
         return usage_error("--experts-used", "is more than there are", "1 to all");
+    }
+    for (size_t i = 0; p->rounded && i < list->n; i++) {
+        if (!type_is_rounded(list->item[i].type)) {
+            return usage_error("--rounded", list->item[i].type->name,
+                               "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 or Q5_1");
+        }
     }
     for (size_t i = 0; i < list->n; i++) {
         const tensor *t = &list->item[i];

@@ -1,7 +1,8 @@
 /* mkmodel.h - what the parts of mkmodel tell each other.
  *
  * mkmodel.c reads the command line, mkmodel_file.c writes the file (directory, metadata,
- * vocabulary), mkmodel_weights.c chooses the tensors and makes their values.
+ * vocabulary), mkmodel_weights.c chooses the tensors and makes their values, mkmodel_round.c rounds
+ * them into blocks.
  */
 #ifndef GRETA_TOOLS_MKMODEL_H
 #define GRETA_TOOLS_MKMODEL_H
@@ -67,6 +68,7 @@ typedef struct options {
     const char *arch_name, *rope_scaling;
     const family *family;
     bool untied, bias, rope_factors, help, split_experts;
+    bool rounded; /* blocks hold the values of F32, not codes drawn at random */
     bool is_mix; /* of types by type_mixed; `type` is that of most matrices */
 } options;
 
@@ -106,7 +108,13 @@ typedef struct output {
 
 void put(output *o, const void *data, size_t bytes);
 /* The values of a tensor. `buffer` holds BUFFER_BYTES. */
-void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer);
+void put_tensor(output *o, const tensor *t, const options *p, uint8_t *buffer);
+/* Whether --rounded knows the type. */
+bool type_is_rounded(const type_traits *type);
+/* 32 values as one block of a type with such blocks. */
+void round_block(const type_traits *type, const float *x, uint8_t *out);
+/* Nearest even; finite values below 65520. */
+uint16_t half_from_float(float value);
 
 /* Writes p->out, or leaves nothing; says what it did on stdout or what failed on stderr. Returns
  * the exit code. */

@@ -360,7 +360,7 @@ int write_model(const options *p, const tensor_list *list)
     }
     put_directory(&o, p, list);
     for (size_t i = 0; i < list->n && !o.failed; i++) {
-        put_tensor(&o, &list->item[i], p->seed, buffer);
+        put_tensor(&o, &list->item[i], p, buffer);
         put_padding(&o);
         n_parameter += tensor_values(&list->item[i]);
     }

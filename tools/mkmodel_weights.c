@@ -110,7 +110,7 @@ static uint16_t bf16_from_float(float value)
 }
 
 /* Round to nearest even, subnormals too; finite values below 65520 only, which is all we draw. */
-static uint16_t f16_from_float(float value)
+uint16_t half_from_float(float value)
 {
     uint32_t bits = bits_from_float(value);
     uint32_t sign = bits >> 16 & 0x8000;
@@ -374,17 +374,22 @@ uint64_t tensor_bytes(const tensor *t)
     return tensor_values(t) / t->type->block * t->type->bytes;
 }
 
+/* The next value of a tensor of floats. */
+static float value_next(const tensor *t, uint64_t *state)
+{
+    return (float)(t->fill == FILL_NORMAL ? t->high * random_normal(state)
+                                          : t->low + (t->high - t->low) * random_uniform(state));
+}
+
 static void fill_floats(const tensor *t, uint64_t *state, uint8_t *buffer, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        float value =
-            (float)(t->fill == FILL_NORMAL ? t->high * random_normal(state)
-                                           : t->low + (t->high - t->low) * random_uniform(state));
+        float value = value_next(t, state);
         uint16_t narrow;
         if (t->type == type_f32) {
             memcpy(buffer + 4 * i, &value, 4);
         } else {
-            narrow = t->type->number == 1 ? f16_from_float(value) : bf16_from_float(value);
+            narrow = t->type->number == 1 ? half_from_float(value) : bf16_from_float(value);
             memcpy(buffer + 2 * i, &narrow, 2);
         }
     }
@@ -403,8 +408,8 @@ static void scale_table_fill(const tensor *t, uint64_t *state, scale_table *tabl
     for (int i = 0; i < 256; i++) {
         double scale = middle * (0.5 + random_uniform(state));
         double sign = t->type->minimum < 0 && (i & 1) ? -1 : 1;
-        table->scale[i] = f16_from_float((float)(sign * scale));
-        table->minimum[i] = f16_from_float((float)(t->type->ratio * scale));
+        table->scale[i] = half_from_float((float)(sign * scale));
+        table->minimum[i] = half_from_float((float)(t->type->ratio * scale));
     }
 }
 
@@ -443,11 +448,24 @@ static void fill_blocks(const type_traits *type, const scale_table *table, uint6
     }
 }
 
-void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer)
+static void fill_rounded(const tensor *t, uint64_t *state, uint8_t *buffer, size_t n)
 {
-    uint64_t state = random_state(seed, t->name);
+    float x[32];
+    for (size_t i = 0; i < n; i++) {
+        for (int j = 0; j < 32; j++) {
+            x[j] = value_next(t, state);
+        }
+        round_block(t->type, x, buffer + i * t->type->bytes);
+    }
+}
+
+void put_tensor(output *o, const tensor *t, const options *p, uint8_t *buffer)
+{
+    uint64_t state = random_state(p->seed, t->name);
     scale_table table;
-    if (t->type->number == TYPE_MXFP4) {
+    if (p->rounded) {
+        memset(&table, 0, sizeof table);
+    } else if (t->type->number == TYPE_MXFP4) {
         exponent_table_fill(t, &table);
     } else if (t->type->block > 1) {
         scale_table_fill(t, &state, &table);
@@ -456,7 +474,9 @@ void put_tensor(output *o, const tensor *t, uint64_t seed, uint8_t *buffer)
     size_t n_most = BUFFER_BYTES / t->type->bytes;
     while (n_block && !o->failed) {
         size_t n = n_block < n_most ? (size_t)n_block : n_most;
-        if (t->type->block > 1) {
+        if (t->type->block > 1 && p->rounded) {
+            fill_rounded(t, &state, buffer, n);
+        } else if (t->type->block > 1) {
             fill_blocks(t->type, &table, &state, buffer, n);
         } else {
             fill_floats(t, &state, buffer, n);

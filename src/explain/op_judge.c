@@ -444,7 +444,7 @@ void op_judge_side(const op_trial *t, side s, finding *f)
 static bool operands_differ(const op_trial *t)
 {
     const trace_record *a = t->check[SIDE_A].record, *b = t->check[SIDE_B].record;
-    bool differ = a->n_in != b->n_in;
+    bool differ = a->n_in != b->n_in || t->has_two_weights;
     for (int32_t i = 0; i < a->n_in && i < b->n_in && !differ; i++) {
         differ = !hash_equal(a->in[i].hash, b->in[i].hash);
     }

@@ -18,6 +18,7 @@ typedef struct op_trial {
     op_check check[SIDE_COUNT];
     const op_evidence *evidence[SIDE_COUNT]; /* NULL: not replayed */
     int32_t head_dim;                        /* 0: unknown */
+    bool has_two_weights;                    /* the sides' models hold other values for the op */
 } op_trial;
 
 /* One run's op against what the model says. out->state: EQUAL (healthy), CONFIRMED, SUSPECTED,

@@ -10,9 +10,9 @@
 
 #define SCALE_BLOCK 32 /* values per scale of ACT_Q8 */
 
-static const char *const term_names[TERM_COUNT] = {"difference", "introduced_a", "introduced_b",
-                                                   "policy",     "inherited",    "computed_a",
-                                                   "computed_b", "selected_a",   "selected_b"};
+static const char *const term_names[TERM_COUNT] = {
+    "difference", "introduced_a", "introduced_b", "policy",         "inherited",      "computed_a",
+    "computed_b", "selected_a",   "selected_b",   "policy_weights", "policy_contract"};
 
 const char *term_name(term t)
 {
@@ -79,7 +79,9 @@ static double gap_of(const double t[TERM_COUNT])
     double sum = t[TERM_INTRODUCED_A] - t[TERM_INTRODUCED_B] + t[TERM_POLICY] + t[TERM_INHERITED];
     double split_a = t[TERM_COMPUTED_A] + t[TERM_SELECTED_A] - t[TERM_INTRODUCED_A];
     double split_b = t[TERM_COMPUTED_B] + t[TERM_SELECTED_B] - t[TERM_INTRODUCED_B];
-    double gap = fmax(fabs(t[TERM_DIFFERENCE] - sum), fmax(fabs(split_a), fabs(split_b)));
+    double split_policy = t[TERM_POLICY_WEIGHTS] + t[TERM_POLICY_CONTRACT] - t[TERM_POLICY];
+    double gap = fmax(fmax(fabs(t[TERM_DIFFERENCE] - sum), fabs(split_policy)),
+                      fmax(fabs(split_a), fabs(split_b)));
     double largest = 0;
     for (int k = 0; k < TERM_COUNT; k++) {
         largest = fmax(largest, fabs(t[k]));
@@ -90,6 +92,7 @@ static double gap_of(const double t[TERM_COUNT])
 void terms_take(const term_rows *rows, op_terms *out)
 {
     *out = (op_terms){.is_measured = is_known(rows), .n = rows->recorded[SIDE_A].n};
+    out->has_weights = out->is_measured && rows->weights;
     for (int64_t i = 0; i < out->n && out->is_measured; i++) {
         double t[TERM_COUNT], crossed = term_value(&rows->crossed, i);
         double healthy_b = term_value(&rows->healthy[SIDE_B], i);
@@ -99,6 +102,8 @@ void terms_take(const term_rows *rows, op_terms *out)
             term_value(&rows->recorded[SIDE_A], i) - term_value(&rows->recorded[SIDE_B], i);
         t[TERM_POLICY] = term_value(&rows->healthy[SIDE_A], i) - crossed;
         t[TERM_INHERITED] = crossed - healthy_b;
+        t[TERM_POLICY_WEIGHTS] = rows->weights ? rows->weights[i] : 0;
+        t[TERM_POLICY_CONTRACT] = t[TERM_POLICY] - t[TERM_POLICY_WEIGHTS];
         bool is_finite = true;
         for (int k = 0; k < TERM_COUNT; k++) {
             is_finite = is_finite && isfinite(t[k]);

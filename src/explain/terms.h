@@ -6,6 +6,9 @@
  *           = introduced by A - introduced by B + policy + inherited
  * and what a run introduced splits again, with r what it did read:
  *     A - C_A(a) = [A - C_A(r)] computed + [C_A(r) - C_A(a)] selected
+ * Where A and B run two models, one's weights in another type, policy splits as well, by W_A and
+ * W_B on one row in binary64:
+ *     C_A(a) - C_B(a) = [W_A(a) - W_B(a)] weights + the rest, contract
  * Sums are taken in binary64; they close to 2^-45 of an element's largest term (`gap`). Elements
  * that are not finite in any of the rows are counted apart.
  */
@@ -26,6 +29,7 @@ typedef struct term_rows {
     term_row healthy[SIDE_COUNT];  /* C_A(a), C_B(b) */
     term_row crossed;              /* C_B(a) */
     term_row as_read[SIDE_COUNT];  /* C_A(r_A), C_B(r_B); unknown: nothing was selected */
+    const double *weights; /* what the weights of two models alone make of a; NULL: not taken */
 } term_rows;
 
 typedef enum term {
@@ -38,6 +42,8 @@ typedef enum term {
     TERM_COMPUTED_B,
     TERM_SELECTED_A,
     TERM_SELECTED_B,
+    TERM_POLICY_WEIGHTS, /* where has_weights */
+    TERM_POLICY_CONTRACT,
     TERM_COUNT
 } term;
 
@@ -45,6 +51,7 @@ const char *term_name(term t); /* "introduced_a" */
 
 typedef struct op_terms {
     bool is_measured;
+    bool has_weights; /* policy is split in two */
     int64_t n, n_nonfinite;
     double largest[TERM_COUNT]; /* largest magnitude of each term over the elements */
     double norm[TERM_COUNT];    /* Euclidean */

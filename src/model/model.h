@@ -65,4 +65,10 @@ uint64_t model_file_hash(struct greta_model *model);
 /* xxh3-64 of the tokens and merges, in order. */
 uint64_t model_tokenizer_hash(const struct greta_model *model);
 
+#define MODEL_DIFFERENCE_MAX 128
+/* Whether a number of their configurations differs; `out` names the first that does ("rms_eps is
+ * 1e-06 and 1e-05"). Weights and tokenizers are not looked at. */
+bool model_differs(const struct greta_model *a, const struct greta_model *b,
+                   char out[MODEL_DIFFERENCE_MAX]);
+
 #endif

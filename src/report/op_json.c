@@ -43,7 +43,8 @@ static json_t *sentence_of(const op_line *op)
 static json_t *terms_of(const op_terms *terms)
 {
     json_t *out = terms->is_measured ? json_object() : json_null();
-    for (int k = 0; terms->is_measured && k < TERM_COUNT; k++) {
+    const int n = terms->has_weights ? TERM_COUNT : TERM_POLICY_WEIGHTS;
+    for (int k = 0; terms->is_measured && k < n; k++) {
         json_t *one = json_pack("{s:o, s:o, s:I}", "max", real_of(terms->largest[k]), "norm",
                                 real_of(terms->norm[k]), "value", (json_int_t)terms->at[k]);
         json_object_set_new(out, term_name((term)k), one);

@@ -55,6 +55,11 @@ void say_op(text *t, lang l, const op_line *op)
         }
         text_format(t, SAY(" of position %" PRId32, " de la posición %" PRId32),
                     f->source.position);
+    } else if (op->is_accused && f->cause == CAUSE_WEIGHTS_DIFFER && f->sides == SIDES_NONE) {
+        text_format(t,
+                    SAY("the two models have other weights for %s (%s)",
+                        "los dos modelos tienen otros pesos para %s (%s)"),
+                    name, quoted);
     } else if (op->is_accused) {
         const cause c = (unsigned)f->cause < CAUSE_COUNT ? f->cause : CAUSE_NONE;
         /* one format of three strings, chosen by cause and language */
@@ -79,8 +84,11 @@ void say_op(text *t, lang l, const op_line *op)
             side_names(l, op->naming, f->sides), name, quoted);
     } else if (op->is_policy) {
         text_format(t,
-                    SAY("the contracts make another %s of the same operands (%s)",
-                        "los contratos hacen otro %s de los mismos operandos (%s)"),
+                    op->terms.has_weights
+                        ? SAY("the types of the weights make another %s of the same operands (%s)",
+                              "los tipos de los pesos hacen otro %s de los mismos operandos (%s)")
+                        : SAY("the contracts make another %s of the same operands (%s)",
+                              "los contratos hacen otro %s de los mismos operandos (%s)"),
                     name, quoted);
     } else if (f->changed_no_bit) {
         text_format(
@@ -132,6 +140,15 @@ static void say_terms(text *t, lang l, const op_line *op)
             "%s, y %s es heredado."),
         size[0], side_names(l, op->naming, SIDES_A), size[1], side_names(l, op->naming, SIDES_B),
         size[2], size[3], size[4]);
+    if (terms->has_weights) {
+        text_format(t,
+                    SAY(" Of what policy makes, the weights alone make %s (on one row, in "
+                        "binary64), the rest %s.",
+                        " De lo que causa la política, los pesos solos causan %s (sobre una "
+                        "misma fila, en binary64), lo demás %s."),
+                    number_scientific(terms->largest[TERM_POLICY_WEIGHTS], 2, size[0]),
+                    number_scientific(terms->largest[TERM_POLICY_CONTRACT], 2, size[1]));
+    }
 }
 
 static void say_patch(text *t, lang l, const patch *p)
@@ -242,6 +259,12 @@ void say_op_evidence(text *t, lang l, const op_line *op)
                         "explains its row.",
                         " La ejecución no promete nuestros bits ni una clase de redondeo; esta "
                         "precisión explica su fila."));
+    } else if (op->is_accused && f->cause == CAUSE_WEIGHTS_DIFFER) {
+        text_string(t,
+                    SAY(" Each side's row is what its own model gives; the files do not hold the "
+                        "same weights in two types.",
+                        " La fila de cada lado es la que da su propio modelo; los ficheros no "
+                        "guardan los mismos pesos en dos tipos."));
     } else if (op->is_policy) {
         text_string(t,
                     SAY(" Each side's row is what its own contract gives on its own operands; on "

@@ -90,6 +90,13 @@ static const struct {
     {"the row it should have read", "la fila que debía leer"},
     {"the weights in the model file", "los pesos del fichero del modelo"},
     {" are not kept", " no están guardados"},
+    {"weights ", "pesos "},
+    {" of the row", " de la fila"},
+    {" apart, most in value ", " de distancia, más en el valor "},
+    {" of row ", " de la fila "},
+    {" times what rounding to ", " veces lo que puede hacer el redondeo a "},
+    {" may do", ""},
+    {" by ", " por "},
     {" and ", " y "},
     {" in ", " en "},
 };

@@ -11,6 +11,10 @@
  * not comparable, so traces that hold some are at most NO_VERDICT. Rows that only one side selected
  * are shown as not measured and spoil nothing.
  *
+ * Each trace may have a model of its own: one set of weights in two types. Then they must agree in
+ * every number of their configurations, every pair of tensors is looked at (op_kin.h), and what the
+ * types make of an op is policy. Weights that no rounding explains are a finding of their own.
+ *
  * All findings are collected in one struct (compare.h), which compare_print.c prints.
  */
 #include "verdict/compare.h"
@@ -255,19 +259,95 @@ static bool judge(comparison *c)
 
 /* ---- The call -------------------------------------------------------------------------------- */
 
-/* With the model the ops are judged, and the verdict stands on them. */
-static greta_status judge_ops(comparison *c, greta_model *model, const greta_watch *watch,
-                              greta_error *err)
+/* The stages that either trace has rows of: of others no weights are read. */
+static greta_status kin_take(comparison *c, const greta_watch *watch, greta_error *err)
 {
-    const trace *const t[SIDE_COUNT] = {c->t[0], c->t[1]};
+    const struct greta_model *const model[SIDE_COUNT] = {c->model[0], c->model[1]};
+    const trace_header *const header[SIDE_COUNT] = {&c->t[0]->header, &c->t[1]->header};
+    bool wanted[STAGE_COUNT];
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        wanted[s] = c->stage[s].row[0] + c->stage[s].row[1] > 0;
+    }
+    return op_kin_new(model, header, wanted, watch, &c->kin, err);
+}
+
+/* Whether the models are those of the traces, and one model; of two the weights are compared. */
+static greta_status judge_models(comparison *c, const greta_watch *watch, bool *is_fit,
+                                 greta_error *err)
+{
+    char what[MODEL_DIFFERENCE_MAX];
+    *is_fit = false;
     for (int s = 0; s < 2; s++) {
-        if (t[s]->header.model_hash != model_file_hash(model)) {
+        if (c->t[s]->header.model_hash != model_file_hash(c->model[s])) {
             decide(c, GRETA_NO_VERDICT, "%c is of another model than the one that was given",
                    s == 0 ? 'A' : 'B');
             return GRETA_OK;
         }
     }
-    GRETA_TRY(op_sites_compare(model, t, &c->pairs, watch, &c->found, err));
+    if (c->model[0] != c->model[1] && model_differs(c->model[0], c->model[1], what)) {
+        decide(c, GRETA_NO_VERDICT, "the two are not one model: %s", what);
+        return GRETA_OK;
+    }
+    if (c->model[0] != c->model[1]) {
+        GRETA_TRY(kin_take(c, watch, err));
+    }
+    *is_fit = c->kin.mismatch[0] == '\0';
+    if (!*is_fit) {
+        decide(c, GRETA_NO_VERDICT, "the two are not one model: %s", c->kin.mismatch);
+    }
+    return GRETA_OK;
+}
+
+/* The first op whose difference is policy; NULL: none is. */
+static const op_line *first_policy(const op_findings *f)
+{
+    for (size_t i = 0; i < f->n_op; i++) {
+        if (f->op[i].is_policy) {
+            return &f->op[i];
+        }
+    }
+    return NULL;
+}
+
+/* No run introduced anything, and what differs is policy, rounding, or both. */
+static void decide_benign(comparison *c)
+{
+    const op_coverage *judged = &c->found.judged;
+    const op_line *policy = first_policy(&c->found);
+    const char *of = judged->n_rounding == 0 ? "policy"
+                     : judged->n_policy == 0 ? "rounding"
+                                             : "policy and rounding";
+    char phrase[PHRASE_MAX], searched[80] = "";
+    if (c->model[0] == c->model[1] || !policy) {
+        decide(c, GRETA_OK,
+               "no run introduced anything: what %zu pairs differ in is %s, and inherited",
+               c->n_differ, of);
+        return;
+    }
+    if (c->kin.n_of[WEIGHTS_SEARCHED] > 0) {
+        snprintf(searched, sizeof searched, "; %zu tensors are not all rounded to nearest",
+                 c->kin.n_of[WEIGHTS_SEARCHED]);
+    }
+    decide(c, GRETA_OK,
+           "no run introduced anything: what %zu pairs differ in is %s, and inherited, first in "
+           "%s (%.100s)%s",
+           c->n_differ, of, stage_name(policy->name),
+           say_phrase_of(LANG_EN, NAMES_COMPARE, policy->found.phrase, phrase), searched);
+}
+
+/* With the model the ops are judged, and the verdict stands on them. */
+static greta_status judge_ops(comparison *c, const greta_watch *watch, greta_error *err)
+{
+    bool is_fit;
+    GRETA_TRY(judge_models(c, watch, &is_fit, err));
+    if (!is_fit) {
+        return GRETA_OK;
+    }
+    const sites_sides sides = {.model = {c->model[0], c->model[1]},
+                               .t = {c->t[0], c->t[1]},
+                               .pairs = &c->pairs,
+                               .kin = c->model[0] != c->model[1] ? &c->kin : NULL};
+    GRETA_TRY(op_sites_compare(&sides, watch, &c->found, err));
     const op_line *first = op_findings_first(&c->found);
     const op_coverage *judged = &c->found.judged;
     if (op_findings_suspect(&c->found) && !first) {
@@ -275,19 +355,18 @@ static greta_status judge_ops(comparison *c, greta_model *model, const greta_wat
     } else if (first) {
         text said = {0};
         say_op(&said, LANG_EN, first);
-        decide(c, GRETA_FAULT, "%.120s: layer %d, position %d; %s, %s",
-               said.failed ? "" : said.data, first->layer, first->position,
-               cause_name(first->found.cause), verdict_state_name(first->found.state));
+        char layer[24] = "";
+        if (first->layer >= 0) {
+            snprintf(layer, sizeof layer, "layer %d, ", (int)first->layer);
+        }
+        decide(c, GRETA_FAULT, "%.200s: %sposition %d; %s, %s", said.failed ? "" : said.data, layer,
+               first->position, cause_name(first->found.cause),
+               verdict_state_name(first->found.state));
         text_free(&said);
     } else if (judged->n_unmeasured > 0 || c->n_unmeasured > 0) {
         decide(c, GRETA_NO_VERDICT, "%d recorded ops could not be replayed", judged->n_unmeasured);
     } else if (c->n_differ > 0 && judged->n_policy + judged->n_rounding > 0) {
-        decide(c, GRETA_OK,
-               "no run introduced anything: what %zu pairs differ in is %s, and inherited",
-               c->n_differ,
-               judged->n_rounding == 0 ? "policy"
-               : judged->n_policy == 0 ? "rounding"
-                                       : "policy and rounding");
+        decide_benign(c);
     } else if (c->n_differ > 0) {
         decide(c, GRETA_NO_VERDICT,
                "%zu pairs differ, and no recorded op introduced it: it comes from what was not "
@@ -343,16 +422,16 @@ static greta_status both_open(const char *const path[2], comparison *c, const gr
     return GRETA_OK;
 }
 
-static greta_status compare(comparison *c, greta_model *model, const char *const path[2],
-                            const greta_watch *watch, greta_error *err)
+static greta_status compare(comparison *c, const char *const path[2], const greta_watch *watch,
+                            greta_error *err)
 {
     GRETA_TRY(both_open(path, c, watch, err));
     GRETA_TRY(pairing_new(c->t[0], c->t[1], &c->pairs, err));
     count_rows(c);
     count_pairs(c, NULL);
     GRETA_TRY(canaries_run(c, err));
-    if (judge(c) && model) {
-        GRETA_TRY(judge_ops(c, model, watch, err));
+    if (judge(c) && c->model[0] && c->model[1]) {
+        GRETA_TRY(judge_ops(c, watch, err));
     }
     judge_canaries(c);
     GRETA_TRY(trace_check(c->t[0], err));
@@ -363,7 +442,14 @@ greta_status greta_compare(greta_model *model, const char *path_a, const char *p
                            const greta_watch *watch, int json, char **out, greta_status *verdict,
                            greta_error *err)
 {
-    const char *const path[2] = {path_a, path_b};
+    const greta_traced traced[2] = {{path_a, model}, {path_b, model}};
+    return greta_compare_models(traced, watch, json, out, verdict, err);
+}
+
+greta_status greta_compare_models(const greta_traced traced[2], const greta_watch *watch, int json,
+                                  char **out, greta_status *verdict, greta_error *err)
+{
+    const char *const path[2] = {traced[0].path, traced[1].path};
     text printed = {0};
     *out = NULL;
     *verdict = GRETA_OK;
@@ -371,13 +457,16 @@ greta_status greta_compare(greta_model *model, const char *path_a, const char *p
     if (c == NULL) {
         return error_memory(err, "comparison", sizeof *c);
     }
-    greta_status status = compare(c, model, path, watch, err);
+    c->model[0] = traced[0].model;
+    c->model[1] = traced[1].model;
+    greta_status status = compare(c, path, watch, err);
     if (status == GRETA_OK) {
         (json ? comparison_print_json : comparison_print)(&printed, c);
         status = text_take(&printed, out, err);
         *verdict = status == GRETA_OK ? c->verdict : GRETA_OK;
     }
     op_findings_free(&c->found);
+    op_kin_free(&c->kin);
     pairing_free(&c->pairs);
     trace_close(c->t[0]);
     trace_close(c->t[1]);

@@ -5,6 +5,7 @@
 #include "explain/pair.h"
 #include "report/analysis.h"
 #include "trace/field.h"
+#include "verdict/op_kin.h"
 
 typedef struct stage_count {
     size_t row[2], paired, differ, unmeasured;
@@ -21,10 +22,12 @@ typedef struct comparison {
     pair first;
     pair_room first_room;
     pair_difference difference; /* of it */
+    greta_model *model[2];      /* NULL: not given; the same one twice, or two */
+    op_kin kin;                 /* of two models' weights */
     op_findings found;          /* with a model */
     op_canaries canaries;       /* of the comparison of rows */
     greta_status verdict;
-    char why[256];
+    char why[320];
 } comparison;
 
 /* What a setting of two headers is to a comparison. */

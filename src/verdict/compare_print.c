@@ -8,6 +8,7 @@
 #include "verdict/op_sites.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -295,10 +296,43 @@ static void text_ops(text *out, const comparison *c)
         const op_line *at = &c->found.op[i];
         text_string(out, "  ");
         say_op(out, LANG_EN, at);
-        text_format(out, ": layer %d, position %d; %s\n   ", at->layer, at->position,
+        text_string(out, ": ");
+        if (at->layer >= 0) {
+            text_format(out, "layer %d, ", at->layer);
+        }
+        text_format(out, "position %d; %s\n   ", at->position,
                     analysis_bucket(at->found.state, at->found.cause));
         say_op_evidence(out, LANG_EN, at);
         text_string(out, "\n");
+    }
+}
+
+/* What two models hold: counts, and every tensor that is not the same in another type. */
+static void text_weights(text *out, const comparison *c)
+{
+    const op_kin *kin = &c->kin;
+    if (kin->n == 0) {
+        return;
+    }
+    text_string(out, "\nweights of the two models:");
+    for (int r = 0; r <= WEIGHTS_OTHER; r++) {
+        text_format(out, "%s %zu %s", r == 0 ? "" : ",", kin->n_of[r],
+                    weight_relation_name((weight_relation)r));
+    }
+    text_string(out, "\n");
+    for (size_t i = 0; i < kin->n; i++) {
+        const kin_entry *e = &kin->entry[i];
+        char far[NUMBER_MAX], apart[NUMBER_MAX], name[ESCAPED_MAX];
+        const char *b = e->of[1].tensor->name;
+        if (e->match.relation >= WEIGHTS_SEARCHED) {
+            text_format(out, "  %s, %s | %s: %s apart", escape(b, strlen(b), name),
+                        dtype_name(e->of[0].tensor->type), dtype_name(e->of[1].tensor->type),
+                        number_scientific(e->match.relative, 2, apart));
+            text_format(
+                out,
+                isfinite(e->match.largest) ? ", at most %s times what rounding may do\n" : "%s\n",
+                isfinite(e->match.largest) ? number_scientific(e->match.largest, 2, far) : "");
+        }
     }
 }
 
@@ -310,6 +344,7 @@ void comparison_print(text *out, const comparison *c)
     text_counts(out, c);
     text_first(out, c);
     text_coverage(out, c);
+    text_weights(out, c);
     text_ops(out, c);
     if (c->found.effect.is_measured || c->found.n_growth > 0) {
         text_string(out, "effect: ");
@@ -418,6 +453,52 @@ static void json_ops_put(text *json, const char *key, json_t *value)
     json_decref(value);
 }
 
+static void json_view(text *json, const char *key, const weight_view *view)
+{
+    put_open(json, key);
+    put_text(json, "tensor", view->tensor->name);
+    put_text(json, "type", dtype_name(view->tensor->type));
+    put_count(json, "first_row", (uint64_t)view->first);
+    put_count(json, "rows", (uint64_t)view->n);
+    text_string(json, "}");
+}
+
+static void put_real(text *json, const char *key, double value)
+{
+    char number[NUMBER_MAX];
+    json_put_key(json, key);
+    text_string(json, isfinite(value) ? number_f64(value, number) : "null");
+}
+
+static void json_weights(text *json, const comparison *c)
+{
+    json_put_key(json, "weights");
+    if (c->model[0] == c->model[1]) {
+        text_string(json, "null");
+        return;
+    }
+    text_string(json, "[");
+    for (size_t i = 0; i < c->kin.n; i++) {
+        const kin_entry *e = &c->kin.entry[i];
+        text_string(json, i == 0 ? "{" : ", {");
+        put_text(json, "stage", stage_name(e->name));
+        json_put_key(json, "layer");
+        json_put_whole(json, e->layer);
+        json_view(json, "a", &e->of[0]);
+        json_view(json, "b", &e->of[1]);
+        put_text(json, "relation", weight_relation_name(e->match.relation));
+        put_real(json, "largest", e->match.largest);
+        put_count(json, "values", (uint64_t)e->match.n);
+        put_count(json, "outside", (uint64_t)e->match.n_outside);
+        put_real(json, "outside_in_row", e->match.row_share);
+        put_count(json, "row", (uint64_t)e->match.row);
+        put_count(json, "value", (uint64_t)e->match.at);
+        put_real(json, "relative", e->match.relative);
+        text_string(json, "}");
+    }
+    text_string(json, "]");
+}
+
 void comparison_print_json(text *json, const comparison *c)
 {
     text_string(json, "{");
@@ -446,6 +527,7 @@ void comparison_print_json(text *json, const comparison *c)
     text_string(json, "}");
     json_side(json, c, 0);
     json_side(json, c, 1);
+    json_weights(json, c);
     json_ops_put(json, "ops", json_ops(&c->found));
     json_ops_put(json, "canaries", json_canaries(&c->canaries));
     json_ops_put(json, "op_canaries",

@@ -5,7 +5,11 @@
  * holds them: what their rounding does is the policy of the op that stored them. So the policy of
  * an op is exactly what its contract does to the operands it is given, and nothing that came
  * before.
+ *
+ * With two models B's op has B's weights. What they alone do is asked in binary64: both weights on
+ * one row, A's, its codes as the numbers they stand for; so no quantiser of rows takes part.
  */
+#include "explain/terms.h"
 #include "verdict/op_pair.h"
 
 #include <stdlib.h>
@@ -131,5 +135,76 @@ greta_status op_cross(const audit_terms *a, const op_plan *b, int32_t i, op_outp
         free(x.made[k]);
     }
     free(x.made);
+    return status;
+}
+
+/* ---- Weights alone ----------------------------------------------------------------------------
+ */
+
+/* The row that a product reads, as floats. NULL: no memory. */
+static float *row_widen(const op_operand *in)
+{
+    const term_row row = {in->type, in->n, in->values};
+    float *wide = malloc((size_t)in->n * sizeof *wide);
+    for (int64_t i = 0; wide && i < in->n; i++) {
+        wide[i] = (float)term_value(&row, i);
+    }
+    return wide;
+}
+
+/* out -= the op in binary64. */
+static greta_status exact_subtract(const op_case *c, const op_contract *contract, double *out,
+                                   greta_error *err)
+{
+    double *exact = malloc((size_t)c->out.n * sizeof *exact);
+    if (!exact) {
+        return error_memory(err, "a row", (uint64_t)c->out.n * sizeof *exact);
+    }
+    greta_status status = op_replay_f64(c, contract, exact, err);
+    for (int64_t i = 0; i < c->out.n && status == GRETA_OK; i++) {
+        out[i] -= exact[i];
+    }
+    free(exact);
+    return status;
+}
+
+static greta_status weights_cross(op_case *c, const op *other, const op_contract *kept,
+                                  double **out, greta_error *err)
+{
+    const op_contract contract = {ACT_CONTRACT_F32, kept->kv};
+    float *wide = NULL;
+    double *made = malloc((size_t)c->out.n * sizeof *made);
+    greta_status status =
+        made ? GRETA_OK : error_memory(err, "a row", (uint64_t)c->out.n * sizeof *made);
+    if (status == GRETA_OK && c->in[0].type == DTYPE_ACT_Q8) {
+        wide = row_widen(&c->in[0]);
+        c->in[0] = (op_operand){DTYPE_F32, c->in[0].n, wide};
+        status = wide ? GRETA_OK : error_memory(err, "a row", (uint64_t)c->in[0].n * sizeof *wide);
+    }
+    if (status == GRETA_OK) {
+        status = op_replay_f64(c, &contract, made, err);
+        memcpy(c->op.w, other->w, sizeof c->op.w);
+    }
+    status = status == GRETA_OK ? exact_subtract(c, &contract, made, err) : status;
+    free(wide);
+    if (status != GRETA_OK) {
+        free(made);
+        made = NULL;
+    }
+    *out = made;
+    return status;
+}
+
+greta_status op_cross_weights(const audit_terms *a, int32_t i, const op_plan *b, int32_t k,
+                              double **out, greta_error *err)
+{
+    char missing[OP_MISSING_MAX];
+    op_case c;
+    *out = NULL;
+    GRETA_TRY(op_audit_case(a, i, &c, err));
+    greta_status status = op_case_check(&c, missing)
+                              ? weights_cross(&c, &b->list.op[k], &a->plan->contract, out, err)
+                              : GRETA_OK;
+    op_case_free(&c);
     return status;
 }

@@ -164,6 +164,21 @@ static void line_start(op_line *line, const op_expected *e, const site *at, side
     snprintf(line->kind, sizeof line->kind, "%s", e->kind);
 }
 
+/* What is known of the weights that two models give to the op; NULL: one model, or no weights. */
+static const kin_entry *weights_of(const pair_case *c, int32_t i)
+{
+    int32_t a = c->of[SIDE_A][i], b = c->of[SIDE_B][i];
+    return c->p->kin && a >= 0 && b >= 0 ? op_kin_of(c->p->kin, &c->p->plan[SIDE_A]->list.op[a],
+                                                     &c->p->plan[SIDE_B]->list.op[b])
+                                         : NULL;
+}
+
+static bool has_two_weights(const pair_case *c, int32_t i)
+{
+    const kin_entry *weights = weights_of(c, i);
+    return weights && weights->match.relation != WEIGHTS_EQUAL;
+}
+
 /* One side's op; its evidence moves into the line. */
 static void side_judge(op_trial *t, side s, op_audit *audit, op_line *line, finding *out)
 {
@@ -178,7 +193,8 @@ static void line_judge(pair_case *c, int32_t i)
 {
     op_line *line = &c->line[i];
     finding judged[SIDE_COUNT];
-    op_trial t = {.head_dim = c->p->plan[SIDE_A]->model->cfg.head_dim};
+    op_trial t = {.head_dim = c->p->plan[SIDE_A]->model->cfg.head_dim,
+                  .has_two_weights = has_two_weights(c, i)};
     int n = 0;
     for (side s = SIDE_A; s < SIDE_COUNT; s++) {
         if (c->of[s][i] < 0) {
@@ -211,18 +227,46 @@ static term_row output_row(const op_output *y)
     return (term_row){y->type, y->n, y->values};
 }
 
-static const char *precision_of(const op_contract *c, bool is_cache)
+/* Of the row that the op reads, or of the cache row that it writes. */
+static const char *precision_of(const op_plan *plan, const op *o)
 {
-    return is_cache ? (c->kv == DTYPE_F32 ? "f32" : "f16")
-                    : (c->act == ACT_CONTRACT_F32 ? "f32" : "q8");
+    return o->kind == OP_KV_STORE
+               ? (plan->contract.kv == DTYPE_F32 ? "f32" : "f16")
+               : (plan->list.edge[o->in[0].edge].type == DTYPE_ACT_Q8 ? "q8" : "f32");
+}
+
+/* "weights Q4_0 in run A, F16 in run B: 7.9e-02 of the row; act q8 in run A, f32 in run B" */
+static void policy_describe(const pair_case *c, int32_t i, finding *f)
+{
+    const op_plan *a = c->p->plan[SIDE_A], *b = c->p->plan[SIDE_B];
+    const op *x = &a->list.op[c->of[SIDE_A][i]], *y = &b->list.op[c->of[SIDE_B][i]];
+    const kin_entry *weights = has_two_weights(c, i) ? weights_of(c, i) : NULL;
+    const op_terms *terms = &c->line[i].terms;
+    const char *of_a = precision_of(a, x), *of_b = precision_of(b, y);
+    text t = {0};
+    if (weights) {
+        char share[NUMBER_MAX];
+        text_format(&t, "weights %s in run A, %s in run B",
+                    dtype_name(weights->of[SIDE_A].tensor->type),
+                    dtype_name(weights->of[SIDE_B].tensor->type));
+        if (terms->has_weights && terms->scale > 0) {
+            text_format(
+                &t, ": %s of the row",
+                number_scientific(terms->norm[TERM_POLICY_WEIGHTS] / terms->scale, 2, share));
+        }
+    }
+    if (!weights || strcmp(of_a, of_b) != 0) {
+        text_format(&t, "%s%s %s in run A, %s in run B", weights ? "; " : "",
+                    x->kind == OP_KV_STORE ? "kv" : "act", of_a, of_b);
+    }
+    snprintf(f->phrase, sizeof f->phrase, "%s", t.failed ? "another contract" : t.data);
+    text_free(&t);
 }
 
 /* Neither run did anything wrong, and their contracts make two rows of one: policy. */
 static void policy_judge(const pair_case *c, int32_t i)
 {
     op_line *line = &c->line[i];
-    const op_plan *a = c->p->plan[SIDE_A], *b = c->p->plan[SIDE_B];
-    bool is_kv = c->p->plan[SIDE_A]->list.op[c->of[SIDE_A][i]].kind == OP_KV_STORE;
     bool is_declared =
         !line->is_accused && line->terms.is_measured && line->terms.norm[TERM_POLICY] > 0;
     line->is_policy = is_declared || (line->found.is_benign && line->found.cause != CAUSE_ROUNDING);
@@ -231,19 +275,77 @@ static void policy_judge(const pair_case *c, int32_t i)
         line->found.state = VERDICT_CONFIRMED;
         line->found.cause = CAUSE_PRECISION_POLICY;
         line->found.sides = SIDES_NONE;
-        snprintf(line->found.phrase, sizeof line->found.phrase, "%s %s in run A, %s in run B",
-                 is_kv ? "kv" : "act", precision_of(&a->contract, is_kv),
-                 precision_of(&b->contract, is_kv));
+        policy_describe(c, i, &line->found);
     }
 }
 
-/* Whether the two contracts make the same row of the same operands: then C_B(a) is C_A(a), and
- * nothing needs to be replayed for it. */
+/* Whether a line of this op, at an earlier token, told of its weights. */
+static bool is_told_before(const op_findings *out, const op_line *line)
+{
+    bool is_told = false;
+    for (size_t i = 0; i < out->n_op && !is_told; i++) {
+        const op_line *at = &out->op[i];
+        is_told = at->name == line->name && at->layer == line->layer && at->is_accused &&
+                  at->found.cause == CAUSE_WEIGHTS_DIFFER;
+    }
+    return is_told;
+}
+
+/* Neither run did anything wrong, and the weights of one are not those of the other in another
+ * type: proved by the files. Told once for each op, at whatever token; false: they are. */
+static bool weights_judge(const pair_case *c, int32_t i, const op_findings *out)
+{
+    const kin_entry *weights = weights_of(c, i);
+    op_line *line = &c->line[i];
+    finding *f = &line->found;
+    if (!weights || weights->match.relation != WEIGHTS_OTHER || line->is_accused ||
+        !outputs_differ(c, i)) {
+        return false;
+    }
+    const weight_match *match = &weights->match;
+    const weight *a = weights->of[SIDE_A].tensor, *b = weights->of[SIDE_B].tensor;
+    char far[NUMBER_MAX], share[NUMBER_MAX], limit[96] = "";
+    if (a->type != b->type && isfinite(match->largest)) {
+        snprintf(limit, sizeof limit, " by %s times what rounding to %s and %s may do",
+                 number_scientific(match->largest, 2, far), dtype_name(a->type),
+                 dtype_name(b->type));
+    }
+    f->state = VERDICT_CONFIRMED;
+    f->cause = CAUSE_WEIGHTS_DIFFER;
+    f->fit_causes = 1u << CAUSE_WEIGHTS_DIFFER;
+    f->sides = SIDES_NONE;
+    f->is_benign = false;
+    snprintf(f->phrase, sizeof f->phrase, "%.60s: %s apart, most in value %lld of row %lld%s",
+             b->name, number_scientific(match->relative, 2, share), (long long)match->at,
+             (long long)(weights->of[SIDE_B].first + match->row), limit);
+    line->is_accused = !is_told_before(out, line);
+    return true;
+}
+
+/* What the weights alone do, in binary64: told once for each stage, so not asked for more. */
+static greta_status weights_cross(const pair_case *c, int32_t i, const op_findings *out,
+                                  double **made, greta_error *err)
+{
+    const op_line *line = &c->line[i];
+    bool is_wanted = has_two_weights(c, i);
+    for (size_t k = 0; k < out->n_op && is_wanted && !line->is_accused; k++) {
+        is_wanted = out->op[k].name != line->name || !out->op[k].terms.has_weights;
+    }
+    return is_wanted ? op_cross_weights(&c->terms[SIDE_A], c->of[SIDE_A][i], c->p->plan[SIDE_B],
+                                        c->of[SIDE_B][i], made, err)
+                     : GRETA_OK;
+}
+
+/* Whether the two contracts, and models, make the same row of the same operands: then C_B(a) is
+ * C_A(a), and nothing needs to be replayed for it. */
 static bool is_one_op(const pair_case *c, int32_t i)
 {
     const op_list *a = &c->p->plan[SIDE_A]->list, *b = &c->p->plan[SIDE_B]->list;
     const op *x = &a->op[c->of[SIDE_A][i]], *y = &b->op[c->of[SIDE_B][i]];
-    bool is_one = is_one_contract(c->p) || (x->kind == y->kind && x->kind != OP_KV_STORE);
+    bool is_one = is_one_contract(c->p) ||
+                  (x->kind == y->kind && !has_two_weights(c, i) &&
+                   (x->kind != OP_KV_STORE ||
+                    c->p->plan[SIDE_A]->contract.kv == c->p->plan[SIDE_B]->contract.kv));
     for (int k = 0; k < OP_IN_MAX && is_one && !is_one_contract(c->p); k++) {
         bool has_both = x->in[k].edge >= 0 && y->in[k].edge >= 0;
         is_one = has_both ? a->edge[x->in[k].edge].type == b->edge[y->in[k].edge].type
@@ -273,8 +375,14 @@ static greta_status terms_fill(pair_case *c, int32_t i, op_findings *out, greta_
             rows.as_read[s] = rows.recorded[s];
         }
     }
+    double *weights = NULL;
+    GRETA_TRY(weights_cross(c, i, out, &weights, err));
+    rows.weights = weights;
     terms_take(&rows, &line->terms);
-    policy_judge(c, i);
+    free(weights);
+    if (!weights_judge(c, i, out)) {
+        policy_judge(c, i);
+    }
     out->judged.n_terms += line->terms.is_measured;
     out->judged.n_policy += line->is_policy;
     out->judged.n_rounding += line->is_rounding;
@@ -380,7 +488,8 @@ static greta_status effect_take(const pair_case *c, op_findings *out, greta_erro
         const op *o = &list->op[i];
         ops[i] =
             (effect_op){{record_of(c, SIDE_A, i), record_of(c, SIDE_B, i)},
-                        c->line[i].is_accused || c->line[i].is_policy || c->line[i].is_rounding,
+                        c->line[i].is_accused || c->line[i].is_policy || c->line[i].is_rounding ||
+                            c->line[i].found.cause == CAUSE_WEIGHTS_DIFFER,
                         false};
         for (int k = 0; k < OP_IN_MAX && o->in[k].edge >= 0 && outputs_differ(c, i); k++) {
             const edge *e = &list->edge[o->in[k].edge];

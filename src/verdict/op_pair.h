@@ -9,11 +9,13 @@
 
 #include "report/analysis.h"
 #include "verdict/op_audit.h"
+#include "verdict/op_kin.h"
 
 typedef struct op_pair {
     const site *side[SIDE_COUNT];
     const catalog *catalog[SIDE_COUNT];
-    const op_plan *plan[SIDE_COUNT]; /* of each side's own contract; may be one */
+    const op_plan *plan[SIDE_COUNT]; /* of each side's own contract and model; may be one */
+    const op_kin *kin;               /* the plans are of two models; NULL: of one */
     bool is_one_session;             /* B's session went on from A's trace */
     const norm_line *norm;           /* (n_norm) judged norms whose findings stand; may be none */
     size_t n_norm;
@@ -37,5 +39,9 @@ greta_status op_single_judge(const op_single *s, op_findings *out, greta_error *
  * A's is another. healthy.values NULL: a row is missing. */
 greta_status op_cross(const audit_terms *a, const op_plan *b, int32_t i, op_output *out,
                       greta_error *err);
+/* What A's weights make of the row that op i of A's plan should have read, less what those of op k
+ * of B's make of it, in binary64: *out is malloc'd, one per value; NULL: a row is missing. */
+greta_status op_cross_weights(const audit_terms *a, int32_t i, const op_plan *b, int32_t k,
+                              double **out, greta_error *err);
 
 #endif

@@ -226,6 +226,7 @@ typedef struct sites_case {
     site_list list[SIDE_COUNT];
     catalog catalog[SIDE_COUNT];
     op_plan plan[SIDE_COUNT];
+    const op_kin *kin;
 } sites_case;
 
 static void case_close(sites_case *c)
@@ -237,13 +238,15 @@ static void case_close(sites_case *c)
     }
 }
 
-static greta_status case_open(const struct greta_model *model, const trace *const t[SIDE_COUNT],
-                              sites_case *c, greta_error *err)
+/* t[SIDE_B] NULL: there is only one. */
+static greta_status case_open(const sites_sides *sides, sites_case *c, greta_error *err)
 {
-    for (side s = SIDE_A; s < SIDE_COUNT && t[s]; s++) {
-        GRETA_TRY(site_list_new(t[s], &c->list[s], err));
-        GRETA_TRY(catalog_new(t[s], &c->catalog[s], err));
-        GRETA_TRY(op_plan_new(model, &t[s]->header, &c->plan[s], err));
+    c->kin = sides->kin;
+    for (side s = SIDE_A; s < SIDE_COUNT && sides->t[s]; s++) {
+        const trace *t = sides->t[s];
+        GRETA_TRY(site_list_new(t, &c->list[s], err));
+        GRETA_TRY(catalog_new(t, &c->catalog[s], err));
+        GRETA_TRY(op_plan_new(sides->model[s], &t->header, &c->plan[s], err));
     }
     return GRETA_OK;
 }
@@ -251,7 +254,8 @@ static greta_status case_open(const struct greta_model *model, const trace *cons
 static greta_status pair_judge(const sites_case *c, const site_pair *p, bool has_canaries,
                                op_findings *out, greta_error *err)
 {
-    bool is_one_contract = c->plan[SIDE_A].contract.act == c->plan[SIDE_B].contract.act &&
+    bool is_one_contract = !c->kin &&
+                           c->plan[SIDE_A].contract.act == c->plan[SIDE_B].contract.act &&
                            c->plan[SIDE_A].contract.kv == c->plan[SIDE_B].contract.kv;
     site at[SIDE_COUNT] = {{0}, {0}};
     greta_status status = GRETA_OK;
@@ -263,6 +267,7 @@ static greta_status pair_judge(const sites_case *c, const site_pair *p, bool has
             .side = {&at[SIDE_A], &at[SIDE_B]},
             .catalog = {&c->catalog[SIDE_A], &c->catalog[SIDE_B]},
             .plan = {&c->plan[SIDE_A], &c->plan[is_one_contract ? SIDE_A : SIDE_B]},
+            .kin = c->kin,
             .naming = NAMES_COMPARE,
             .has_canaries = has_canaries,
         };
@@ -286,18 +291,17 @@ static int64_t canary_site(const trace *t, const site_pair *tokens, size_t n)
     return (int64_t)canary_draw(t->body_sum, n_judged);
 }
 
-greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
-                              const pairing *pairs, const greta_watch *watch, op_findings *out,
+greta_status op_sites_compare(const sites_sides *sides, const greta_watch *watch, op_findings *out,
                               greta_error *err)
 {
     sites_case c = {0};
     site_pair *tokens = NULL;
     size_t n = 0, n_told = 0;
-    greta_status status = case_open(model, t, &c, err);
+    greta_status status = case_open(sides, &c, err);
     if (status == GRETA_OK) {
-        status = sites_pair(c.list, pairs, &tokens, &n, err);
+        status = sites_pair(c.list, sides->pairs, &tokens, &n, err);
     }
-    int64_t first = status == GRETA_OK ? canary_site(t[SIDE_B], tokens, n) : 0;
+    int64_t first = status == GRETA_OK ? canary_site(sides->t[SIDE_B], tokens, n) : 0;
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < n && status == GRETA_OK; i++) {
         out->judged.n_site++;
@@ -321,8 +325,8 @@ greta_status op_sites_audit(const struct greta_model *model, const trace *t,
                             const greta_watch *watch, op_findings *out, greta_error *err)
 {
     sites_case c = {0};
-    const trace *const one[SIDE_COUNT] = {t, NULL};
-    greta_status status = case_open(model, one, &c, err);
+    const sites_sides one = {.model = {model, NULL}, .t = {t, NULL}};
+    greta_status status = case_open(&one, &c, err);
     size_t first = (size_t)canary_draw(t->body_sum, c.list[SIDE_A].n), n_told = 0;
     out->judged.is_judged = status == GRETA_OK;
     for (size_t i = 0; i < c.list[SIDE_A].n && status == GRETA_OK; i++) {

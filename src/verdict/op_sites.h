@@ -9,10 +9,17 @@
 #include "explain/pair.h"
 #include "verdict/op_pair.h"
 
+/* Two traces, and the model that each was made with. */
+typedef struct sites_sides {
+    const struct greta_model *model[SIDE_COUNT];
+    const trace *t[SIDE_COUNT];
+    const pairing *pairs;
+    const op_kin *kin; /* of two models; NULL: they are one */
+} sites_sides;
+
 /* Judges every token at which an operand or an output of the paired rows differs. `watch` may be
  * NULL. */
-greta_status op_sites_compare(const struct greta_model *model, const trace *const t[SIDE_COUNT],
-                              const pairing *pairs, const greta_watch *watch, op_findings *out,
+greta_status op_sites_compare(const sites_sides *sides, const greta_watch *watch, op_findings *out,
                               greta_error *err);
 /* Judges every token of a trace. */
 greta_status op_sites_audit(const struct greta_model *model, const trace *t,

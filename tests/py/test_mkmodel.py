@@ -220,3 +220,13 @@ def test_refusals(scratch, options, code, message):
     assert done.returncode == code and done.stdout == "" and not target.exists()
     assert done.stderr.startswith("mkmodel: ") and message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_rounded_types_are_one_model(mkmodel):
+    """--rounded: bytes of the gguf package's quantisers on the values of the F32 file."""
+    shape = ("--rounded", "--shape", "tiny-32")
+    exact = tensors(mkmodel("--type", "F32", *shape))
+    for kind in ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]:
+        for name, tensor in tensors(mkmodel("--type", kind, "--embd-type", kind, *shape)).items():
+            want = gguf.quants.quantize(values(exact[name]).astype(np.float32), tensor.tensor_type)
+            assert want.tobytes() == tensor.data.tobytes(), (kind, name)
