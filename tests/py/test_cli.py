@@ -93,7 +93,7 @@ REFUSED = [
     (["isolate", "-m", "MODEL", "--prompts", "."], 3, ". has no *.txt"),
     (["isolate", "-m", "MODEL", "--prompts", "absent"], 4, "cannot read the prompts of absent"),
     (["isolate", "-m", "MODEL"], 2, "no prompt is given"),
-    (["compare", "a"], 2, "compare needs [-m MODEL] A.jsonl B.jsonl"),
+    (["compare", "a"], 2, "compare needs [-m MODEL [--model-b MODEL]] A.jsonl B.jsonl"),
     (["audit"], 2, "audit needs"),
     (["compare", "absent-a", "absent-b"], 4, "absent-a"),
     (["inspect"], 2, "inspect needs NAME|FILE"),

@@ -152,7 +152,7 @@ def test_searched_scales_are_no_other_weights(cli, mkmodel, tmp_path):  # noqa: 
 
 
 def test_a_fine_tune_is_other_weights(cli, mkmodel, tmp_path):  # noqa: F811
-    """Of Q8_0 a change by a hundredth of the weights shows; the first op that reads them is named."""
+    """Of Q8_0 a change by a hundredth of the weights shows; the first op that reads it is named."""
     rng = np.random.default_rng(2)
     source = mkmodel("--type", "F32", *SHAPE)
 
