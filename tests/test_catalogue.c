@@ -374,9 +374,9 @@ static outcome prefill_case(subject *u, const plant_case *p)
     for (int i = 0; i < 2; i++) {
         check(trace_open(path[i], &t[i], &err), &err);
     }
-    const trace *const both[SIDE_COUNT] = {t[0], t[1]};
     check(pairing_new(t[0], t[1], &pairs, &err), &err);
-    check(op_sites_compare(u->model, both, &pairs, NULL, &found, &err), &err);
+    const sites_sides sides = {{u->model, u->model}, {t[0], t[1]}, &pairs, NULL};
+    check(op_sites_compare(&sides, NULL, &found, &err), &err);
     what = found.judged.n_site_judged == 0 ? OUTCOME_EQUIVALENT : outcome_of(p, &found);
     if (what > OUTCOME_NAMED) {
         tell(u, p, what, op_findings_first(&found));
