@@ -30,6 +30,13 @@ void fpenv_leave(uint32_t saved)
     _mm_setcsr(saved);
 }
 
+bool fpenv_flush(uint32_t *saved)
+{
+    *saved = fpenv_enter();
+    _mm_setcsr(_mm_getcsr() | 0x8040u); /* FTZ, DAZ */
+    return true;
+}
+
 #elif defined(__aarch64__)
 
 uint32_t fpenv_enter(void)
@@ -47,6 +54,14 @@ void fpenv_leave(uint32_t saved)
     __asm__ volatile("msr fpcr, %0" : : "r"(value) : "memory");
 }
 
+bool fpenv_flush(uint32_t *saved)
+{
+    uint64_t flushing = 1u << 24; /* FZ */
+    *saved = fpenv_enter();
+    __asm__ volatile("msr fpcr, %0" : : "r"(flushing) : "memory");
+    return true;
+}
+
 #else
 
 #include <fenv.h>
@@ -61,6 +76,12 @@ uint32_t fpenv_enter(void)
 void fpenv_leave(uint32_t saved)
 {
     fesetround((int)saved);
+}
+
+bool fpenv_flush(uint32_t *saved)
+{
+    *saved = 0;
+    return false;
 }
 
 #endif

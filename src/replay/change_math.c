@@ -9,6 +9,7 @@
 #include "base/text.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- Products -------------------------------------------------------------------------------- */
@@ -54,6 +55,13 @@ static bool flushed(change *e, double unused)
     return true;
 }
 
+static bool flushing(change *e, double unused)
+{
+    (void)unused;
+    e->c.variant.is_flushing = 1;
+    return true;
+}
+
 static bool tail(change *e, tail_fault which, double size, const char *what)
 {
     bool is_out = which == TAIL_OUT_SKIPPED || which == TAIL_OUT_TWICE;
@@ -94,6 +102,77 @@ static bool out_skipped(change *e, double size)
 static bool out_twice(change *e, double size)
 {
     return tail(e, TAIL_OUT_TWICE, size, "outputs behind the last %d doubled");
+}
+
+/* Rows that a buffer can have held before: what an earlier op wrote for this token, or any for one
+ * of the few before it. */
+#define LEFT_POSITIONS 16
+
+/* Whether the recorded tail is that of a row, as wide or wider. */
+static bool is_left_of(const change *e, int64_t from, const op_operand *row)
+{
+    bool is_same = row->type == DTYPE_F32 && row->values && row->n >= e->c.out.n;
+    for (int64_t i = from; i < e->c.out.n && is_same; i++) {
+        float a = op_float_at(row, i), b = op_float_at(e->recorded, i);
+        is_same = memcmp(&a, &b, sizeof a) == 0;
+    }
+    return is_same;
+}
+
+/* The row whose values from `from` on stand in the record; false: none that was recorded. */
+static bool left_find(const change *e, int64_t from, op_operand *row, const edge **of, int64_t *at)
+{
+    const op_place *place = e->around->at;
+    for (int64_t by = 0; by < LEFT_POSITIONS && place; by++) {
+        for (int32_t i = 0; i < place->list->n_edge; i++) {
+            const edge *other = &place->list->edge[i];
+            bool is_later = by == 0 && other->producer >= place->index;
+            *of = other;
+            *at = e->healthy->position - by;
+            if (!is_later && other->type == DTYPE_F32 && !other->is_cache &&
+                change_find(e, other->name, other->layer, *at, row) && is_left_of(e, from, row)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* A grid of whole tiles: what does not fill one stays as it lay in the buffer. Nobody who wrote
+ * zeros there is known either: memory that was never written. */
+static bool tail_left(change *e, double size)
+{
+    int64_t n = e->c.out.n, from = n - n % (int64_t)size;
+    op_operand row = {0};
+    const edge *of = NULL;
+    int64_t at = 0;
+    float *left = from > 0 && from < n ? change_memory(e, op_row_bytes(DTYPE_F32, n)) : NULL;
+    if (!left || e->recorded->type != DTYPE_F32 || e->recorded->n != n) {
+        return false;
+    }
+    bool is_blank = true;
+    for (int64_t i = from; i < n; i++) {
+        is_blank = is_blank && op_float_at(e->recorded, i) == 0;
+    }
+    if (is_blank) {
+        change_say(e, "outputs behind the last %d left at 0", (int)size);
+    } else if (left_find(e, from, &row, &of, &at)) {
+        char layer[24] = "";
+        if (of->layer >= 0) {
+            snprintf(layer, sizeof layer, " of layer %d", (int)of->layer);
+        }
+        change_say(e, "outputs behind the last %d left as %s%s, position %lld", (int)size,
+                   stage_name(of->name), layer, (long long)at);
+    } else { /* whatever lay there: it is taken from the record, and proves nothing */
+        change_say(e, "outputs behind the last %d left as something else", (int)size);
+        e->told.is_solved = true;
+    }
+    for (int64_t i = from; i < n; i++) {
+        left[i] = op_float_at(e->recorded, i);
+    }
+    e->c.variant.left = left;
+    e->c.variant.left_from = from;
+    return true;
 }
 
 static bool last_segment_skipped(change *e, double segment)
@@ -395,7 +474,8 @@ static bool stored_nothing(change *e, double unused)
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
-#define MATMULS (KIND(OP_MATMUL) | KIND(OP_EXPERT_MATMUL))
+#define MATMULS   (KIND(OP_MATMUL) | KIND(OP_EXPERT_MATMUL))
+#define WITH_TAIL (KIND(OP_MATMUL) | KIND(OP_GLU) | KIND(OP_ADD) | KIND(OP_SCALE))
 #define GLU(edit, value, phrase)                                                                   \
     {                                                                                              \
         KIND(OP_GLU), CAUSE_KERNEL_MATH, EVIDENCE_CHANGE, edit, value, phrase                      \
@@ -448,7 +528,15 @@ static const hypothesis rows[] = {
     POLICY(row_quantised, -1, "activations quantised"),
     MATH(MATMULS, order, DOT_PLAIN, "products rounded before they are added"),
     MATH(MATMULS, order, DOT_CHAIN_PLAIN, "products rounded before they are added, one chain"),
+    POLICY(factors, PRECISION_TF32_CUT, "factors cut to TF32"),
     MATH(MATMULS | KIND(OP_GLU) | KIND(OP_ATTENTION), flushed, 0, "subnormals flushed to zero"),
+    MATH(KINDS_FLOAT, flushing, 0, "subnormals flushed to zero, of binary16 too"),
+    MATH(WITH_TAIL, tail_left, 8, NULL),
+    MATH(WITH_TAIL, tail_left, 16, NULL),
+    MATH(WITH_TAIL, tail_left, 32, NULL),
+    MATH(WITH_TAIL, tail_left, 64, NULL),
+    MATH(WITH_TAIL, tail_left, 128, NULL),
+    MATH(WITH_TAIL, tail_left, 256, NULL),
     MATH(KINDS_FLOAT, clamped, 0, NULL),
     TAIL(k_skipped, 8),
     TAIL(k_skipped, 16),

@@ -6,6 +6,7 @@
 #include "replay/change.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -151,6 +152,51 @@ static bool formula(change *e, double which)
     return true;
 }
 
+/* What the norm before this one in the list read, for this token; or, for value n, what the last
+ * norms of the list read n positions before: what a launch before could have left in memory that a
+ * block shares. */
+static bool norm_before(const change *e, double by, op_operand *row, const edge **from)
+{
+    const op_place *at = e->around->at;
+    int32_t i = !at ? -1 : by > 0 ? at->list->n_op - 1 : at->index - 1;
+    for (; i >= 0; i--) {
+        const op *o = &at->list->op[i];
+        bool is_packed = at->list->edge[o->out[0]].is_packed;
+        if (o->kind == OP_RMS_NORM && !(by > 0 && is_packed)) {
+            *from = &at->list->edge[o->in[0].edge];
+            return change_find(e, (*from)->name, (*from)->layer, e->healthy->position - (int64_t)by,
+                               row) &&
+                   row->type == DTYPE_F32 && row->values && row->n > ROW_SUM_GROUP;
+        }
+    }
+    return false;
+}
+
+/* The sum of the last squares is that of another norm. */
+static bool group_left(change *e, double by)
+{
+    const edge *from = NULL;
+    op_operand row = {0};
+    if (norm_width(e->healthy) <= ROW_SUM_GROUP || !norm_before(e, by, &row, &from)) {
+        return false;
+    }
+    norm_variant *v = change_memory(e, sizeof *v);
+    float *x = change_memory(e, op_row_bytes(DTYPE_F32, row.n));
+    if (!v || !x) {
+        return false;
+    }
+    memcpy(x, row.values, (size_t)row.n * sizeof *x);
+    *v = (norm_variant){.order = SUM_LAST_LEFT, .left = norm_last_group(x, row.n)};
+    e->c.variant.norm = v;
+    char layer[24] = "";
+    if (from->layer >= 0) {
+        snprintf(layer, sizeof layer, " of layer %d", (int)from->layer);
+    }
+    change_say(e, "last 64 squares are those of %s%s, position %lld", stage_name(from->name), layer,
+               (long long)(e->healthy->position - (int64_t)by));
+    return true;
+}
+
 static bool weight_minus(change *e, double less)
 {
     float *w = (float *)(void *)change_weight_copy(e, 0);
@@ -225,6 +271,7 @@ static bool transposed(change *e, double rows)
         KINDS_NORM, CAUSE_##cause, EVIDENCE_CHANGE, edit, value, phrase                            \
     }
 #define EPS(value)            CHANGE(NORM_STATS, eps_set, value, NULL)
+#define LEFT(by)              CHANGE(KERNEL_MATH, group_left, by, NULL)
 #define FORMULA(which)        CHANGE(KERNEL_MATH, formula, which, NULL)
 #define ARRANGED(how, phrase) CHANGE(WEIGHT_LAYOUT, arrangement, how, phrase)
 
@@ -284,6 +331,17 @@ static const hypothesis rows[] = {
     FORMULA(25),
     FORMULA(26),
     FORMULA(27),
+    FORMULA(28),
+    FORMULA(29),
+    LEFT(0),
+    LEFT(1),
+    LEFT(2),
+    LEFT(3),
+    LEFT(4),
+    LEFT(5),
+    LEFT(6),
+    LEFT(7),
+    LEFT(8),
     CHANGE(KERNEL_MATH, weight_minus, 1, "weight - 1 for weight"),
     ARRANGED(REVERSED, "weights reversed"),
     ARRANGED(HALVES, "weights with their halves swapped"),

@@ -113,6 +113,19 @@ static bool rows_moved(change *e, double how)
     return data != NULL;
 }
 
+/* An index of 8 or 16 bits: as the kernel counts them, from the first row of the view. */
+static bool rows_wrapped(change *e, double at)
+{
+    const weight_view *own = &e->healthy->op.w[0];
+    uint8_t *data = own->n > (int64_t)at ? change_weight_copy(e, 0) : NULL;
+    size_t bytes = (size_t)own->tensor->row_bytes;
+    for (int64_t r = (int64_t)at; r < own->n && data; r++) {
+        memcpy(data + (size_t)r * bytes, data + (size_t)(r % (int64_t)at) * bytes, bytes);
+    }
+    change_say(e, "rows wrapped at %d of them", (int)at);
+    return data != NULL;
+}
+
 /* Stored row by row and read column by column: of a square matrix its transpose. What moves without
  * rounding is a value of a float type, or a block of a quantised one. */
 static bool transposed(change *e, double unused)
@@ -388,6 +401,8 @@ static const hypothesis rows[] = {
     LAYOUT(TABLES, rows_moved, ROWS_NEXT, "rows one further on"),
     LAYOUT(TABLES, rows_moved, ROWS_PREVIOUS, "rows one further back"),
     LAYOUT(TABLES, rows_moved, ROWS_WRAPPED, "rows wrapped at half of them"),
+    LAYOUT(TABLES, rows_wrapped, 256, NULL),
+    LAYOUT(TABLES, rows_wrapped, 65536, NULL),
     LAYOUT(TABLES, zeroed, 0, "weights zero"),
     LAYOUT(TABLES | KIND(OP_EXPERT_MATMUL), blocks_broken, BLOCK_NIBBLES, "nibbles swapped"),
     LAYOUT(TABLES | KIND(OP_EXPERT_MATMUL), blocks_broken, BLOCK_REVERSED,

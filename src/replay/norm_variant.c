@@ -40,6 +40,11 @@ static const norm_variant variants[] = {
     {CAUSE_ROUNDING, "inverse rms and weight multiplied first", .gain = GAIN_FACTOR_FIRST},
     {CAUSE_ROUNDING, "row and weight multiplied first", .gain = GAIN_WEIGHT_FIRST},
     {CAUSE_ROUNDING, "row divided by its rms", .gain = GAIN_DIVIDED},
+    {CAUSE_ROUNDING, "squares fused into their sum", .order = SUM_CONTRACTED},
+    {CAUSE_ROUNDING, "squares fused into their sum, second ones first",
+     .order = SUM_CONTRACTED_BACK},
+    {CAUSE_KERNEL_MATH, "last 64 squares left out", .order = SUM_LAST_LEFT},
+    {CAUSE_KERNEL_MATH, "subnormals flushed to zero", .is_flushed = 1},
 };
 
 const norm_variant *norm_variants(size_t *n)
@@ -73,6 +78,44 @@ static float sum_canonical(const float *terms, int64_t n)
         total = start == 0 ? sum : total + sum;
     }
     return total;
+}
+
+/* A group whose first halving squares: one of the two squares is not rounded. */
+static float sum_contracted(const float *x, int64_t n, int is_back)
+{
+    float total = 0.0f;
+    for (int64_t start = 0; start < n; start += ROW_SUM_GROUP) {
+        float term[ROW_SUM_GROUP / 2];
+        for (int64_t i = 0; i < ROW_SUM_GROUP / 2; i++) {
+            int64_t at = start + i, other = at + ROW_SUM_GROUP / 2;
+            float a = at < n ? x[at] : 0.0f, b = other < n ? x[other] : 0.0f;
+            float square = is_back ? a * a : b * b;
+            term[i] = is_back ? fmaf(b, b, square) : fmaf(a, a, square);
+        }
+        float sum = sum_lanes(term, ROW_SUM_GROUP / 2, ROW_SUM_GROUP / 2, 0);
+        total = start == 0 ? sum : total + sum;
+    }
+    return total;
+}
+
+float norm_last_group(const float *x, int64_t n)
+{
+    float square[ROW_SUM_GROUP] = {0};
+    int64_t start = (n - 1) / ROW_SUM_GROUP * ROW_SUM_GROUP;
+    for (int64_t i = start; i < n; i++) {
+        square[i - start] = x[i] * x[i];
+    }
+    return sum_canonical(square, ROW_SUM_GROUP);
+}
+
+/* Squares of the groups before the last one, by the definition. */
+static float sum_before_last(const float *x, int64_t n, float *terms)
+{
+    int64_t end = (n - 1) / ROW_SUM_GROUP * ROW_SUM_GROUP;
+    for (int64_t i = 0; i < n; i++) {
+        terms[i] = x[i] * x[i];
+    }
+    return sum_canonical(terms, end > 0 ? end : n);
 }
 
 /* A binary counter of finished subtrees: level l holds the sum of 2^l neighbours. */
@@ -152,14 +195,28 @@ float sum_in_order(sum_order order, const float *terms, int64_t n)
         return sum_narrow(PRECISION_F16, terms, n);
     case SUM_BF16:
         return sum_narrow(PRECISION_BF16, terms, n);
+    case SUM_CONTRACTED:
+    case SUM_CONTRACTED_BACK:
+        return sum_contracted(terms, n, order == SUM_CONTRACTED_BACK);
+    case SUM_LAST_LEFT: /* of norm_variant_apply alone */
     case SUM_CANONICAL:
         break;
     }
     return sum_canonical(terms, n);
 }
 
-static float sum_of_squares(sum_order order, const float *x, int64_t n, float *terms)
+static float flushed(const norm_variant *v, float value)
 {
+    return v->is_flushed && fabsf(value) < 0x1p-126f ? copysignf(0.0f, value) : value;
+}
+
+static float sum_of_squares(const norm_variant *v, const float *x, int64_t n, float *terms)
+{
+    sum_order order = v->order;
+    if (order == SUM_LAST_LEFT) {
+        float sum = sum_before_last(x, n, terms);
+        return n > ROW_SUM_GROUP ? sum + v->left : sum;
+    }
     if (order >= SUM_FUSED) { /* these square the terms themselves */
         return sum_in_order(order, x, n);
     }
@@ -167,7 +224,7 @@ static float sum_of_squares(sum_order order, const float *x, int64_t n, float *t
         return (float)sum_f64(x, n, 1);
     }
     for (int64_t i = 0; i < n; i++) {
-        terms[i] = x[i] * x[i];
+        terms[i] = flushed(v, x[i] * x[i]);
     }
     return sum_in_order(order, terms, n);
 }
@@ -224,14 +281,16 @@ void norm_variant_apply(const norm_variant *variant, norm_args *a, float *terms)
 {
     float mean = variant->centre == CENTRE_NONE ? 0.0f : mean_of(variant->mean_order, a);
     for (int64_t i = 0; i < a->n; i++) {
-        a->y[i] = variant->centre == CENTRE_NONE ? a->x[i] : a->x[i] - mean;
+        a->y[i] = variant->centre == CENTRE_NONE ? flushed(variant, a->x[i]) : a->x[i] - mean;
     }
     const float *squared = variant->centre == CENTRE_MEAN_LATE ? a->x : a->y;
-    float sumsq = sum_of_squares(variant->order, squared, a->n, terms);
+    float sumsq = sum_of_squares(variant, squared, a->n, terms);
     a->inv_rms = inverse_of(variant->inverse, sumsq, a);
-    float factor = variant->gain == GAIN_DIVIDED ? sqrtf(sumsq / (float)a->count + a->eps)
-                                                 : a->inv_rms;
+    float factor =
+        variant->gain == GAIN_DIVIDED ? sqrtf(sumsq / (float)a->count + a->eps) : a->inv_rms;
     for (int64_t i = 0; i < a->n; i++) {
-        a->y[i] = scaled(variant->gain, a->y[i], factor, a->weight[i]);
+        float w = flushed(variant, a->weight[i]);
+        a->y[i] = variant->is_flushed ? flushed(variant, flushed(variant, a->y[i] * factor) * w)
+                                      : scaled(variant->gain, a->y[i], factor, w);
     }
 }

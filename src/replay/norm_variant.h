@@ -21,6 +21,10 @@ typedef enum sum_order {
     SUM_FUSED_8,    /* eight of them */
     SUM_F16,        /* in index order, kept in binary16; squares only */
     SUM_BF16,
+    /* The definition but for one thing; squares only. */
+    SUM_CONTRACTED,      /* the first halving is fma(a, a, b b): a compiler makes it of a a + b b */
+    SUM_CONTRACTED_BACK, /* or fma(b, b, a a) */
+    SUM_LAST_LEFT,       /* the last group of two or more is `left`, whatever its squares are */
 } sum_order;
 
 typedef enum norm_centre {
@@ -54,11 +58,15 @@ typedef struct norm_variant {
     norm_centre centre;
     norm_inverse inverse;
     norm_gain gain;
+    float left;          /* SUM_LAST_LEFT */
+    int is_flushed;      /* subnormal operands and results are zero */
 } norm_variant;
 
 const norm_variant *norm_variants(size_t *n);
 /* a->y and a->inv_rms by the variant. `terms`: room for n values. Operands do not overlap. */
 void norm_variant_apply(const norm_variant *variant, norm_args *a, float *terms);
+/* The squares of the last group of 64, as the definition adds them. */
+float norm_last_group(const float *x, int64_t n);
 /* The sum of n terms, or (fused orders) of their squares. */
 float sum_in_order(sum_order order, const float *terms, int64_t n);
 

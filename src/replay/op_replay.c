@@ -359,7 +359,12 @@ static bool replay_run(const job *j)
     if (v->is_copy && has_floats && c->in[0].type == DTYPE_F32 && c->in[0].n == c->out.n) {
         memcpy(y, j->x[0], j->out->bytes);
     } else {
+        uint32_t saved = 0;
+        bool is_flushing = v->is_flushing && fpenv_flush(&saved);
         done = op_variant_applies(c) ? op_variant_run(c, j->x, j->out) : runs[c->op.kind](j);
+        if (is_flushing) {
+            fpenv_leave(saved);
+        }
     }
     for (int64_t i = (int64_t)v->heads_only * c->op.head_dim;
          i < c->out.n && v->heads_only > 0 && c->op.kind == OP_ROPE; i++) {
@@ -368,6 +373,7 @@ static bool replay_run(const job *j)
     for (int64_t i = 0; i < c->out.n && has_floats && done; i++) {
         y[i] = v->clamp > 0 && fabsf(y[i]) > v->clamp ? copysignf(v->clamp, y[i]) : y[i];
         y[i] = precision_round(v->output, y[i]);
+        y[i] = v->left && i >= v->left_from ? v->left[i] : y[i];
     }
     return done;
 }

@@ -27,6 +27,20 @@ static float fraction_round(float value, int keep)
     return u.f;
 }
 
+/* The lowest `drop` bits of the fraction are zero. */
+static float fraction_cut(float value, int drop)
+{
+    union {
+        float f;
+        uint32_t bits;
+    } u = {.f = value};
+    if (isnan(value)) {
+        return value;
+    }
+    u.bits &= ~((1u << drop) - 1);
+    return u.f;
+}
+
 /* Steps of 2^-9 below 2^-6, else of an eighth of the power of two; nearest even. */
 static float e4m3_round(float value)
 {
@@ -46,6 +60,8 @@ float precision_round(precision p, float value)
     switch (p) {
     case PRECISION_TF32:
         return fraction_round(value, 10);
+    case PRECISION_TF32_CUT:
+        return fraction_cut(value, 13);
     case PRECISION_BF16:
         return fraction_round(value, 7);
     case PRECISION_F16:

@@ -28,7 +28,8 @@ typedef enum dot_order {
 
 typedef enum precision {
     PRECISION_F32,
-    PRECISION_TF32, /* 10 bits behind the point, nearest even */
+    PRECISION_TF32,     /* 10 bits behind the point, nearest even */
+    PRECISION_TF32_CUT, /* the same, cut: what tensor cores make of binary32 */
     PRECISION_F16,
     PRECISION_BF16,
     PRECISION_E4M3, /* 4 bits of exponent, 3 behind the point, saturating at 448 (OCP FP8) */
@@ -90,7 +91,7 @@ typedef struct op_variant {
     precision input, accumulator;
     tail_fault tail;
     int32_t tail_size;
-    int32_t is_flushed;          /* subnormal operands and results are zero */
+    int32_t is_flushed;          /* subnormal operands and results are zero; not of norms */
     int32_t has_no_minima;       /* MATMUL of codes: the minima of weights are left out */
     int32_t takes_scale_before;  /* MATMUL of codes: every block by the scale of the one before */
     wrong_activation activation; /* GLU */
@@ -101,9 +102,14 @@ typedef struct op_variant {
     int32_t is_not_divided, adds_one, keeps_scale; /* ATTENTION_TILES: by the sum; a key of score
                                                       and value 0 more; tiles are not rescaled */
     wrong_expert_weights expert_weights;           /* EXPERT_WEIGHTS */
-    int32_t id_shift; /* TOP_K: added to every id, modulo the experts */
-    precision angles; /* ROPE: cos and sin are rounded to it */
-    int32_t is_plain; /* ROPE: products are rounded before they are added */
+    int32_t id_shift;    /* TOP_K: added to every id, modulo the experts */
+    precision angles;    /* ROPE: cos and sin are rounded to it */
+    int32_t is_plain;    /* ROPE: products are rounded before they are added */
+    int32_t is_flushing; /* any op: by the definition's kernels on a processor that flushes, so that
+                            the subnormals of binary16, which they widen by a product, are zero
+                            as well */
+    const float *left; /* any op that writes floats: (out.n), what its outputs from left_from on */
+    int64_t left_from; /* are instead; NULL: none */
 } op_variant;
 
 /* Nearest even; overflow to Inf. */
