@@ -60,7 +60,7 @@ TOOLS  := $(BUILD)/tools/mkmodel $(patsubst tests/%.c,$(BUILD)/tools/%,$(TOOL_SR
 TESTS  := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 # Plugins of devices: of GPUs and of their emulator; of the tests, one that is no GPU, and such as
 # greta must refuse.
-REFERENCE := reference oldinterface otherarithmetic misnamed
+REFERENCE := reference faulty oldinterface otherarithmetic misnamed
 GPU     ?=
 EMU     ?= $(if $(SAN),,emu)
 VENDOR_PLUGINS := $(patsubst %,$(BUILD)/plugins/libgreta-%.so,$(GPU))
@@ -220,12 +220,15 @@ $(BUILD)/obj/src/engine/device_find.o: $(BUILD)/libdir
 reference_is = -DREFERENCE_NAME='"$(1)"'
 reference_oldinterface = $(call reference_is,oldinterface) -DREFERENCE_VERSION=0
 reference_otherarithmetic = $(call reference_is,otherarithmetic) -DREFERENCE_ARITHMETIC=999
+# The exam's: its memory is zero at first, its devices have one mistake each and no other manners.
+reference_faulty = $(call reference_is,faulty) -DREFERENCE_POISON=0 -DREFERENCE_SPECIAL=1000
+$(BUILD)/plugins/libgreta-faulty.so: tests/plugin/faulty_ops.c
 $(PLUGINS): $(BUILD)/plugins/libgreta-%.so: tests/plugin/plugin_reference.c \
                                                  tests/plugin/reference_ops.c $(STATIC)
 	$(dir)
 	$(call say,link)
 	$(Q)$(COMPILE) -Isrc $(reference_$*) $(if $(WERROR),-Werror) -shared $(LDFLAGS) \
-	    -Wl,--as-needed -Wl,--exclude-libs,ALL $^ $(LIBS) -o $@
+	    -Wl,--as-needed -Wl,--exclude-libs,ALL $(filter %.c,$^) $(STATIC) $(LIBS) -o $@
 
 # ---- Use -----------------------------------------------------------------------------------------
 

@@ -415,7 +415,7 @@ GRETA_API greta_status greta_faults(int json, char **text, greta_error *err);
 typedef struct greta_score_options {
     size_t size;
     const char *out;    /* folder of the lines, cases*.jsonl; one that has some goes on */
-    const char *modes;  /* "fresh,warm,engine,batch,reuse,foreign"; NULL: all */
+    const char *modes;  /* "fresh,warm,engine,batch,reuse,foreign"; NULL: these; "device" */
     const char *sorts;  /* "fault,stack,outside,benign,clean,real"; NULL: all */
     const char *faults; /* part of their names; NULL: all, and pairs of them */
     const char *layers; /* to plant in: "0,15,29"; NULL: any */

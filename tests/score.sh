@@ -5,9 +5,10 @@
 #     planted   the catalogue in three models, in every mode; every second kind as rows of a batch
 #     real      bugs that happened, in every model that can carry them
 #     benign    other arithmetic in twelve models, and traces of the NumPy engine beside ours
+#     device    the CPU against devices with one mistake each, in six models
 #     big       every twelfth kind in SmolLM2, layers 0, 15 and 29, where it has been pulled
 #
-# Without one all four are sat and the table is printed; README.md and docs/score.md show it
+# Without one all five are sat and the table is printed; README.md and docs/score.md show it
 # (tools/score_readme.py).
 set -eu
 build=$1 jobs=$2
@@ -17,7 +18,7 @@ folder=$build/score
 mkdir -p "$folder"
 part=${1:-all}
 case $part in
-planted | real | benign | big | all) [ $# -eq 0 ] || shift ;;
+planted | real | benign | device | big | all) [ $# -eq 0 ] || shift ;;
 *) part=all ;;
 esac
 
@@ -40,6 +41,7 @@ model llama-q3_k "--type Q3_K --ff 256"
 model llama-bf16 "--type BF16"
 model qwen2-iq4_nl "--arch qwen2 --type IQ4_NL"
 model qwen3moe-q4_1 "--arch qwen3moe --type Q4_1"
+model llama-vocab-65600 "--type Q8_0 --vocab 65600 --layers 2" # rows past 2^16
 
 list() { # NAMES... -> paths with commas
     for name; do printf '%s%s' "${comma-}" "$folder/$name.gguf"; comma=,; done
@@ -72,7 +74,13 @@ if [ $part = benign ] || [ $part = all ]; then
     "$python" "$here/oracle/foreign.py" "$build/greta" "$folder"
     sit foreign "$benign" --seed 11 --sorts benign --modes foreign --foreign "$folder/foreign" "$@"
 fi
+device=$(list llama-q8_0 gemma2-q5_1 qwen3moe-q4_k qwen3-f16 llama-f32 llama-vocab-65600)
 faults=fault,stack,outside,clean
+if [ $part = device ] || [ $part = all ]; then
+    for seed in 11 12; do
+        sit "device, seed $seed" "$device" --seed $seed --modes device --sorts $faults "$@"
+    done
+fi
 if [ $part = planted ] || [ $part = all ]; then
     sit planted "$planted" --seed 11 --modes fresh,warm,engine,reuse --sorts $faults "$@"
 fi

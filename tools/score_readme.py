@@ -124,6 +124,26 @@ def reasons(misses):
         yield miss, len(of), kind, expected, f"{bucket}, {state}", why
 
 
+def devices(group):
+    if not group:
+        return
+    yield "## Devices with one mistake"
+    yield ""
+    yield ("`libgreta-faulty.so` of a build is a device without a GPU, whose number n makes one "
+           "mistake in every op that it concerns ([gpu.md](gpu.md#mistakes-of-gpus)). The CPU's "
+           "run is compared with its. All were written after the referee's rules, and with them "
+           "hypotheses that it lacked: outputs left from before, indices of 8 and 16 bits, sums "
+           "left in shared memory, factors cut to TF32, fused squares, processors that flush.")
+    yield ""
+    yield from rows(("mistake", "runs that it changes", "seen", "right op", "and cause",
+                     "CONFIRMED", "changes no bit", "runs it does not concern",
+                     "false alarms there"),
+                    [(name or "none", of["faults"], of["detected"], of["placed"],
+                      of["cause_right"], of["confirmed"], of["equal"], of["quiet"],
+                      of["false_alarms"]) for name, of in group.items()])
+    yield ""
+
+
 def page(table):
     groups = table["groups"]
     yield "# What the exam says"
@@ -169,6 +189,7 @@ def page(table):
                       of["confirmed"], of["equal"]) for name, of in sorted(groups["causes"].items())
                      if of["faults"] or of["equal"]])
     yield ""
+    yield from devices(groups["devices"])
     yield "## Benign variants"
     yield ""
     yield from variants_table(table)

@@ -1,8 +1,10 @@
 /* faults_list.c - the catalogue as text and as JSON: what `greta faults` prints.
  *
- * Grouped by cause, in the order of the catalogue; then the named triggers, and bugs that happened.
+ * Grouped by cause, in the order of the catalogue; then the named triggers, bugs that happened, and
+ * devices with one mistake.
  */
 #include "base/text.h"
+#include "fault/defect.h"
 #include "fault/real.h"
 
 #include <jansson.h>
@@ -54,6 +56,12 @@ static greta_status list_text(char **out, greta_error *err)
     for (size_t i = 0; i < n_real; i++) {
         text_format(&t, "  %-45s %s (%s)\n", real[i].name, real[i].description, real[i].source);
     }
+    text_string(&t, "\nDevices with one mistake: --device faulty:N, of a build's own plugin\n");
+    for (int i = 0; i < DEFECT_COUNT; i++) {
+        const fault_kind *k = &defects()[i].kind;
+        text_format(&t, "  faulty:%-2d %-28s %-20s %s\n", i, k->name, i ? cause_name(k->cause) : "",
+                    k->description);
+    }
     return text_take(&t, out, err);
 }
 
@@ -98,6 +106,18 @@ static json_t *reals_json(void)
     return list;
 }
 
+static json_t *devices_json(void)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < DEFECT_COUNT && list; i++) {
+        const fault_kind *k = &defects()[i].kind;
+        json_array_append_new(list, json_pack("{s:i, s:s, s:s, s:s}", "number", i, "name", k->name,
+                                              "cause", cause_name(k->cause), "description",
+                                              k->description));
+    }
+    return list;
+}
+
 static json_t *triggers_json(void)
 {
     size_t n;
@@ -117,8 +137,8 @@ static json_t *triggers_json(void)
 static greta_status list_json(char **out, greta_error *err)
 {
     text t = {0};
-    json_t *root = json_pack("{s:o, s:o, s:o}", "faults", faults_json(), "triggers",
-                             triggers_json(), "real", reals_json());
+    json_t *root = json_pack("{s:o, s:o, s:o, s:o}", "faults", faults_json(), "triggers",
+                             triggers_json(), "real", reals_json(), "devices", devices_json());
     char *dump = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!dump) {

@@ -14,6 +14,7 @@
 
 #include "base/text.h"
 #include "fault/control.h"
+#include "fault/defect.h"
 #include "fault/real.h"
 #include "model/model.h"
 
@@ -29,6 +30,7 @@ typedef enum score_mode {
     SCORE_BATCH,   /* single sequences against the same ones as rows of one batch */
     SCORE_REUSE,   /* a fresh session against one whose cache held another request */
     SCORE_FOREIGN, /* a run against a trace that another engine wrote */
+    SCORE_DEVICE,  /* a run on the CPU against one on a device that makes one mistake */
     SCORE_MODES
 } score_mode;
 const char *score_mode_name(score_mode mode); /* "fresh" */
@@ -58,6 +60,7 @@ typedef struct score_case {
     const fault_real *real;      /* NULL: none */
     const fault_kind *kind;      /* that of `place`; NULL: none */
     const control_kind *control; /* NULL: none */
+    const defect *defect;        /* of the device of the second run; NULL: not SCORE_DEVICE */
     score_place place;           /* of the planted op; of two the first in execution order */
     const fault_kind *kind_next; /* of two the second, which is asked for where the first changes */
     score_place place_next;      /* no bit of its op; NULL: one */
@@ -132,6 +135,7 @@ typedef struct score_room {
     const greta_score_options *options;
     char *folder, *path[2];   /* traces of the case in work */
     char healthy[SCORE_TEXT]; /* which run path[0] holds; "": none */
+    op_list list;             /* of the model, in the contract of the exam */
 } score_room;
 
 greta_status score_room_open(greta_model *model, const greta_prompt *prompts,
@@ -140,9 +144,10 @@ void score_room_close(score_room *room); /* removes the traces */
 greta_status score_sit(score_room *room, score_case *c, score_answer *out, greta_error *err);
 
 /* Fills the opinions, n_place, differs, position_true and ranks of *out from two traces. Of two
- * faults of which the first changed nothing, *c keeps the second. */
-greta_status score_baselines(const char *const path[2], score_case *c, score_answer *out,
-                             greta_error *err);
+ * faults of which the first changed nothing, *c keeps the second; of the ops that a device's
+ * mistake concerns, the first to show it. */
+greta_status score_baselines(const char *const path[2], const op_list *list, score_case *c,
+                             score_answer *out, greta_error *err);
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
 

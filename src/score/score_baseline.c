@@ -259,8 +259,27 @@ static bool is_second_first(const gaps *g, const score_case *c)
     return !first->differs || (next->differs && next->pass < first->pass);
 }
 
-static void answers_fill(const gaps *g, score_case *c, score_answer *out)
+/* A device makes its mistake in many ops. Bits of ops in front of the first of them that shows it
+ * cannot differ, so which that is follows from what the mistake concerns and from the traces. */
+static void defect_place(const gaps *g, const op_list *list, score_case *c)
 {
+    const op_gap *first = NULL;
+    for (int32_t i = 0; i < list->n_op; i++) {
+        const op *o = &list->op[i];
+        const op_gap *gap = &g->op[index_of(g, o->name, o->layer)];
+        if (gap->differs && defect_concerns(c->defect, list, o) &&
+            (!first || gap->pass < first->pass)) {
+            first = gap;
+            c->place = (score_place){o->name, o->layer};
+        }
+    }
+}
+
+static void answers_fill(const gaps *g, const op_list *list, score_case *c, score_answer *out)
+{
+    if (c->defect) {
+        defect_place(g, list, c);
+    }
     if (c->kind_next && is_second_first(g, c)) {
         c->kind = c->kind_next;
         c->place = c->place_next;
@@ -280,8 +299,8 @@ static void answers_fill(const gaps *g, score_case *c, score_answer *out)
     }
 }
 
-greta_status score_baselines(const char *const path[2], score_case *c, score_answer *out,
-                             greta_error *err)
+greta_status score_baselines(const char *const path[2], const op_list *list, score_case *c,
+                             score_answer *out, greta_error *err)
 {
     trace *t[2] = {NULL, NULL};
     pairing pairs = {0};
@@ -291,7 +310,7 @@ greta_status score_baselines(const char *const path[2], score_case *c, score_ans
     status = status ? status : pairing_new(t[0], t[1], &pairs, err);
     status = status ? status : gaps_new(t[0], &pairs, &g, err);
     if (status == GRETA_OK) {
-        answers_fill(&g, c, out);
+        answers_fill(&g, list, c, out);
         for (int i = 0; i < 2; i++) {
             out->bytes +=
                 t[i]->n_record > 0 ? t[i]->record[t[i]->n_record - 1].out[0].blob_offset : 0;

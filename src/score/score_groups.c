@@ -2,7 +2,7 @@
  *
  *     modes     how the two runs were made          causes    of planted faults, not of late ones
  *     variants  benign ones, those that differ      real      bugs that happened, by name
- *     models    which were asked
+ *     models    which were asked                    devices   mistakes of the exam's devices
  *
  * A group is in the order of its first line. A case that no op can carry, and a planted one that
  * changes no bit, stand apart in each.
@@ -18,9 +18,18 @@ typedef struct group {
     int32_t n_quiet, n_differs, n_false;
 } group;
 
-typedef enum group_by { BY_MODE, BY_MODEL, BY_CAUSE, BY_VARIANT, BY_REAL, GROUP_BYS } group_by;
+typedef enum group_by {
+    BY_MODE,
+    BY_MODEL,
+    BY_CAUSE,
+    BY_VARIANT,
+    BY_REAL,
+    BY_DEVICE,
+    GROUP_BYS
+} group_by;
 
-static const char *const by_name[GROUP_BYS] = {"modes", "models", "causes", "variants", "real"};
+static const char *const by_name[GROUP_BYS] = {"modes",    "models", "causes",
+                                               "variants", "real",   "devices"};
 
 #define GROUPS_MAX 128
 
@@ -51,6 +60,8 @@ static const char *key_of(const json_t *line, group_by by)
         return strcmp(sort, "fault") == 0 && !is_late ? word(planted, "cause") : NULL;
     case BY_VARIANT:
         return strcmp(sort, "benign") == 0 ? word(planted, "variant") : NULL;
+    case BY_DEVICE:
+        return strcmp(word(line, "mode"), "device") == 0 ? word(planted, "order") : NULL;
     default:
         return is_real ? word(planted, "order") : NULL;
     }
@@ -129,6 +140,19 @@ json_t *score_groups_json(const score_lines *lines)
     return root;
 }
 
+/* Of what was planted. */
+static void planted_text(const groups *all, const char *title, text *out)
+{
+    text_format(out, "\n%-42s %7s %7s %7s %7s %9s %7s\n", title, "differ", "seen", "place", "cause",
+                "confirmed", "equal");
+    for (size_t i = 0; i < all->n; i++) {
+        const group *g = &all->item[i];
+        text_format(out, "%-42s %7d %7d %7d %7d %9d %7d\n", g->name[0] ? g->name : "no mistake",
+                    (int)g->n_fault, (int)g->n_detected, (int)g->n_place, (int)g->n_cause,
+                    (int)g->n_confirmed, (int)g->n_equal);
+    }
+}
+
 void score_groups_text(const score_lines *lines, text *out)
 {
     groups all;
@@ -140,13 +164,10 @@ void score_groups_text(const score_lines *lines, text *out)
                     (int)(g->n_quiet - g->n_differs), (int)g->n_false);
     }
     groups_take(lines, BY_REAL, &all);
-    text_format(out, "\n%-42s %7s %7s %7s %7s %9s %7s\n", "bugs that happened: in models", "differ",
-                "seen", "place", "cause", "confirmed", "equal");
-    for (size_t i = 0; i < all.n; i++) {
-        const group *g = &all.item[i];
-        text_format(out, "%-42s %7d %7d %7d %7d %9d %7d\n", g->name, (int)g->n_fault,
-                    (int)g->n_detected, (int)g->n_place, (int)g->n_cause, (int)g->n_confirmed,
-                    (int)g->n_equal);
+    planted_text(&all, "bugs that happened: in models", out);
+    groups_take(lines, BY_DEVICE, &all);
+    if (all.n > 0) {
+        planted_text(&all, "devices with one mistake: runs", out);
     }
     text_string(out, "\n");
 }

@@ -3,7 +3,8 @@
  * For every mode and prompt a length is drawn, hence the position of the token that is judged. For
  * every kind of the catalogue then three cases: it is always on; it waits for rows that come; it
  * waits for rows that do not come. Place and trigger are drawn among those that are possible.
- * Pairs, real bugs, benign variants, clean runs and other engines' traces follow. A draw hangs on
+ * Pairs, real bugs, benign variants, clean runs, other engines' traces and devices that make
+ * mistakes follow. A draw hangs on
  * the seed and on the names of what it is for, never on how many were made before, so that a part
  * of an exam is a part of the whole.
  */
@@ -18,7 +19,8 @@
 
 const char *score_mode_name(score_mode mode)
 {
-    static const char *const name[] = {"fresh", "warm", "engine", "batch", "reuse", "foreign"};
+    static const char *const name[] = {"fresh", "warm",    "engine", "batch",
+                                       "reuse", "foreign", "device"};
     return name[mode];
 }
 
@@ -64,6 +66,10 @@ int score_passes(const score_case *c, score_pass out[SCORE_PASSES])
     int32_t last = (int32_t)c->n_token - 1;
     if (c->mode == SCORE_FRESH || c->mode == SCORE_WARM) {
         out[n++] = (score_pass){GRETA_PHASE_DECODE, last, 1, false, c->mode == SCORE_WARM};
+        return n;
+    }
+    if (c->mode == SCORE_DEVICE && c->sort == SCORE_OUTSIDE) { /* nothing is decoded */
+        out[n++] = (score_pass){GRETA_PHASE_PREFILL, 0, last + 1, false, false};
         return n;
     }
     if (c->mode == SCORE_BATCH) {
@@ -378,6 +384,35 @@ static greta_status plan_foreign(planner *p, greta_error *err)
     return status;
 }
 
+/* Every mistake of a device, where it concerns some op of the model; where it concerns none, or
+ * waits for tokens that are not decoded, nothing may be said. And a device that makes none. */
+static greta_status plan_defects(planner *p, const score_case *base, uint64_t round,
+                                 greta_error *err)
+{
+    const greta_score_options *o = p->options;
+    for (int n = 0; n < DEFECT_COUNT; n++) {
+        score_case c = *base;
+        c.defect = &defects()[n];
+        c.kind = n > 0 ? &c.defect->kind : NULL;
+        bool is_asked = n == 0 || ((!o->faults || strstr(c.kind->name, o->faults)) &&
+                                   ((uint64_t)n + round) % (uint64_t)o->one_of == 0);
+        for (int32_t i = 0; i < p->list.n_op && n > 0 && c.place.name == STAGE_NONE; i++) {
+            const op *at = &p->list.op[i];
+            c.place = defect_concerns(c.defect, &p->list, at) ? (score_place){at->name, at->layer}
+                                                              : c.place;
+        }
+        c.sort = n == 0 ? SCORE_CLEAN : c.place.name == STAGE_NONE ? SCORE_OUTSIDE : SCORE_FAULT;
+        snprintf(c.order, sizeof c.order, "%s", n > 0 ? c.kind->name : "");
+        greta_status status = is_asked ? plan_add(p, &c, err) : GRETA_OK;
+        if (status == GRETA_OK && is_asked && c.sort == SCORE_FAULT && c.defect->needs_decode) {
+            c.sort = SCORE_OUTSIDE;
+            status = plan_add(p, &c, err);
+        }
+        GRETA_TRY(status);
+    }
+    return GRETA_OK;
+}
+
 static greta_status plan_round(planner *p, score_mode mode, size_t prompt, uint64_t round,
                                greta_error *err)
 {
@@ -386,12 +421,15 @@ static greta_status plan_round(planner *p, score_mode mode, size_t prompt, uint6
     const greta_score_options *o = p->options;
     uint64_t drawn = draw(p, score_mode_name(mode), p->prompts[prompt].id, round);
     /* Where every token is traced and judged, few make a case. */
-    bool is_engine = mode == SCORE_ENGINE || mode == SCORE_REUSE;
+    bool is_engine = mode == SCORE_ENGINE || mode == SCORE_REUSE || mode == SCORE_DEVICE;
     size_t limit = is_engine ? 16 : mode == SCORE_BATCH ? 8 : n;
     size_t most = n > limit ? limit : n, least = 2 * most / 3;
     score_case base = {.mode = mode, .prompt = prompt, .place = {STAGE_NONE, -1}};
     base.n_token = least + drawn % (most - least + 1);
     base.n_chunk = is_engine ? (int32_t)(2 + (drawn >> 20) % (base.n_token / 2)) : 0;
+    if (mode == SCORE_DEVICE) {
+        return plan_defects(p, &base, round, err);
+    }
     for (size_t k = 0; k < n_kind; k++) {
         bool is_asked = !o->faults || strstr(kind[k].name, o->faults);
         if (is_asked && mode_takes(mode, &kind[k]) && (k + round) % (uint64_t)o->one_of == 0) {
@@ -416,9 +454,12 @@ greta_status score_plan_new(struct greta_model *model, const char *name,
     *out = (score_plan){0};
     greta_status status = op_list_build(model, act, &p.list, err);
     for (int32_t round = 0; round < options->n_round && status == GRETA_OK; round++) {
-        for (score_mode mode = 0; mode < SCORE_FOREIGN && status == GRETA_OK; mode++) {
+        for (score_mode mode = 0; mode < SCORE_MODES && status == GRETA_OK; mode++) {
+            /* Devices are the exam's own, and asked for by name. */
+            bool is_asked = is_wanted(options->modes, score_mode_name(mode)) &&
+                            (mode != SCORE_DEVICE || options->modes);
             for (size_t i = 0; i < n_prompt && status == GRETA_OK; i++) {
-                if (is_wanted(options->modes, score_mode_name(mode))) {
+                if (is_asked && mode != SCORE_FOREIGN) {
                     status = plan_round(&p, mode, i, (uint64_t)round, err);
                 }
             }

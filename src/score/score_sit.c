@@ -1,9 +1,9 @@
 /* score_sit.c - one case: two runs are recorded, the referee is asked, its answer is noted.
  *
  * In the modes fresh and warm greta_isolate records and judges. In the modes engine and batch the
- * runs are recorded here, with the fault live in prefill and decode, and greta_compare judges. Both
- * are asked for JSON, as any program would: the referee gets traces and the model, and nothing
- * else.
+ * runs are recorded here, with the fault live in prefill and decode, and greta_compare judges; in
+ * the mode device the second run is on a device of the exam's plugin. Both are asked for JSON, as
+ * any program would: the referee gets traces and the model, and nothing else.
  */
 #include "score/score.h"
 
@@ -34,6 +34,8 @@ greta_status score_room_open(greta_model *model, const greta_prompt *prompts,
         text_format(&t, "%s/%s", out->folder, name[i]);
         status = text_take(&t, &out->path[i], err);
     }
+    act_contract act = options->session.act == GRETA_ACT_F32 ? ACT_CONTRACT_F32 : ACT_CONTRACT_Q8;
+    status = status ? status : op_list_build(model, act, &out->list, err);
     status = status ? status : folder_make(out->folder, err);
     if (status != GRETA_OK) {
         score_room_close(out);
@@ -64,6 +66,7 @@ void score_room_close(score_room *room)
     if (room->folder) {
         rmdir(room->folder);
     }
+    op_list_free(&room->list);
     free(room->folder);
     free(room->path[0]);
     free(room->path[1]);
@@ -113,7 +116,7 @@ static greta_status variant_set(const score_room *room, const score_case *c, gre
         override.table = &v->table;
         return session_override_set(session, &override, err);
     }
-    if (c->order[0] == '\0') {
+    if (c->order[0] == '\0' || c->defect) {
         return GRETA_OK;
     }
     greta_isolate_options options = {.size = sizeof options,
@@ -211,6 +214,11 @@ static greta_status run_traced(const score_room *room, const score_case *c, bool
         options.act = c->control->is_act_f32 ? GRETA_ACT_F32 : options.act;
     }
     first.n_chunk = 0;
+    char device[32];
+    if (is_second && c->defect) {
+        snprintf(device, sizeof device, DEFECT_PLUGIN ":%d", (int)(c->defect - defects()));
+        options.device = device;
+    }
     greta_status status = greta_session_new(room->model, &options, &session, err);
     if (status == GRETA_OK && is_second && c->mode == SCORE_REUSE) {
         status = cache_use(room, c, session, err);
@@ -461,5 +469,5 @@ greta_status score_sit(score_room *room, score_case *c, score_answer *out, greta
     status = answer_read(c, json, out, err);
     greta_free(json);
     const char *const path[2] = {room->path[0], c->foreign[0] ? c->foreign : room->path[1]};
-    return status == GRETA_OK ? score_baselines(path, c, out, err) : status;
+    return status == GRETA_OK ? score_baselines(path, &room->list, c, out, err) : status;
 }

@@ -27,10 +27,12 @@
 #define REFERENCE_ARITHMETIC ARITHMETIC_VERSION
 #endif
 
-#define N_DEVICE  6
+#ifndef REFERENCE_POISON
+#define REFERENCE_POISON 0xff /* floats of it are NaN */
+#endif
+
 #define ALIGNMENT 256
 #define MEMORY    ((uint64_t)4 << 30)
-#define POISON    0xff /* floats of it are NaN */
 
 typedef struct block {
     struct block *next;
@@ -41,6 +43,23 @@ typedef struct block {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *blocks; /* of all devices and openings */
+_Thread_local gpu_device *device_at_work;
+
+__attribute__((weak)) void device_make(gpu_device *d)
+{
+    (void)d;
+}
+
+__attribute__((weak)) int32_t device_count(void)
+{
+    return 6;
+}
+
+__attribute__((weak)) const char *device_title(int32_t number)
+{
+    (void)number;
+    return REFERENCE_NAME " device";
+}
 
 void device_fail(gpu_device *d, const char *why)
 {
@@ -78,7 +97,7 @@ static gpu_status reference_alloc(gpu_device *d, size_t bytes, void **memory)
     block *b = fits ? malloc(sizeof *b) : NULL;
     void *data = NULL;
     if (b && posix_memalign(&data, ALIGNMENT, whole + ALIGNMENT) == 0) {
-        memset(data, POISON, whole);
+        memset(data, REFERENCE_POISON, whole);
         *b = (block){blocks, d->number, data, bytes};
         blocks = b;
         *memory = data;
@@ -131,6 +150,7 @@ void enqueue(gpu_device *d, run_function *run, const void *args, size_t bytes)
 
 void flush(gpu_device *d)
 {
+    device_at_work = d;
     for (size_t i = 0; i < d->waiting.n && !d->why[0]; i++) {
         command c = d->waiting.item[i];
         c.run(d, c.args);
@@ -167,14 +187,14 @@ static void reference_free(gpu_device *d, void *memory)
 static gpu_status reference_count(int32_t *n, char *why, size_t why_bytes)
 {
     snprintf(why, why_bytes, "%s", "");
-    *n = N_DEVICE;
+    *n = device_count();
     return GPU_OK;
 }
 
 static gpu_status number_check(int32_t number, char *why, size_t why_bytes)
 {
-    if (number < 0 || number >= N_DEVICE) {
-        snprintf(why, why_bytes, "devices are 0 to %d", N_DEVICE - 1);
+    if (number < 0 || number >= device_count()) {
+        snprintf(why, why_bytes, "devices are 0 to %" PRId32, device_count() - 1);
         return GPU_NO_DEVICE;
     }
     if (number == OLD) {
@@ -191,7 +211,7 @@ static gpu_status reference_describe(int32_t number, gpu_info *info, char *why, 
     if (status != GPU_OK) {
         return status;
     }
-    snprintf(info->name, sizeof info->name, "reference device %" PRId32, number);
+    snprintf(info->name, sizeof info->name, "%s %" PRId32, device_title(number), number);
     pthread_mutex_lock(&lock);
     info->memory = memory_of(number);
     info->memory_free = info->memory - memory_used(number);
@@ -205,6 +225,8 @@ static gpu_status reference_open(int32_t number, gpu_device **device, char *why,
     *device = status == GPU_OK ? calloc(1, sizeof **device) : NULL;
     if (*device) {
         (*device)->number = number;
+        (*device)->table = *reference_kernels();
+        device_make(*device);
     }
     return status == GPU_OK && !*device ? GPU_NO_MEMORY : status;
 }

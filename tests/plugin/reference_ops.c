@@ -46,7 +46,7 @@ static void reference_weight_upload(gpu_device *d, const gpu_weight *w, const ui
 
 /* ---- Ops ------------------------------------------------------------------------------------- */
 
-static const kernel_table *table(void)
+const kernel_table *reference_kernels(void)
 {
     const kernel_table *fast = kernel_find("ref-avx2");
     return fast ? fast : kernel_find("ref");
@@ -72,6 +72,18 @@ static const gpu_row *pass_row(gpu_device *d, const gpu_rows *r, int64_t t)
     return (const gpu_row *)(const void *)row_at(d, r, t, sizeof(gpu_row));
 }
 
+/* The same as ops see it that a stale graph misleads: all passes of one row are the first one. */
+static const gpu_row *pass_row_of(gpu_device *d, const gpu_rows *r, int64_t t, int64_t n_token)
+{
+    const gpu_row *row = pass_row(d, r, t);
+    if (!row || n_token > 1 || !d->is_stale) {
+        return row;
+    }
+    d->first = d->has_first ? d->first : *row;
+    d->has_first = true;
+    return &d->first;
+}
+
 static void embed_run(gpu_device *d, const void *args)
 {
     const gpu_embed *a = args;
@@ -83,7 +95,7 @@ static void embed_run(gpu_device *d, const void *args)
         if (!row || !y || !is_inside(d, at, (size_t)bytes_of_row(w->type, w->k))) {
             return;
         }
-        table()->embed(&(embed_args){w->type, at, y, w->k});
+        d->table.embed(&(embed_args){w->type, at, y, w->k});
     }
 }
 
@@ -92,7 +104,7 @@ static bool quantised(gpu_device *d, const gpu_rows *to, int64_t t, const float 
 {
     uint8_t *row = to->base ? row_at(d, to, t, act_q8_bytes(n)) : NULL;
     if (row) {
-        table()->quantize(x, row, n, 0, n);
+        d->table.quantize(x, row, n, 0, n);
     }
     return !to->base || row;
 }
@@ -101,8 +113,8 @@ static bool summed(gpu_device *d, const gpu_norm *a, int64_t t, float *x)
 {
     const float *first = a->a.base ? floats_at(d, &a->a, t, a->n) : NULL,
                 *second = a->a.base ? floats_at(d, &a->b, t, a->n) : NULL;
-    for (int64_t i = 0; i < a->n && first && second; i++) {
-        x[i] = first[i] + second[i];
+    if (first && second) {
+        d->table.add(first, second, x, a->n);
     }
     return !a->a.base || (first && second);
 }
@@ -117,6 +129,7 @@ static void norm_run(gpu_device *d, const void *args)
             (a->inv_rms && !is_inside(d, a->inv_rms + t, sizeof(float))) || !summed(d, a, t, x)) {
             return;
         }
+        d->token = t;
         for (int64_t h = 0; h < a->n_head; h++) {
             norm_args one = {.x = x + h * a->n,
                              .weight = a->weight,
@@ -124,7 +137,7 @@ static void norm_run(gpu_device *d, const void *args)
                              .n = a->n,
                              .count = a->count,
                              .eps = a->eps};
-            table()->rms_norm(&one);
+            d->table.rms_norm(&one);
             if (a->inv_rms) {
                 a->inv_rms[t] = one.inv_rms;
             }
@@ -144,7 +157,7 @@ static void quantize_run(gpu_device *d, const void *args)
         if (!x || !y) {
             return;
         }
-        table()->quantize(x, y, a->k, 0, a->k);
+        d->table.quantize(x, y, a->k, 0, a->k);
     }
 }
 
@@ -154,6 +167,7 @@ static size_t x_bytes(int64_t k, int is_q8)
 }
 
 typedef struct product_args {
+    const kernel_table *table;
     const gpu_view *w;
     const float *bias;
     const void *x;
@@ -181,7 +195,7 @@ static void product(gpu_device *d, const product_args *a)
                          .k = w->k,
                          .n_token = 1,
                          .x_is_q8 = a->x_is_q8};
-        table()->matmul(&m, 0, a->n_out);
+        a->table->matmul(&m, 0, a->n_out);
     }
 }
 
@@ -189,7 +203,8 @@ static void matmul_run(gpu_device *d, const void *args)
 {
     const gpu_matmul *a = args;
     for (int64_t t = 0; t < a->n_token && !d->why[0]; t++) {
-        product(d, &(product_args){.w = &a->w,
+        product(d, &(product_args){.table = &d->table,
+                                   .w = &a->w,
                                    .bias = a->bias,
                                    .x = row_at(d, &a->x, t, x_bytes(a->w.weight.k, a->x_is_q8)),
                                    .x_is_q8 = a->x_is_q8,
@@ -214,7 +229,7 @@ static bool stored(gpu_device *d, const gpu_cache *c, const gpu_row *row, const 
     }
     kv_store_args one = {x, cache, c->shape, c->side, row->position};
     if (cache) {
-        table()->kv_store(&one, 0, c->shape.n_head_kv);
+        d->table.kv_store(&one, 0, c->shape.n_head_kv);
     }
     return true;
 }
@@ -226,7 +241,7 @@ static bool turned(gpu_device *d, const gpu_rope *a, const gpu_row *row, const f
     if (!is_inside(d, angles, (size_t)a->rope_dim * sizeof(float))) {
         return false;
     }
-    table()->rope(&(rope_args){.x = x,
+    d->table.rope(&(rope_args){.x = x,
                                .y = y,
                                .cos_sin = angles,
                                .n_head = a->n_head,
@@ -243,7 +258,7 @@ static void rope_run(gpu_device *d, const void *args)
     for (int64_t t = 0; t < a->n_token; t++) {
         const float *x = floats_at(d, &a->x, t, n);
         float *y = a->y.base ? floats_at(d, &a->y, t, n) : NULL;
-        const gpu_row *row = pass_row(d, &a->row, t);
+        const gpu_row *row = pass_row_of(d, &a->row, t, a->n_token);
         if (!x || (a->y.base && !y) || !row || (a->rope_dim > 0 && !y)) {
             return;
         }
@@ -299,7 +314,7 @@ static void attention_run(gpu_device *d, const void *args)
     for (int64_t t = 0; t < a->n_token; t++) {
         const float *q = floats_at(d, &a->q, t, n);
         float *y = floats_at(d, &a->y, t, n);
-        const gpu_row *row = pass_row(d, &a->row, t);
+        const gpu_row *row = pass_row_of(d, &a->row, t, a->n_token);
         if (!q || !y || !row) {
             return;
         }
@@ -325,7 +340,7 @@ static void attention_run(gpu_device *d, const void *args)
                               .y = y,
                               .softcap = a->softcap,
                               .window = a->window};
-        table()->attention(&one, 0, a->shape.n_head_kv);
+        d->table.attention(&one, 0, a->shape.n_head_kv);
         if (!quantised(d, &a->q8, t, y, n)) {
             return;
         }
@@ -345,16 +360,16 @@ static void columns_run(gpu_device *d, const void *args)
         }
         switch (a->kind) {
         case GPU_ADD:
-            table()->add(x, other, y, a->n);
+            d->table.add(x, other, y, a->n);
             break;
         case GPU_SCALE:
-            table()->scale(a->factor, x, y, a->n);
+            d->table.scale(a->factor, x, y, a->n);
             break;
         case GPU_SOFTCAP:
-            table()->softcap(a->factor, x, y, a->n);
+            d->table.softcap(a->factor, x, y, a->n);
             break;
         case GPU_GLU:
-            table()->glu(a->f, x, other, y, a->n);
+            d->table.glu(a->f, x, other, y, a->n);
             break;
         }
         if (!quantised(d, &a->q8, t, y, a->n)) {
@@ -377,7 +392,7 @@ static void top_k_run(gpu_device *d, const void *args)
         if (!x || !ids) {
             return;
         }
-        table()->top_k(x, a->n, ids, a->n_used);
+        d->table.top_k(x, a->n, ids, a->n_used);
     }
 }
 
@@ -394,7 +409,7 @@ static void expert_weights_run(gpu_device *d, const void *args)
         if (!one.router || !one.ids || !one.y) {
             return;
         }
-        table()->expert_weights(&one);
+        d->table.expert_weights(&one);
     }
 }
 
@@ -424,7 +439,8 @@ static void expert_token(gpu_device *d, const gpu_expert_matmul *a, int64_t t, u
             memcpy(part, x + (a->x_is_ranked ? (size_t)r * x_bytes(k, 0) : 0),
                    x_bytes(k, a->x_is_q8));
         }
-        product(d, &(product_args){.w = &a->expert[ids[r]],
+        product(d, &(product_args){.table = reference_kernels(),
+                                   .w = &a->expert[ids[r]],
                                    .x = part,
                                    .x_is_q8 = a->x_is_q8,
                                    .y = y + r * a->n_out,
@@ -457,7 +473,7 @@ static void expert_sum_run(gpu_device *d, const void *args)
         if (!weight || !x || !y) {
             return;
         }
-        table()->expert_sum(weight, x, y, a->n_used, a->n);
+        d->table.expert_sum(weight, x, y, a->n_used, a->n);
     }
 }
 
@@ -480,7 +496,7 @@ static void stats_run(gpu_device *d, const void *args)
             hash_word(&a->stats[t].hash, (uint64_t)i, ((const uint32_t *)x)[i]);
         }
         if (a->type != DTYPE_I32) {
-            table()->row_stats(a->type, x, a->n, &a->stats[t]);
+            d->table.row_stats(a->type, x, a->n, &a->stats[t]);
         }
     }
     free(gathered);
