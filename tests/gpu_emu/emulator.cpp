@@ -1,4 +1,7 @@
-/* emulator.cpp - fibers as the threads of a block, host memory as that of a device. */
+/* emulator.cpp - fibers as the threads of a block, host memory as that of a device.
+ *
+ * EMULATOR_FLUSH=1 makes its threads take subnormals for zero, as kernels compiled with -ftz=true.
+ */
 #include "emulator.cuh"
 
 #include <algorithm>
@@ -8,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <vector>
+#include <xmmintrin.h>
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -291,13 +295,24 @@ static emulator_graph *captured;
 static std::map<void *, std::pair<void *, size_t>> memory_of; /* what mmap gave, its bytes */
 static size_t memory_used;
 
+#define FLUSH 0x8040u /* FTZ and DAZ of MXCSR */
+
+static void launch(const std::function<void()> &f, dim3 grid, dim3 block, size_t shared)
+{
+    static const char *flush = getenv("EMULATOR_FLUSH");
+    unsigned saved = _mm_getcsr();
+    _mm_setcsr(flush ? saved | FLUSH : saved);
+    launch_now(f, grid, block, shared);
+    _mm_setcsr(saved);
+}
+
 void emulator_launch(const std::function<void()> &f, dim3 grid, dim3 block, size_t shared)
 {
     std::lock_guard<std::recursive_mutex> held(lock);
     if (captured) {
-        captured->step.push_back([=] { launch_now(f, grid, block, shared); });
+        captured->step.push_back([=] { launch(f, grid, block, shared); });
     } else {
-        launch_now(f, grid, block, shared);
+        launch(f, grid, block, shared);
     }
 }
 

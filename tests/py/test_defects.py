@@ -119,3 +119,19 @@ def test_they_are_listed(cli):  # noqa: F811
     assert [one["number"] for one in listed] == [one["number"] for one in devices]
     for one, device in zip(listed, devices):
         assert device["name"] == f"{one['name']} {one['number']}"
+
+
+def test_the_exam_flushes_as_our_kernels_do(cli, mkmodel, tmp_path):  # noqa: F811
+    """The source of the GPU's kernels, run where the processor flushes: the same bits as the exam's
+    device, in every row, and the same verdict."""
+    model = mkmodel(*QWEN3)
+    for name, device, env in (("cpu", "cpu", {}), ("exam", "faulty:1", {}),
+                              ("gpu", "emu", {"EMULATOR_FLUSH": "1"})):
+        answer(cli("trace", "-m", model, "-p", "abcd", "-n", 1, "--device", device, "-o",
+                   tmp_path / f"{name}.jsonl", env=env))
+    same = json.loads(answer(cli("compare", "exam.jsonl", "gpu.jsonl", "--json")))
+    assert same["verdict"] == "equal" and same["equal"] == same["paired"] > 100
+    found = cli("compare", "cpu.jsonl", "gpu.jsonl", "-m", model, "--json")
+    assert found.returncode == 1, found.stderr.decode()
+    first = next(op for op in json.loads(found.stdout)["ops"] if op["is_decisive"])
+    assert (first["stage"], first["bucket"], first["state"]) == ("embed", D, "CONFIRMED")
