@@ -42,8 +42,8 @@ SAN_LONG = ("test_fault_bits", "test_op_replay", "test_catalogue", "test_benign"
 # Sanitizers own malloc, and do not see into the emulated plugin, which is not built with them.
 UNSANITIZED = ("test_memory", "test_gpu", "test_gpu_products", *SAN_LONG)
 WHOLE_C = ("test_engine", "test_vocabulary", "test_op_sites")
-WHOLE_PY = ("test_defects", "test_tokenizer", "test_tokenizer_json", "test_sentencepiece", "test_chat",
-            "test_isolate", "test_oracle", "test_score", "long_vocabulary")
+WHOLE_PY = ("test_defects", "test_tokenizer", "test_tokenizer_json", "test_sentencepiece",
+            "test_chat", "test_isolate", "test_oracle", "test_score", "long_vocabulary")
 SPLICED = ("test_chat", "test_hf", "test_safetensors")  # and test_vocabulary: tests/splice.h
 # What takes longest starts first, so that nothing long is left for the end.
 SLOW = ["san", "py/test_score", "py/test_oracle", "py/test_architectures", "py/test_isolate",

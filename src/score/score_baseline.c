@@ -42,7 +42,7 @@ typedef struct op_gap {
     double largest, distance; /* of values; mean |a - b| over mean |a| */
     double sum_difference, sum_magnitude, dot, square[2];
     int32_t position; /* of the first row that differs; -1: none */
-    int64_t pass;     /* of the first run, the first that has such a row */
+    int64_t pass[2];  /* of each run, the first that has such a row */
     const trace_record *record[2];
 } op_gap;
 
@@ -100,7 +100,10 @@ static void pair_add(gaps *g, const pair *p)
     row_compare(&a->out[0], &p->record[1]->out[0], &d);
     if (d.state == PAIR_DIFFERS) {
         bool is_first = gap->position < 0 || a->position < gap->position;
-        gap->pass = !gap->differs || a->pass < gap->pass ? a->pass : gap->pass;
+        for (int s = 0; s < 2; s++) {
+            int64_t pass = p->record[s]->pass;
+            gap->pass[s] = !gap->differs || pass < gap->pass[s] ? pass : gap->pass[s];
+        }
         gap->differs = true;
         gap->position = is_first ? a->position : gap->position;
     }
@@ -256,11 +259,12 @@ static bool is_second_first(const gaps *g, const score_case *c)
 {
     const op_gap *first = &g->op[index_of(g, c->place.name, c->place.layer)];
     const op_gap *next = &g->op[index_of(g, c->place_next.name, c->place_next.layer)];
-    return !first->differs || (next->differs && next->pass < first->pass);
+    return !first->differs || (next->differs && next->pass[0] < first->pass[0]);
 }
 
-/* A device makes its mistake in many ops. Bits of ops in front of the first of them that shows it
- * cannot differ, so which that is follows from what the mistake concerns and from the traces. */
+/* A device makes its mistake in many ops of each of its passes. Bits of ops in front of the first
+ * of them that shows it cannot differ, so which that is follows from what the mistake concerns and
+ * from the traces. */
 static void defect_place(const gaps *g, const op_list *list, score_case *c)
 {
     const op_gap *first = NULL;
@@ -268,7 +272,7 @@ static void defect_place(const gaps *g, const op_list *list, score_case *c)
         const op *o = &list->op[i];
         const op_gap *gap = &g->op[index_of(g, o->name, o->layer)];
         if (gap->differs && defect_concerns(c->defect, list, o) &&
-            (!first || gap->pass < first->pass)) {
+            (!first || gap->pass[1] < first->pass[1])) {
             first = gap;
             c->place = (score_place){o->name, o->layer};
         }
