@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What comparing two full traces costs: time, bytes a second, memory, replay; over 1x to 4x tokens.
 
-    bench/pairs.py -m MODEL [--greta GRETA] [--tokens 128] [--times 1,2,4] [--keep DIR] [--json]
+    bench/pairs.py -m MODEL [--greta GRETA] [--tokens 128] [--times 1,2,4]
+                   [--only PAIR] [--keep DIR] [--json]
 
 Two pairs of every length, all ops of all tokens with all values. `equal`: one prompt in chunks of
 512 and of 64, which differ in no bit, compared without the model: what it costs to read, check and
@@ -36,6 +37,7 @@ def arguments():
     parser.add_argument("--tokens", type=int, default=128, help="of the shortest trace")
     parser.add_argument("--times", default="1,2,4", help="lengths, in multiples of it")
     parser.add_argument("--repeat", type=int, default=3, help="of the equal pair; the best counts")
+    parser.add_argument("--only", choices=PAIRS, help="one of the two pairs")
     parser.add_argument("--keep", type=Path, help="folder for the traces; they stay")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -96,7 +98,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in PAIRS:
+        for kind in [args.only] if args.only else PAIRS:
             for times in args.times.split(","):
                 rows.append(pair(args, folder, args.tokens * int(times), kind))
     if args.json:
