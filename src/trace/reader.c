@@ -19,6 +19,7 @@
 #include "base/checked.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "trace/agree.h"
 #include "trace/record_json.h"
 #include "trace/trace.h"
 
@@ -502,6 +503,7 @@ static greta_status trace_read(trace *t, const char *path, const greta_watch *wa
         memcpy(t->status, "torn", sizeof "torn");
     }
     XXH64_freeState(r.digest);
+    status = status != GRETA_OK ? status : trace_agree(t, err);
     return status != GRETA_OK || room != NULL ? status : index_build(t, err);
 }
 

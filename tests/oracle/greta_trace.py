@@ -305,7 +305,25 @@ class Reader:
             digest.update(line + b"\n")
         if self.trace.header is None:
             raise TraceError("line 1: no header")
+        self.agree()
         return self.trace
+
+    def agree(self):
+        """A row's hash in an index is that of its own record."""
+        index = {}
+        for record in self.trace.records:
+            if record["kind"] == "index" and record["out"][0]["bytes"]:
+                for i, (ordered, bag) in enumerate(self.trace.values(record["out"][0])):
+                    index[(*(record[k] for k in ("stage", "layer", "pass", "sequence")),
+                           record["first_position"] + i)] = int(ordered), int(bag)
+        for record in self.trace.records:
+            if record["kind"] == "row":
+                out = record["out"][0]
+                found = index.get((*(record[k] for k in ("stage", "layer", "pass", "sequence")),
+                                   record["position"]), (0, 0))
+                own = out["hash"], out["bag"]
+                if any(found) and any(own) and found != own:
+                    raise TraceError("an index and a row's record do not agree")
 
     def header(self, line):
         if not line.startswith(b'{"greta_trace":'):

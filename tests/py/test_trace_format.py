@@ -187,6 +187,55 @@ def test_program_reads_what_a_stranger_writes(sample, scratch):
     assert "nothing was compared" in done.stdout and "damaged" not in done.stdout
 
 
+def resealed(header, body, footer):
+    """The lines with checksums and digest made right again, as a writer that is wrong would."""
+    def seal(line, seed):
+        content = line[: line.rindex(b',"sum":"')]
+        total = gt.xxhash.xxh64_hexdigest(content, seed)
+        return content + b',"sum":"' + total.encode() + b'"}\n', int(total, 16)
+
+    out, seed = seal(header, 0)[0], 0
+    for line in body:
+        line, seed = seal(line, seed)
+        out += line
+    digest = gt.xxhash.xxh64_hexdigest(out).encode()
+    return out + seal(re.sub(rb'"digest":"\w+"', b'"digest":"' + digest + b'"', footer), seed)[0]
+
+
+def test_an_index_that_contradicts_a_row_is_refused(mkmodel, scratch):
+    """Rows of the last token of each pass, and the hashes of all rows that were stored: one changed
+    hash of a row whose values were not kept is not to be had from the line alone."""
+    path, model = scratch / "contradicts.jsonl", mkmodel()
+    subprocess.run([os.environ["GRETA_BIN"], "trace", "-m", model, "--tokens", "5,9,30,7,12,40",
+                    "-n", "1", "--sample", "8", "--positions", "last,cache", "-o", path],
+                   check=True, capture_output=True)
+    lines = path.read_bytes().splitlines()
+    same = scratch / "same.jsonl"
+    Path(f"{same}.blob").write_bytes(Path(f"{path}.blob").read_bytes())
+
+    def audit():
+        return subprocess.run([os.environ["GRETA_BIN"], "audit", "-m", model, same],
+                              capture_output=True, text=True)
+
+    same.write_bytes(resealed(lines[0], lines[1:-1], lines[-1]))
+    assert same.read_bytes() == path.read_bytes() and audit().returncode == 6
+    at, line = next((i, line) for i, line in enumerate(lines) if b'"kind":"row"' in line and
+                    b'"stage":"v_cache","layer":1' in line and b'"phase":"decode"' in line)
+    start = line.rindex(b'"hash":"') + 8
+    digit = b"1" if line[start:start + 1] != b"1" else b"2"
+    lines[at] = line[:start] + digit + line[start + 1:]
+    same.write_bytes(resealed(lines[0], lines[1:-1], lines[-1]))
+    done = audit()
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert "the hash of v_cache, layer 1, position 6 is not that of its own record, in line " \
+        f"{at + 1}" in done.stderr
+    with pytest.raises(gt.TraceError, match="an index"):
+        gt.read(same)
+    done = subprocess.run([os.environ["GRETA_BIN"], "compare", path, same], capture_output=True,
+                          text=True)
+    assert done.returncode == 3
+
+
 # ---- A real run ----------------------------------------------------------------------------------
 
 def test_trace_of_a_run(mkmodel, scratch):
