@@ -26,7 +26,8 @@ had written were told as weights of zero). No hypothesis was added for any of th
 is below is the second time."""
 SETS = {
     "planted": "all", "tune": "half that rules may be tuned on", "held": "held half",
-    "late": "kinds written after the rules were frozen", "real": "bugs that happened"}
+    "late": "kinds written after the rules were frozen", "real": "bugs that happened",
+    "device": "devices with one mistake"}
 
 
 def percent(value):
@@ -89,6 +90,7 @@ def variants_table(table):
 
 def readme(table):
     part, n = table["planted"], sum(table[name]["cases"] for name in ("planted", "late", "real"))
+    device = table["device"]["referee"]
     real = table["groups"]["real"]
     named = [of for of in real.values() if of["faults"]]
     whole = sum(of["cause_right"] == of["faults"] for of in named)
@@ -96,8 +98,8 @@ def readme(table):
            f"{part['referee']['quiet']} cases in which nothing may be said, "
            f"{table['late']['referee']['faults']} faults of kinds that were written after the "
            f"rules were frozen, and {table['real']['referee']['faults']} runs of {len(named)} bugs "
-           "that "
-           "happened in other engines.")
+           "that happened in other engines. Beside them, "
+           f"{device['faults']} runs on devices with one mistake.")
     yield ""
     yield from methods_table(part)
     yield ""
@@ -165,7 +167,8 @@ def page(table):
     yield ""
     yield "## How the two runs were made"
     yield ""
-    yield "With late kinds; bugs that happened are in the second table only."
+    yield ("With late kinds, and devices with one mistake; bugs that happened are in the second "
+           "table only.")
     yield ""
     yield from rows(
         ("mode", "cases", "faults that change bits", "seen", "right op", "and cause", "CONFIRMED",

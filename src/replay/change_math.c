@@ -129,7 +129,8 @@ static bool left_find(const change *e, int64_t from, op_operand *row, const edge
             bool is_later = by == 0 && other->producer >= place->index;
             *of = other;
             *at = e->healthy->position - by;
-            if (!is_later && other->type == DTYPE_F32 && !other->is_cache &&
+            bool is_wide = other->type == DTYPE_F32 && other->width >= e->c.out.n;
+            if (!is_later && is_wide && !other->is_cache &&
                 change_find(e, other->name, other->layer, *at, row) && is_left_of(e, from, row)) {
                 return true;
             }

@@ -40,7 +40,13 @@ static bool is_in(const json_t *line, score_set set)
 {
     bool is_real = strcmp(word(line, "sort"), "real") == 0;
     bool is_late = truth(json_object_get(line, "planted"), "is_late");
+    bool is_device = strcmp(word(line, "mode"), "device") == 0;
+    if (is_device != (set == SET_DEVICE)) {
+        return false;
+    }
     switch (set) {
+    case SET_DEVICE:
+        return true;
     case SET_REAL:
         return is_real;
     case SET_LATE:
@@ -157,15 +163,18 @@ static void fault_count(score_sum *s, const json_t *line)
 
 const char *score_set_name(score_set set)
 {
-    static const char *const name[] = {"planted", "tune", "held", "late", "real"};
+    static const char *const name[] = {"planted", "tune", "held", "late", "real", "device"};
     return name[set];
 }
 
 const char *score_set_title(score_set set)
 {
-    static const char *const title[] = {
-        "planted", "planted, the half that rules may be tuned on", "planted, the held half",
-        "planted, faults written after the rules were frozen", "bugs that happened"};
+    static const char *const title[] = {"planted",
+                                        "planted, the half that rules may be tuned on",
+                                        "planted, the held half",
+                                        "planted, faults written after the rules were frozen",
+                                        "bugs that happened",
+                                        "devices with one mistake"};
     return title[set];
 }
 

@@ -54,6 +54,7 @@ typedef enum score_set {
     SET_HELD,
     SET_LATE,
     SET_REAL,
+    SET_DEVICE, /* of the mode of that name, which are in no other set */
     SCORE_SETS
 } score_set;
 const char *score_set_name(score_set set);  /* "held" */
