@@ -10,6 +10,7 @@ Shapes, outer to inner: x (n, n_embd), q (n, n_head, head_dim), k and v (n, n_he
 weights (rows, K). n counts the tokens of all sequences of the pass, one after the other.
 """
 import gguf
+import gguf_file
 import numpy as np
 
 F64 = np.float64
@@ -23,7 +24,7 @@ class Model:
     session, which chooses longrope's factors."""
 
     def __init__(self, path, n_ctx=512):
-        reader = gguf.GGUFReader(path)
+        reader = gguf_file.read(path)
         self.fields = reader.fields
         arch = self.fields["general.architecture"].contents()
         if arch not in HALVES + NEIGHBOURS:
@@ -43,7 +44,7 @@ class Model:
         self.head_dim = key("attention.key_length", self.n_embd // self.n_head)
         self.rms_eps = key("attention.layer_norm_rms_epsilon")
         self.attention_scale = key("attention.scale", 1 / np.sqrt(self.head_dim))
-        self.n_vocab = len(self.weight("token_embd.weight"))
+        self.n_vocab = int(self.tensors["token_embd.weight"].shape[1])
         self.tied = "output.weight" not in self.tensors
         is_gemma = arch.startswith("gemma")
         self.gate = gelu_tanh if is_gemma else silu

@@ -2,6 +2,7 @@
 generator over all scripts, every character in places that patterns tell apart, and bytes that are
 no text. make check takes a sample, make check-long all of it (volume.py).
 """
+import functools
 import glob
 import itertools
 import random
@@ -110,6 +111,7 @@ def generated_lines(count):
     return lines
 
 
+@functools.cache
 def code_point_lines():
     """Every character that is not one of a large uniform block, and some of those, in the places
     that the patterns tell apart."""

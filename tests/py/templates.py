@@ -3,6 +3,7 @@ none is a copy, each shows what its family's needs an interpreter for. Also the 
 transformers renders them.
 """
 import datetime
+import functools
 import json
 
 from jinja2 import TemplateError, nodes
@@ -286,6 +287,11 @@ def raise_exception(message):
 def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
                       sort_keys=sort_keys)
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(template):
+    return environment().from_string(template)
 
 
 def environment():

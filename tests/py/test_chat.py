@@ -4,10 +4,10 @@ the part of Jinja that is claimed: whatever we render must be what jinja2 render
 on we must refuse."""
 import random
 
-import gguf
+import gguf_file
 import pytest
 from jinja2 import TemplateError, TemplateSyntaxError
-from templates import FAMILIES, environment
+from templates import FAMILIES, compiled
 from vocabulary import ALPHABET, CONTROL, NORMAL, Vocabulary, ask, chat
 from volume import either
 
@@ -181,7 +181,7 @@ CONVERSATIONS = [
 
 
 def jinja_render(template, messages, add_generation_prompt):
-    return environment().from_string(template).render(
+    return compiled(template).render(
         messages=messages,
         tools=None,
         documents=None,
@@ -239,7 +239,7 @@ def test_windows_newlines(scratch):
 
 def test_real_template(smollm2):
     """The model's own template, with its own tokens."""
-    template = gguf.GGUFReader(smollm2).fields["tokenizer.chat_template"].contents()
+    template = gguf_file.read(smollm2).fields["tokenizer.chat_template"].contents()
     assert compare(smollm2, template, CONVERSATIONS) == 2 * len(CONVERSATIONS)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import struct
 import subprocess
 
-import gguf
+import gguf_file
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 FAMILIES = ["smollm", "llama-bpe", "gpt-2", "qwen2", "tekken", "gpt-4o", "dbrx"]
@@ -46,13 +46,13 @@ ALPHABET = byte_alphabet()
 class Vocabulary:
     def __init__(self, tokens, types, merges, **keys):
         self.tokens, self.types, self.merges, self.keys = tokens, types, merges, keys
-        self.id = {}
+        self.id, self.references = {}, {}
         for i, token in enumerate(tokens):
             self.id.setdefault(token, i)
 
     @staticmethod
     def read(path):
-        fields = gguf.GGUFReader(path).fields
+        fields = gguf_file.read(path).fields
         names = ("tokens", "token_type", "merges")
         return Vocabulary(*(fields[f"tokenizer.ggml.{name}"].contents() for name in names))
 
@@ -61,7 +61,7 @@ class Vocabulary:
 
     def write(self, path, pre, template=None):
         """A GGUF file without tensors: enough for the tokenizer."""
-        writer = gguf.GGUFWriter(path, "llama")
+        writer = gguf_file.Writer(path, "llama")
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre)
         writer.add_token_list(self.tokens)
@@ -86,6 +86,13 @@ class Vocabulary:
         ]
 
     def reference(self, pre):
+        """The library's tokenizer, built once."""
+        if pre not in self.references:
+            self.references[pre] = self.build(pre)
+        self.references[pre].encode_special_tokens = True
+        return self.references[pre]
+
+    def build(self, pre):
         merges = [tuple(merge.split(" ")) for merge in self.merges]
         model = models.BPE(vocab=self.id, merges=merges,
                            ignore_merges=pre in ("llama-bpe", "tekken"))
@@ -99,7 +106,6 @@ class Vocabulary:
             steps = [pre_tokenizers.Split(pattern, "isolated"), byte_level(False)]
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
         tokenizer.add_tokens(self.added())
-        tokenizer.encode_special_tokens = True
         return tokenizer
 
 
