@@ -115,6 +115,10 @@ $(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
 $(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)
 $(call objects,$(TILES)): EXTRA += $(TILE_FLAGS) $(SAN_TILES)
+# Tests are compiled once and run once: what optimising them takes is more than what it saves, but
+# for those that compute much themselves.
+TEST_FLAGS := $(if $(findstring -O,$(CFLAGS)),-O0)
+$(call objects,$(filter-out %/test_simd.c %/test_op_bound.c,$(TEST_SRC))): EXTRA += $(TEST_FLAGS)
 
 define compile
 $(dir)
