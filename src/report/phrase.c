@@ -42,6 +42,7 @@ static const struct {
     {"squares summed in 16 lanes", "cuadrados sumados en 16 carriles"},
     {"squares summed in 32 lanes", "cuadrados sumados en 32 carriles"},
     {"squares summed in binary64", "cuadrados sumados en binary64"},
+    {"squares fused into their sum", "cuadrados fusionados en su suma"},
     {"squares summed in a fused chain", "cuadrados sumados en una cadena fusionada"},
     {"squares summed in 8 fused chains", "cuadrados sumados en 8 cadenas fusionadas"},
     {"inverse rms and weight multiplied first", "rms inverso y peso multiplicados primero"},
