@@ -415,6 +415,17 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaS
     return cudaSuccess;
 }
 
+cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t)
+{
+    std::lock_guard<std::recursive_mutex> held(lock);
+    if (captured) {
+        captured->step.push_back([=] { memset(to, byte, bytes); });
+    } else {
+        memset(to, byte, bytes);
+    }
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_stride, const void *from, size_t stride,
                               size_t bytes, size_t n, int kind, cudaStream_t stream)
 {

@@ -83,6 +83,17 @@ template <class T> T __shfl_down_sync(unsigned, T v, int by)
     return v;
 }
 
+/* Blocks run one after another. */
+inline uint32_t atomicAdd(uint32_t *at, uint32_t by)
+{
+    uint32_t before = *at;
+    *at = before + by;
+    return before;
+}
+inline void __threadfence()
+{
+}
+
 /* ---- Integers -------------------------------------------------------------------------------- */
 
 int __dp4a(int a, int b, int c);
@@ -125,6 +136,7 @@ cudaError_t cudaFree(void *memory);
 cudaError_t cudaMallocHost(void **memory, size_t bytes);
 cudaError_t cudaFreeHost(void *memory);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t);
+cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_stride, const void *from, size_t stride,
                               size_t bytes, size_t n, int, cudaStream_t);
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned flags);

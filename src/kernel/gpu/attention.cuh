@@ -6,8 +6,8 @@
  * the cache lies. Two ways through the tiles:
  *
  *     whole     a block walks all tiles of its rows and merges as it goes: many rows
- *     split     a block has one tile and writes (m, l, o); fold_tiles merges them in order: few
- *               rows, many tiles
+ *     split     a block has one tile and writes (m, l, o); the last one of a row's tiles merges
+ *               them in order: few rows, many tiles
  *
  * Rows of a block may belong to different sequences: each run of one sequence is walked by itself.
  */
@@ -29,6 +29,8 @@ struct attend_args {
     int is_staged;   /* a tile's keys and values fit shared memory */
     int32_t n_tile;  /* of the split way: tiles that a row may see */
     float *part;     /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
+    uint32_t *arrived; /* of the split way: (n_token, blocks of y) tiles that are done, 0 before and
+                        * after */
 };
 
 #define SCORE_PITCH 20 /* floats from a position to the next: 16 queries, on shifting banks */
@@ -345,9 +347,22 @@ __device__ inline void attend_out(const attend_args &g, int64_t token, int64_t i
     }
 }
 
+/* Asks for a tile of the row's sequence while the kernel before is at work. */
+template <class T>
+__device__ inline void attend_ask(const attend_args &g, const gpu_row *row, int64_t tile)
+{
+    int parts = (g.n_group + g.n_head - 1) / g.n_head, kv_head = blockIdx.y / parts;
+    int64_t bytes = (int64_t)TILE * g.a.shape.head_dim * (int64_t)sizeof(T);
+    ask_ahead(tile_at<T>(g.a, g.a.k, row->sequence + g.a.k_shift, tile, kv_head), bytes);
+    ask_ahead(tile_at<T>(g.a, g.a.v, row->sequence + g.a.v_shift, tile, kv_head), bytes);
+}
+
 template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_whole(attend_args g)
 {
     GPU_SHARED(raw);
+    let_next();
+    const gpu_row *start = pass_row(g.a.row, (int64_t)blockIdx.x * g.n_row);
+    attend_ask<T>(g, start, attend_least(g.a, start->position) / TILE);
     after_last();
     attend_block b = block_of(g, raw);
     int64_t n_row = (b.n_query + g.n_head - 1) / g.n_head;
@@ -372,16 +387,96 @@ __device__ inline float *part_at(const attend_args &g, int64_t token, int64_t he
     return g.part + at * (2 + g.a.shape.head_dim);
 }
 
+/* ---- Merging tiles --------------------------------------------------------------------------- */
+
+/* The maximum of some tiles: which order they are compared in does not matter. has: there is any. */
+struct fold_max {
+    float value;
+    bool has;
+};
+
+__device__ inline fold_max larger(fold_max a, fold_max b)
+{
+    return {a.has && b.has ? max_nan(a.value, b.value) : a.has ? a.value : b.value, a.has || b.has};
+}
+
+/* A lane's tile joins the running state as fma(state, keep, taken * take). */
+struct fold_weight {
+    float keep, take, sum; /* sum: of the tile, times take */
+};
+
+/* Weighs the n tiles from `part` on, one a lane; `before` becomes the maximum of all so far. */
+__device__ inline fold_weight fold_weigh(const float *part, int64_t pitch, int n, fold_max *before)
+{
+    const float *mine = part + (lane_id() < n ? lane_id() : n - 1) * pitch; /* again: no change */
+    float most = fresh(mine), sum = fresh(mine + 1);
+    fold_max with = {most, true};
+    for (int by = 1; by < GPU_WARP; by *= 2) {
+        fold_max other = {lane_from(with.value, lane_id() < by ? lane_id() : lane_id() - by), true};
+        with = lane_id() < by ? with : larger(other, with);
+    }
+    fold_max left = {lane_from(with.value, lane_id() > 0 ? lane_id() - 1 : 0), lane_id() > 0};
+    fold_max without = larger(*before, left);
+    with = larger(*before, with);
+    *before = {lane_from(with.value, GPU_WARP - 1), true};
+    fold_weight w = {0.0f, 1.0f, sum};
+    if (without.has) {
+        w.keep = elementary_exp(without.value - with.value);
+        w.take = elementary_exp(most - with.value);
+        w.sum = sum * w.take;
+    }
+    return w;
+}
+
+/* Dimensions d0 .. d0 + 31 of a head, one a lane. What depends on the tiles before is a maximum,
+ * which 32 tiles find at once; only two fma are in a row. */
+__device__ inline void fold_slice(const attend_args &g, int64_t token, int64_t head, int d0,
+                                  int n_tile)
+{
+    int head_dim = g.a.shape.head_dim, d = d0 + lane_id();
+    int64_t pitch = 2 + head_dim;
+    const float *part = part_at(g, token, head, 0);
+    const float *value = part + 2 + (d < head_dim ? d : head_dim - 1);
+    float sum = 0.0f, out = 0.0f;
+    fold_max most = {0.0f, false};
+    for (int first = 0; first < n_tile; first += GPU_WARP) {
+        int n = n_tile - first < GPU_WARP ? n_tile - first : GPU_WARP;
+        fold_weight w = fold_weigh(part + first * pitch, pitch, n, &most);
+#pragma unroll 8
+        for (int t = 0; t < n; t++) {
+            float keep = lane_from(w.keep, t), take = lane_from(w.take, t);
+            float taken = lane_from(w.sum, t), v = fresh(value + (first + t) * pitch);
+            bool is_start = first + t == 0;
+            sum = is_start ? taken : fmaf(sum, keep, taken);
+            out = is_start ? v : fmaf(out, keep, v * take);
+        }
+    }
+    if (d < head_dim) {
+        attend_out(g, token, head * head_dim + d, out / sum);
+    }
+}
+
+/* The heads of a block: a warp has 32 dimensions of one at a time. */
+__device__ inline void fold_heads(const attend_args &g, const attend_block &b, int n_tile)
+{
+    int n_slice = (b.head_dim + GPU_WARP - 1) / GPU_WARP;
+    for (int at = warp_id(); at < b.n_query * n_slice; at += ATTEND_WARPS) {
+        fold_slice(g, b.row0, b.head0 + at / n_slice, at % n_slice * GPU_WARP, n_tile);
+    }
+}
+
 /* blockIdx.z is a tile of the row, from its first visible one. One row a block. */
 template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_split(attend_args g)
 {
     GPU_SHARED(raw);
-    after_last();
+    let_next();
     const gpu_row *row = pass_row(g.a.row, (int64_t)blockIdx.x);
-    int64_t tile = attend_least(g.a, row->position) / TILE + blockIdx.z;
+    int64_t first = attend_least(g.a, row->position) / TILE, tile = first + blockIdx.z;
     if (tile * TILE > row->position) {
         return;
     }
+    attend_ask<T>(g, row, tile);
+    after_last();
     attend_block b = block_of(g, raw);
     tile_attend<T>(g, b, tile, row->sequence, false);
     for (int at = threadIdx.x; at < b.n_query * b.head_dim; at += ATTEND_THREADS) {
@@ -393,102 +488,9 @@ template <class T> __global__ void __launch_bounds__(ATTEND_THREADS) attend_spli
             part[1] = b.s->tile_sum[i];
         }
     }
-}
-
-/* ---- Merging tiles --------------------------------------------------------------------------- */
-
-#define FOLD_THREADS 128 /* and tiles that are weighed at a time */
-#define FOLD_WARPS   (FOLD_THREADS / GPU_WARP)
-
-/* The running state takes tile t in as fma(state, keep, taken * take). */
-struct fold_state {
-    float keep[FOLD_THREADS], take[FOLD_THREADS], sum[FOLD_THREADS]; /* sum: taken * take */
-    float most[FOLD_WARPS];
-};
-
-/* The maximum of the threads before this one, of `before` (if it has one) and, if `mine` counts, of
- * its own: which order they are compared in does not matter. has: there is any. */
-struct fold_max {
-    float value;
-    bool has;
-};
-
-__device__ inline fold_max larger(fold_max a, fold_max b)
-{
-    return {a.has && b.has ? max_nan(a.value, b.value) : a.has ? a.value : b.value, a.has || b.has};
-}
-
-/* Maxima of tiles up to and including this thread's, and all but its own. */
-__device__ inline void fold_prefix(fold_max mine, fold_max before, float *most, fold_max *with,
-                                   fold_max *without)
-{
-    fold_max sum = mine;
-    for (int by = 1; by < GPU_WARP; by *= 2) {
-        fold_max other = {lane_from(sum.value, lane_id() < by ? lane_id() : lane_id() - by), true};
-        sum = lane_id() < by ? sum : larger(other, sum);
-    }
-    if (lane_id() == GPU_WARP - 1) {
-        most[warp_id()] = sum.value;
-    }
-    __syncthreads();
-    for (int w = 0; w < warp_id(); w++) {
-        before = larger(before, {most[w], true});
-    }
-    fold_max left = {lane_from(sum.value, lane_id() > 0 ? lane_id() - 1 : 0), lane_id() > 0};
-    *with = larger(before, sum);
-    *without = larger(before, left);
-}
-
-/* Weighs up to FOLD_THREADS tiles from `part` on, n of them; returns the maximum of all so far. */
-__device__ inline fold_max fold_weigh(fold_state *s, const float *part, int pitch, int n,
-                                      fold_max before)
-{
-    int t = threadIdx.x;
-    const float *mine = part + (t < n ? t : n - 1) * pitch; /* the last one again changes nothing */
-    fold_max with, without;
-    fold_prefix({mine[0], true}, before, s->most, &with, &without);
-    if (t < n) {
-        bool is_start = !without.has;
-        s->keep[t] = is_start ? 0.0f : elementary_exp(without.value - with.value);
-        s->take[t] = is_start ? 1.0f : elementary_exp(mine[0] - with.value);
-        s->sum[t] = mine[1] * s->take[t];
-    }
-    fold_max all = before;
-    for (int w = 0; w < FOLD_WARPS; w++) {
-        all = larger(all, {s->most[w], true});
-    }
-    __syncthreads();
-    return all;
-}
-
-/* Blocks (head, token): a thread weighs a tile, then has dimensions of its own. What depends on the
- * tiles before is a maximum, which all tiles find at once; only two fma are in a row. */
-__global__ void __launch_bounds__(FOLD_THREADS) fold_tiles(attend_args g)
-{
-    after_last();
-    __shared__ fold_state s;
-    int64_t token = blockIdx.y, head = blockIdx.x, position = pass_row(g.a.row, token)->position;
-    int n_tile = (int)(position / TILE - attend_least(g.a, position) / TILE + 1);
-    int head_dim = g.a.shape.head_dim, pitch = 2 + head_dim;
-    const float *part = part_at(g, token, head, 0);
-    for (int d0 = 0; d0 < head_dim; d0 += FOLD_THREADS) {
-        int d = d0 + threadIdx.x, mine = d < head_dim ? d : head_dim - 1;
-        float sum = part[1], out = part[2 + mine];
-        fold_max most = {0.0f, false};
-        for (int first = 0; first < n_tile; first += FOLD_THREADS) {
-            int n = n_tile - first < FOLD_THREADS ? n_tile - first : FOLD_THREADS;
-            most = fold_weigh(&s, part + (int64_t)first * pitch, pitch, n, most);
-            const float *value = part + (int64_t)first * pitch + 2 + mine;
-#pragma unroll 8
-            for (int t = first == 0 ? 1 : 0; t < n; t++) {
-                sum = fmaf(sum, s.keep[t], s.sum[t]);
-                out = fmaf(out, s.keep[t], value[(int64_t)t * pitch] * s.take[t]);
-            }
-            __syncthreads();
-        }
-        if (d < head_dim) {
-            attend_out(g, token, head * head_dim + d, out / sum);
-        }
+    int n_tile = (int)(row->position / TILE - first + 1);
+    if (arrives_last(&g.arrived[blockIdx.x * gridDim.y + blockIdx.y], (uint32_t)n_tile)) {
+        fold_heads(g, b, n_tile);
     }
 }
 

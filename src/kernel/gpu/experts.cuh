@@ -27,6 +27,7 @@ __device__ inline bool stands_before(expert_rank a, expert_rank b)
 
 __global__ void __launch_bounds__(GPU_WARP) top_k_rows(gpu_top_k a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.x;
     const float *x = floats_at(a.x, t);
@@ -52,6 +53,7 @@ __global__ void __launch_bounds__(GPU_WARP) top_k_rows(gpu_top_k a)
 
 __global__ void __launch_bounds__(GPU_WARP) expert_weights_rows(gpu_expert_weights a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.x;
     const float *router = floats_at(a.router, t);
@@ -73,6 +75,7 @@ __global__ void __launch_bounds__(GPU_WARP) expert_weights_rows(gpu_expert_weigh
 
 __global__ void expert_sum_rows(gpu_expert_sum a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= a.n) {

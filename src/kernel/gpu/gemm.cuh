@@ -283,8 +283,9 @@ template <int TYPE, int NT>
 __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
 {
     GPU_SHARED(raw);
+    let_next();
     after_last();
-    product_take(&a);
+    product_take(&a, blockIdx.x);
     gemm_shared<TYPE, NT> *s = (gemm_shared<TYPE, NT> *)raw;
     constexpr int per = SEGMENT_UNITS / GEMM_UNITS, outputs = gemm_shape<NT>::outputs;
     int64_t n_unit = a.m.w.weight.k / UNIT, n_chunk = (n_unit + GEMM_UNITS - 1) / GEMM_UNITS;
@@ -406,8 +407,9 @@ __device__ inline void step_chain(const float_step *s, int n, float acc[64])
 template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floats(matvec_args a)
 {
     GPU_SHARED(raw);
+    let_next();
     after_last();
-    product_take(&a);
+    product_take(&a, blockIdx.x);
     float_shared *s = (float_shared *)raw;
     int64_t k = a.m.w.weight.k;
     float acc[64] = {}, value[UNIT];

@@ -9,10 +9,9 @@
 #include "kernel/gpu/stats.cuh"
 
 #define GRID_Y_MAX 65535 /* blocks in y, and in z, of both vendors */
-/* Blocks of a multiprocessor whose weights come while they wait. It pays where a unit is 16 bytes:
- * on an H100 1B Q4_0 decodes 1.09 times faster so, 1B Q8_0 0.98 times. */
-#define AHEAD 4
-#define FLAT  256 /* threads of kernels that have a value each */
+#define FEW_WARPS  8     /* of a multiprocessor, of four rows each: then two rows each */
+#define ARRIVED_MAX 4096
+#define FLAT       256 /* threads of kernels that have a value each */
 
 struct gpu_device {
     int number;
@@ -26,6 +25,7 @@ struct gpu_device {
     size_t staging_half; /* bytes of a half of either */
     float *scratch;      /* partial results of attention, group sums of statistics */
     size_t scratch_bytes;
+    uint32_t *arrived; /* (ARRIVED_MAX) counters of arrives_last, all 0 between kernels */
 };
 
 static inline void keep_error(gpu_device *d, GPU(Error_t) e)
@@ -107,7 +107,9 @@ static int64_t rows_of_products(const matvec_args &a)
 template <int TYPE, int ROWS, int TOKENS>
 static void launch_units(gpu_device *d, matvec_args a, int n_rank)
 {
-    dim3 grid(product_blocks(&a, MATVEC_WARPS * ROWS), blocks(a.m.n_token, TOKENS), n_rank);
+    int64_t rows = MATVEC_WARPS / a.n_warp * ROWS;
+    dim3 grid(product_blocks(&a, rows), blocks(a.m.n_token, TOKENS), n_rank);
+    a.n_resident = d->overlaps ? MATVEC_BLOCKS(TYPE) * (unsigned)d->n_processor : 0;
     GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d, a);
     keep_launch(d);
 }
@@ -145,11 +147,23 @@ template <int TYPE, int NT> static void launch_gemm(gpu_device *d, matvec_args a
     keep_launch(d);
 }
 
-template <int TYPE> static void launch_quantised(gpu_device *d, const matvec_args &a, int n_rank)
+/* So many that each has a chunk of a row or two. */
+static int32_t warps_of_row(int64_t k)
 {
-    constexpr int rows = has_min(TYPE) ? 2 : 4;
+    int64_t n_chunk = (k + CHUNK * SEGMENT - 1) / (CHUNK * SEGMENT);
+    return n_chunk >= 4 ? 4 : n_chunk >= 2 ? 2 : 1;
+}
+
+template <int TYPE> static void launch_quantised(gpu_device *d, matvec_args a, int n_rank)
+{
+    a.n_warp = warps_of_row(a.m.w.weight.k);
     if (a.expert || a.m.n_token == 1) {
-        launch_units<TYPE, rows, 1>(d, a, n_rank);
+        int64_t n_row = rows_of_products(a) * n_rank * (a.expert ? a.m.n_token : 1);
+        if (n_row * a.n_warp < (int64_t)FEW_WARPS * 4 * d->n_processor) {
+            launch_units<TYPE, 2, 1>(d, a, n_rank);
+        } else {
+            launch_units<TYPE, 4, 1>(d, a, n_rank);
+        }
     } else if (a.m.n_token == 2) {
         launch_units<TYPE, 2, 2>(d, a, 1);
     } else if (a.m.n_token <= 4) {
@@ -229,8 +243,6 @@ static void matmul_run(gpu_device *d, const gpu_matmul *m, int32_t n)
         for (int32_t i = 1; i < some; i++) {
             a.other[i - 1] = matmul_part(m[i], t, n_token);
         }
-        a.n_ahead =
-            unit_bytes_of(m->w.weight.type).code == 16 ? AHEAD * (unsigned)d->n_processor : 0;
         product_run(d, a, 1);
     }
     if (some < n) {
@@ -287,15 +299,14 @@ template <class T> static void attend_launch(gpu_device *d, attend_args g)
     size_t row_bytes = part_bytes(g.n_tile, g.a.n_head, g.a.shape.head_dim);
     bool is_split = g.n_tile > 1 && g.n_tile <= GRID_Y_MAX &&
                     (size_t)g.a.n_token * row_bytes <= d->scratch_bytes;
-    if (is_split && (int64_t)parts * g.a.n_token < 2 * d->n_processor) {
+    int64_t n_row = (int64_t)parts * g.a.n_token;
+    if (is_split && n_row < 2 * d->n_processor && n_row <= ARRIVED_MAX) {
         allow_shared(d, attend_split<T>, bytes);
         g.n_row = 1;
         g.part = d->scratch;
+        g.arrived = d->arrived;
         GPU_LAUNCH(attend_split<T>, dim3((unsigned)g.a.n_token, parts, (unsigned)g.n_tile),
                    ATTEND_THREADS, bytes, d, g);
-        keep_launch(d);
-        GPU_LAUNCH(fold_tiles, dim3((unsigned)g.a.n_head, (unsigned)g.a.n_token), FOLD_THREADS, 0,
-                   d, g);
     } else {
         allow_shared(d, attend_whole<T>, bytes);
         GPU_LAUNCH(attend_whole<T>, dim3(blocks(g.a.n_token, g.n_row), parts), ATTEND_THREADS,
@@ -366,7 +377,16 @@ static void norm_run(gpu_device *d, const gpu_norm *a)
         e.b = rows_from(a->b, t);
         e.q8 = rows_from(a->q8, t);
         e.inv_rms = a->inv_rms ? a->inv_rms + t : NULL;
-        GPU_LAUNCH(norm_rows, dim3((unsigned)a->n_head, n), NORM_THREADS, 0, d, e);
+        dim3 grid((unsigned)a->n_head, n);
+        unsigned groups = blocks(a->n, 64), threads = groups * GPU_WARP;
+        threads = threads < NORM_THREADS ? threads : NORM_THREADS;
+        if (groups <= NORM_THREADS / GPU_WARP) {
+            GPU_LAUNCH(norm_held<1>, grid, threads, 0, d, e);
+        } else if (groups <= NORM_HELD * NORM_THREADS / GPU_WARP) {
+            GPU_LAUNCH(norm_held<NORM_HELD>, grid, threads, 0, d, e);
+        } else {
+            GPU_LAUNCH(norm_rows, grid, threads, 0, d, e);
+        }
     });
 }
 

@@ -5,8 +5,12 @@
  *
  *     quantised   a lane has a unit of 32: its exact dots and the scales rn(ws * d) go to shared
  *                 memory; then a lane has a chain, (row, token, segment of 1024), and walks its 32
- *                 units; the first lanes join segments in index order
+ *                 units; warps that share rows have segments each, joined in index order
  *     floats      a lane has a row and a warp a segment of 256: the chain is the lane's loop
+ *
+ * A kernel asks for the first of its weights before it waits for the one before it: weights depend
+ * on nothing that a pass writes. In decoding the memory so works while the short ops between two
+ * products do not need it.
  */
 #ifndef GRETA_KERNEL_GPU_MATVEC_CUH
 #define GRETA_KERNEL_GPU_MATVEC_CUH
@@ -44,22 +48,23 @@ struct matvec_args {
     gpu_matmul other[GPU_MATMUL_MAX - 1];
     uint32_t other_first[GPU_MATMUL_MAX - 1]; /* UINT32_MAX: there is none */
     uint32_t block;                           /* of x, within its product */
+    uint32_t n_resident;                      /* blocks that run at once; 0: all of them */
     const gpu_view *expert;                   /* NULL: none */
     gpu_rows ids;
     int32_t n_used;
     int x_is_ranked;
-    unsigned n_ahead; /* blocks that ask for their weights before the last kernel is done */
+    int32_t n_warp; /* quantised: that share the segments of a row */
 };
 
-/* Which product this block is of. */
-__device__ inline void product_take(matvec_args *a)
+/* Which product block x is of. */
+__device__ inline void product_take(matvec_args *a, uint32_t x)
 {
-    a->block = blockIdx.x;
+    a->block = x;
 #pragma unroll
     for (int i = 0; i < GPU_MATMUL_MAX - 1; i++) {
-        if (blockIdx.x >= a->other_first[i]) {
+        if (x >= a->other_first[i]) {
             a->m = a->other[i];
-            a->block = blockIdx.x - a->other_first[i];
+            a->block = x - a->other_first[i];
         }
     }
 }
@@ -83,7 +88,10 @@ __device__ inline float *y_of(const matvec_args &a, int64_t token, int rank)
 #define MATVEC_THREADS (MATVEC_WARPS * GPU_WARP)
 #define SEGMENT_UNITS  (SEGMENT / UNIT)
 #define MATVEC_PITCH   (SEGMENT_UNITS + 1) /* chains of a warp on different banks */
-#define MATVEC_BYTES   (32 * MATVEC_PITCH * 8)
+#define CHUNK          2                   /* segments of a row that a warp has under way */
+#define CHUNK_UNITS    (CHUNK * SEGMENT_UNITS)
+/* Of a multiprocessor: 128 registers a thread, and 168 where a unit has more numbers. */
+#define MATVEC_BLOCKS(type) (has_min(type) || has_two_scales(type) ? 3 : 4)
 
 /* Two factors of a step of a chain: acc = fma(x, y, acc). With minima a second pair. */
 template <int TYPE> struct step {
@@ -154,111 +162,180 @@ template <int TYPE> __device__ inline float chain(const step<TYPE> *at, int n)
     return acc;
 }
 
-/* ROWS x TOKENS x SEGMENTS chains fit the lanes and the shared memory of a warp. */
-template <int TYPE, int ROWS, int TOKENS> struct matvec_shape {
-    static const int per = ROWS * TOKENS, chains = has_min(TYPE) ? 16 : 32;
-    static const int segments = chains / per < 8 ? chains / per : 8;
+/* Units of ROWS rows, one of each segment a lane. */
+template <int TYPE, int ROWS> struct chunk {
+    int q[CHUNK][ROWS][8];
+    unit_scales scale[CHUNK][ROWS];
 };
 
-/* The units `lane` of each segment of a round, to shared memory. */
-template <int TYPE, int ROWS, int TOKENS>
-__device__ inline void matvec_stage(const planes &p, int64_t row, int64_t n_row, int64_t n_unit,
-                                    int64_t first, const act_row *x, step<TYPE> *staged)
+/* From unit `first` on. Past the last unit, and past the last row, what is there is loaded again,
+ * and no chain reads it. */
+template <int TYPE, int ROWS>
+__device__ inline void chunk_load(const planes &p, int64_t row, int64_t n_row, int64_t n_unit,
+                                  int64_t first, chunk<TYPE, ROWS> *c)
 {
-    constexpr int segments = matvec_shape<TYPE, ROWS, TOKENS>::segments;
 #pragma unroll
-    for (int s = 0; s < segments; s++) {
+    for (int s = 0; s < CHUNK; s++) {
         int64_t u = first + s * SEGMENT_UNITS + lane_id();
-        if (u >= n_unit) {
-            return;
-        }
-        int q[ROWS][8];
-        unit_scales scale[ROWS];
+        u = u < n_unit ? u : n_unit - 1;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             int64_t at = (r < n_row ? row + r : row) * n_unit + u;
-            unit_codes<TYPE>(p, at, q[r]);
-            scale[r] = unit_scales_of<TYPE>(p, at);
+            unit_codes<TYPE>(p, at, c->q[s][r]);
+            c->scale[s][r] = unit_scales_of<TYPE>(p, at);
         }
+    }
+}
+
+/* Its steps to shared memory: chains (segment, row, token). */
+template <int TYPE, int ROWS, int TOKENS>
+__device__ inline void chunk_stage(const chunk<TYPE, ROWS> &c, const act_row *x, int64_t n_unit,
+                                   int64_t first, step<TYPE> *staged)
+{
+#pragma unroll
+    for (int s = 0; s < CHUNK; s++) {
+        int64_t u = first + s * SEGMENT_UNITS + lane_id();
+        u = u < n_unit ? u : n_unit - 1;
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
             act_unit a = act_unit_of(x[t], u);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 staged[((s * ROWS + r) * TOKENS + t) * MATVEC_PITCH + lane_id()] =
-                    step_of<TYPE>(q[r], scale[r], a);
+                    step_of<TYPE>(c.q[s][r], c.scale[s][r], a);
             }
         }
     }
 }
 
-/* ROWS rows of a warp times TOKENS tokens: lane r * TOKENS + t returns y[r][t], without bias. */
-template <int TYPE, int ROWS, int TOKENS>
-__device__ inline float matvec_warp(const planes &p, int64_t row, int64_t n_row, int64_t k,
-                                    const act_row *x, step<TYPE> *staged)
+/* Waits for the warps that share rows. */
+__device__ inline void sharers_sync(int n_warp)
 {
-    constexpr int segments = matvec_shape<TYPE, ROWS, TOKENS>::segments, per = ROWS * TOKENS;
-    int64_t n_unit = k / UNIT;
-    float total = 0.0f;
-    for (int64_t first = 0; first < n_unit; first += segments * SEGMENT_UNITS) {
-        matvec_stage<TYPE, ROWS, TOKENS>(p, row, n_row, n_unit, first, x, staged);
+    if (n_warp > 1) {
+        __syncthreads();
+    } else {
         warp_sync();
-        int s = lane_id() / per;
-        int64_t left = n_unit - first - s * SEGMENT_UNITS;
-        int n = left < SEGMENT_UNITS ? (int)left : SEGMENT_UNITS;
-        float result =
-            s < segments && n > 0 ? chain<TYPE>(staged + lane_id() * MATVEC_PITCH, n) : 0.0f;
-#pragma unroll
-        for (int i = 0; i < segments; i++) {
-            float next = lane_from(result, (i * per + lane_id()) % GPU_WARP);
-            bool is_there = first + i * SEGMENT_UNITS < n_unit;
-            total = first + i == 0 ? next : is_there ? total + next : total;
-        }
-        warp_sync();
+    }
+}
+
+/* What a warp works on: a.n_warp of them share ROWS rows, and this one has chunk `mine` of each
+ * round. */
+struct matvec_place {
+    int64_t row, n_row; /* of the product; rows left */
+    int group, mine;
+};
+
+template <int ROWS> __device__ inline matvec_place matvec_place_of(const matvec_args &a)
+{
+    matvec_place at;
+    at.group = warp_id() / a.n_warp;
+    at.mine = warp_id() % a.n_warp;
+    at.row = ((int64_t)a.block * (MATVEC_WARPS / a.n_warp) + at.group) * ROWS;
+    at.n_row = a.m.n_out - at.row;
+    return at;
+}
+
+/* Adds the segments of a round, from unit `base` on, to `total` in index order. */
+template <int PER>
+__device__ inline float segments_add(float total, const float (*part)[PER], int n_segment,
+                                     int64_t base, int64_t n_unit)
+{
+    for (int i = 0; i < n_segment && base + i * SEGMENT_UNITS < n_unit; i++) {
+        float next = part[i][lane_id() % PER];
+        total = base + i == 0 ? next : total + next;
     }
     return total;
 }
 
-/* Weights depend on nothing that this pass writes. */
-template <int TYPE> __device__ inline void ask_for_rows(const gpu_view &w, int64_t row, int64_t n)
+/* The rounds of a row, the first chunk loaded: lane r * TOKENS + t of each group's first warp
+ * returns y[r][t], without bias. The next chunk is asked for while a chain is walked. */
+template <int TYPE, int ROWS, int TOKENS>
+__device__ inline float matvec_rounds(const planes &p, int64_t row, int64_t n_row, int64_t n_unit,
+                                      const matvec_place &at, int n_warp, const act_row *x,
+                                      chunk<TYPE, ROWS> *c, step<TYPE> *staged,
+                                      float (*part)[ROWS * TOKENS])
 {
-    planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, w.weight.k);
-    constexpr unit_bytes b = unit_bytes_of(TYPE);
-    int64_t n_unit = w.weight.k / UNIT, at = (w.first + row) * n_unit;
-    ask_ahead(p.code + at * b.code, n * n_unit * b.code);
-    ask_ahead(p.high + at * b.high, n * n_unit * b.high);
-    ask_ahead(p.scale + at * b.scale, n * n_unit * b.scale);
+    constexpr int per = ROWS * TOKENS;
+    int s = lane_id() / per, n_segment = n_warp * CHUNK;
+    float total = 0.0f;
+    for (int64_t base = 0; base < n_unit; base += n_segment * SEGMENT_UNITS) {
+        int64_t first = base + at.mine * CHUNK_UNITS, next = first + n_segment * SEGMENT_UNITS;
+        int64_t left = n_unit - first - s * SEGMENT_UNITS;
+        chunk_stage<TYPE, ROWS, TOKENS>(*c, x, n_unit, first, staged);
+        if (base + n_segment * SEGMENT_UNITS < n_unit) {
+            chunk_load<TYPE, ROWS>(p, row, n_row, n_unit, next, c);
+        }
+        warp_sync();
+        if (s < CHUNK && left > 0) {
+            int n = left < SEGMENT_UNITS ? (int)left : SEGMENT_UNITS;
+            part[at.mine * CHUNK + s][lane_id() % per] =
+                chain<TYPE>(staged + lane_id() * MATVEC_PITCH, n);
+        }
+        sharers_sync(n_warp);
+        total = segments_add<per>(total, part, n_segment, base, n_unit);
+        sharers_sync(n_warp);
+    }
+    return total;
 }
 
-/* Grid: (rows / (ROWS * warps), tokens / TOKENS, ranks). */
-template <int TYPE, int ROWS, int TOKENS>
-__global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
+/* The block that comes when this one is done: its weights to the second cache. */
+template <int TYPE> __device__ inline void ask_for_next(matvec_args a, int64_t n_row)
 {
-    __shared__ __align__(16) uint8_t shared[MATVEC_WARPS][MATVEC_BYTES];
-    product_take(&a);
-    int64_t row = ((int64_t)a.block * MATVEC_WARPS + warp_id()) * ROWS;
-    int64_t token = (int64_t)blockIdx.y * TOKENS;
-    int rank = blockIdx.z;
-    if (blockIdx.x < a.n_ahead && row < a.m.n_out) {
-        ask_for_rows<TYPE>(a.m.w, row, a.m.n_out - row < ROWS ? a.m.n_out - row : ROWS);
-    }
-    after_last();
-    if (row >= a.m.n_out) {
+    uint32_t x = blockIdx.x + a.n_resident;
+    if (blockIdx.x >= a.n_resident || x >= gridDim.x || blockIdx.y > 0) {
         return;
     }
-    gpu_view w = view_of(a, token, rank);
-    int64_t k = w.weight.k;
+    product_take(&a, x);
+    const gpu_weight &w = a.m.w.weight;
+    planes p = planes_of(TYPE, w.data, w.n_row, w.k);
+    constexpr unit_bytes b = unit_bytes_of(TYPE);
+    int64_t row = a.block * n_row, n_unit = w.k / UNIT, at = (a.m.w.first + row) * n_unit;
+    int64_t n = (a.m.n_out - row < n_row ? a.m.n_out - row : n_row) * n_unit;
+    ask_ahead(p.code + at * b.code, n * b.code);
+    ask_ahead(p.high + at * b.high, n * b.high);
+    ask_ahead(p.scale + at * b.scale, n * b.scale);
+}
+
+/* Grid: (rows / (ROWS * warps / a.n_warp), tokens / TOKENS, ranks). */
+template <int TYPE, int ROWS, int TOKENS>
+__global__ void __launch_bounds__(MATVEC_THREADS, MATVEC_BLOCKS(TYPE)) matvec_units(matvec_args all)
+{
+    constexpr int per = ROWS * TOKENS;
+    static_assert(CHUNK * per <= GPU_WARP, "a lane has a chain");
+    __shared__ __align__(16) step<TYPE> staged[MATVEC_WARPS][CHUNK * per * MATVEC_PITCH];
+    __shared__ float part[MATVEC_WARPS * CHUNK][per];
+    let_next();
+    matvec_args a = all;
+    product_take(&a, blockIdx.x);
+    matvec_place at = matvec_place_of<ROWS>(a);
+    int64_t token = (int64_t)blockIdx.y * TOKENS, k = a.m.w.weight.k, n_unit = k / UNIT;
+    int64_t row = at.n_row > 0 ? at.row : 0, n_row = at.n_row > 0 ? at.n_row : 1;
+    int rank = blockIdx.z;
+    chunk<TYPE, ROWS> c;
+    gpu_view w = a.m.w;
+    planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, k);
+    if (!a.expert) {
+        chunk_load<TYPE, ROWS>(p, w.first + row, n_row, n_unit, at.mine * CHUNK_UNITS, &c);
+        ask_for_next<TYPE>(all, MATVEC_WARPS / a.n_warp * ROWS);
+    }
+    after_last();
+    if (a.expert) { /* which one is known only now */
+        w = view_of(a, token, rank);
+        p = planes_of(TYPE, w.weight.data, w.weight.n_row, k);
+        chunk_load<TYPE, ROWS>(p, w.first + row, n_row, n_unit, at.mine * CHUNK_UNITS, &c);
+    }
     act_row x[TOKENS];
     for (int t = 0; t < TOKENS; t++) {
-        int64_t at = token + t < a.m.n_token ? token + t : token;
+        int64_t of = token + t < a.m.n_token ? token + t : token;
         x[t] =
-            act_part(row_at(a.m.x, at), k, a.x_is_ranked ? rank : 0, a.x_is_ranked ? a.n_used : 1);
+            act_part(row_at(a.m.x, of), k, a.x_is_ranked ? rank : 0, a.x_is_ranked ? a.n_used : 1);
     }
-    planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, k);
-    float y = matvec_warp<TYPE, ROWS, TOKENS>(p, w.first + row, a.m.n_out - row, k, x,
-                                              (step<TYPE> *)shared[warp_id()]);
-    int64_t r = row + lane_id() / TOKENS, t = token + lane_id() % TOKENS;
-    if (lane_id() < ROWS * TOKENS && r < a.m.n_out && t < a.m.n_token) {
+    float y = matvec_rounds<TYPE, ROWS, TOKENS>(p, w.first + row, n_row, n_unit, at, a.n_warp, x,
+                                                &c, staged[warp_id()],
+                                                part + at.group * a.n_warp * CHUNK);
+    int64_t r = lane_id() / TOKENS, t = token + lane_id() % TOKENS;
+    if (at.mine == 0 && lane_id() < per && r < at.n_row && t < a.m.n_token) {
+        r += at.row;
         y_of(a, t, rank)[r] = a.m.bias ? y + a.m.bias[r] : y;
     }
 }
@@ -269,26 +346,37 @@ __global__ void __launch_bounds__(MATVEC_THREADS) matvec_units(matvec_args a)
 #define FLOAT_THREADS (FLOAT_WARPS * GPU_WARP)
 #define FLOAT_VECTORS 8 /* of a lane under way at once */
 
-/* Chains of a row over values [k0, k1) of a segment, TOKENS tokens at once. */
+__device__ inline int64_t segment_end(int64_t k0, int64_t k)
+{
+    return k0 + SEGMENT_FLOAT < k ? k0 + SEGMENT_FLOAT : k;
+}
+
+/* FLOAT_VECTORS of a row from value k0 of a segment on, which ends at k1, if it has as many. */
+template <int TYPE>
+__device__ inline void float_request(const uint8_t *data, int64_t k, int64_t row, int64_t k0,
+                                     int64_t k1, int4 *next)
+{
+    constexpr int V = 16 / float_bytes(TYPE);
+    int64_t n_vector = float_vectors(TYPE, k), v = k0 / V;
+    if (v + FLOAT_VECTORS <= k1 / V) {
+#pragma unroll
+        for (int i = 0; i < FLOAT_VECTORS; i++) {
+            next[i] = load<int4>(data + float_at(n_vector, row, v + i));
+        }
+    }
+}
+
+/* Chains of a row over values [k0, k1) of a segment, TOKENS tokens at once; `next` is what
+ * float_request brought. */
 template <int TYPE, int TOKENS>
 __device__ inline void float_chain(const uint8_t *data, int64_t k, int64_t row, int64_t k0,
-                                   int64_t k1, const float *const *x, float acc[TOKENS])
+                                   int64_t k1, const float *const *x, int4 *next, float *acc)
 {
     constexpr int V = 16 / float_bytes(TYPE);
     int64_t n_vector = float_vectors(TYPE, k), v = k0 / V, last = k1 / V;
     bool is_aligned = true;
     for (int t = 0; t < TOKENS; t++) {
         is_aligned = is_aligned && (uintptr_t)x[t] % 16 == 0;
-    }
-    int4 next[FLOAT_VECTORS]; /* under way while the ones before are chained */
-    auto request = [&]() {
-#pragma unroll
-        for (int i = 0; i < FLOAT_VECTORS; i++) {
-            next[i] = load<int4>(data + float_at(n_vector, row, v + i));
-        }
-    };
-    if (is_aligned && v + FLOAT_VECTORS <= last) {
-        request();
     }
     while (is_aligned && v + FLOAT_VECTORS <= last) {
         int4 packed[FLOAT_VECTORS];
@@ -298,9 +386,7 @@ __device__ inline void float_chain(const uint8_t *data, int64_t k, int64_t row, 
             packed[i] = next[i];
         }
         v += FLOAT_VECTORS;
-        if (v + FLOAT_VECTORS <= last) {
-            request();
-        }
+        float_request<TYPE>(data, k, row, v * V, k1, next); /* under way while these are chained */
 #pragma unroll
         for (int i = 0; i < FLOAT_VECTORS; i++) {
             float w[V];
@@ -356,14 +442,26 @@ template <int TYPE, int TOKENS, int ROWS>
 __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
 {
     __shared__ float part[FLOAT_THREADS / ROWS][TOKENS][ROWS];
-    int segments = blockDim.x / ROWS;
+    let_next();
+    int segments = blockDim.x / ROWS, segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
-    int segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS, rank = blockIdx.z;
-    product_take(&a);
-    int64_t row = (int64_t)a.block * ROWS + lane;
+    int rank = blockIdx.z;
+    product_take(&a, blockIdx.x);
+    int64_t row = (int64_t)a.block * ROWS + lane, k = a.m.w.weight.k;
+    int64_t k0 = (int64_t)segment * SEGMENT_FLOAT, k1 = segment_end(k0, k);
+    gpu_view w = a.m.w;
+    int64_t at = w.first + (row < a.m.n_out ? row : 0);
+    int4 next[FLOAT_VECTORS];
+    if constexpr (!is_quantised(TYPE)) {
+        if (!a.expert) {
+            float_request<TYPE>(w.weight.data, k, at, k0, k1, next);
+        }
+    }
     after_last();
-    gpu_view w = view_of(a, token, rank);
-    int64_t k = w.weight.k, at = w.first + (row < a.m.n_out ? row : 0);
+    if (a.expert) {
+        w = view_of(a, token, rank);
+        at = w.first + (row < a.m.n_out ? row : 0);
+    }
     const float *x[TOKENS];
     for (int t = 0; t < TOKENS; t++) {
         x[t] = floats_at(a.m.x, token + t < a.m.n_token ? token + t : token) +
@@ -371,14 +469,16 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
     }
     float total[TOKENS] = {};
     for (int64_t first = 0; first < k; first += segments * SEGMENT_FLOAT) {
-        int64_t k0 = first + segment * SEGMENT_FLOAT, k1 = k0 + SEGMENT_FLOAT;
-        k1 = k1 < k ? k1 : k;
+        k0 = first + segment * SEGMENT_FLOAT, k1 = segment_end(k0, k);
         float acc[TOKENS] = {};
         if constexpr (is_quantised(TYPE)) {
             planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, k);
             unit_chain<TYPE, TOKENS>(p, k, at, k0, k1, x, acc);
         } else {
-            float_chain<TYPE, TOKENS>(w.weight.data, k, at, k0, k1, x, acc);
+            if (first > 0 || a.expert) {
+                float_request<TYPE>(w.weight.data, k, at, k0, k1, next);
+            }
+            float_chain<TYPE, TOKENS>(w.weight.data, k, at, k0, k1, x, next, acc);
         }
         for (int t = 0; t < TOKENS; t++) {
             part[segment][t][lane] = acc[t];
@@ -387,8 +487,8 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
         for (int s = 0; s < segments && segment == 0; s++) {
             bool is_there = first + s * SEGMENT_FLOAT < k;
             for (int t = 0; t < TOKENS && is_there; t++) {
-                float next = part[s][t][lane];
-                total[t] = first + s == 0 ? next : total[t] + next;
+                float one = part[s][t][lane];
+                total[t] = first + s == 0 ? one : total[t] + one;
             }
         }
         __syncthreads();

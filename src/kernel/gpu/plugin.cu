@@ -74,6 +74,7 @@ static void plugin_close(gpu_device *d)
     device_take(d);
     (void)GPU(Free)(d->staging);
     (void)GPU(Free)(d->scratch);
+    (void)GPU(Free)(d->arrived);
     (void)host_free(d->host_staging);
     if (d->stream) {
         (void)GPU(StreamDestroy)(d->stream);
@@ -98,6 +99,10 @@ static gpu_status plugin_open(int32_t number, gpu_device **device, char *why, si
     keep_error(d, GPU(SetDevice)(number));
     keep_error(d, GPU(StreamCreate)(&d->stream));
     keep_error(d, GPU(Malloc)((void **)&d->scratch, d->scratch_bytes));
+    keep_error(d, GPU(Malloc)((void **)&d->arrived, ARRIVED_MAX * sizeof *d->arrived));
+    if (d->first == GPU(Success)) {
+        keep_error(d, GPU(MemsetAsync)(d->arrived, 0, ARRIVED_MAX * sizeof *d->arrived, d->stream));
+    }
     if (d->first != GPU(Success)) {
         status = explain(d->first, why, why_bytes);
         plugin_close(d);

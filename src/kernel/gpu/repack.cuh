@@ -195,6 +195,7 @@ struct repack_args {
 /* A thread has a unit. */
 __global__ void repack_units(repack_args a)
 {
+    let_next();
     after_last();
     int64_t n_unit = a.k / UNIT, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= a.n * n_unit) {
@@ -216,6 +217,7 @@ __global__ void repack_units(repack_args a)
 /* A thread has a vector of 16 bytes; what is beyond the last value or row is zero. */
 __global__ void repack_floats(repack_args a)
 {
+    let_next();
     after_last();
     int64_t n_vector = float_vectors(a.type, a.k), rows = (a.n + TILE_ROWS - 1) / TILE_ROWS;
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, r = i / n_vector, v = i % n_vector;

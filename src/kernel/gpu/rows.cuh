@@ -38,6 +38,7 @@ __device__ inline int op_of_block(const uint32_t *first, int n)
 
 template <int TYPE> __global__ void embed_units(gpu_embed a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.y, u = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int64_t n_unit = a.w.weight.k / UNIT;
@@ -57,6 +58,7 @@ template <int TYPE> __global__ void embed_units(gpu_embed a)
 
 template <int TYPE> __global__ void embed_floats(gpu_embed a)
 {
+    let_next();
     after_last();
     constexpr int V = 16 / float_bytes(TYPE);
     int64_t t = blockIdx.y, v = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, k = a.w.weight.k;
@@ -80,15 +82,10 @@ template <int TYPE> __global__ void embed_floats(gpu_embed a)
 __device__ inline void quantize_block(float x, uint8_t *row, int64_t k, int64_t b)
 {
     float most = is_finite(x) ? fabsf(x) : GPU_INFINITY;
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        most = fmaxf(most, lane_xor(most, stride));
-    }
+    most = float_from_bits(lanes_max(bits_from_float(most))); /* magnitudes order as their bits do */
     bool good = most >= 0x1p-100f && is_finite(most);
     float inverse = good ? 127.0f / most : 0.0f;
-    int code = good ? (int)rintf(x * inverse) : 0, sum = code;
-    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
-        sum += lane_xor(sum, stride);
-    }
+    int code = good ? (int)rintf(x * inverse) : 0, sum = lanes_sum(code);
     ((int8_t *)row)[b * UNIT + lane_id()] = (int8_t)code;
     if (lane_id() == 0) {
         float *scale = (float *)(row + k);
@@ -99,6 +96,7 @@ __device__ inline void quantize_block(float x, uint8_t *row, int64_t k, int64_t 
 
 __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.y, b = (int64_t)blockIdx.x * (QUANTIZE_THREADS / GPU_WARP) + warp_id();
     if (b < a.k / UNIT) {
@@ -109,8 +107,9 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(gpu_quantize a
 /* ---- RMS norm: blocks (head, token); with the sum before it and the quantiser after -----------
  */
 
-#define NORM_THREADS 256
+#define NORM_THREADS 1024
 #define NORM_GROUPS  1024 /* LIMIT_EMBD / 64 */
+#define NORM_HELD    4    /* groups of 64 that a warp may hold in registers */
 
 /* Group sums in index order, after `total`. */
 __device__ inline float add_in_order(float total, const float *group, int64_t n)
@@ -122,46 +121,144 @@ __device__ inline float add_in_order(float total, const float *group, int64_t n)
     return total;
 }
 
-/* The row sum of squares of value(0) .. value(n - 1), in every thread of a block of NORM_THREADS;
- * `group` has a place for each 64 of them, where all threads see it. */
-template <class F> __device__ inline float block_sum_squares(int64_t n, float *group, F value)
+/* The sums of a row's groups in index order; `group` is aligned to 16 bytes. */
+__device__ inline float fold_in_order(const float *group, int64_t n)
+{
+    float total = group[0];
+    int64_t g = 1;
+    if (n >= 4) {
+        total = ((total + group[1]) + group[2]) + group[3];
+        g = 4;
+#pragma unroll 8
+        for (; g + 4 <= n; g += 4) {
+            float4 four = *(const float4 *)(group + g);
+            total = (((total + four.x) + four.y) + four.z) + four.w;
+        }
+    }
+    return add_in_order(total, group + g, n - g);
+}
+
+/* Groups first, first + step .. of a row of n, HELD of them: two values a lane. */
+template <int HELD> struct held_row {
+    float v[HELD][2];
+};
+
+/* Calls f(group of the warp, side, i) for each value of the row that this lane holds. */
+template <int HELD, class F> __device__ inline void held_each(int64_t n, F f)
+{
+#pragma unroll
+    for (int j = 0; j < HELD; j++) {
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+            int64_t g = warp_id() + (int64_t)j * (blockDim.x / GPU_WARP);
+            int64_t i = g * 64 + side * GPU_WARP + lane_id();
+            if (i < n) {
+                f(j, side, i);
+            }
+        }
+    }
+}
+
+/* The row sum of squares, in every thread; `group` has a place for each 64 values. */
+template <int HELD>
+__device__ inline float held_sum_squares(const held_row<HELD> &x, int64_t n, float *group)
 {
     int64_t n_group = (n + 63) / 64;
-    for (int64_t g = warp_id(); g < n_group; g += NORM_THREADS / GPU_WARP) {
-        int64_t i = g * 64 + lane_id(), j = i + 32;
-        float low = i < n ? value(i) : 0.0f, high = j < n ? value(j) : 0.0f;
+#pragma unroll
+    for (int j = 0; j < HELD; j++) {
+        int64_t g = warp_id() + (int64_t)j * (blockDim.x / GPU_WARP);
+        float sum = group_sum(x.v[j][0] * x.v[j][0], x.v[j][1] * x.v[j][1]);
+        if (lane_id() == 0 && g < n_group) {
+            group[g] = sum;
+        }
+    }
+    __syncthreads();
+    return fold_in_order(group, n_group);
+}
+
+/* The same of a row that registers do not hold: its values are read where they are. */
+__device__ inline float read_sum_squares(const float *x, int64_t n, float *group)
+{
+    int64_t n_group = (n + 63) / 64;
+    for (int64_t g = warp_id(); g < n_group; g += blockDim.x / GPU_WARP) {
+        int64_t i = g * 64 + lane_id(), j = i + GPU_WARP;
+        float low = i < n ? x[i] : 0.0f, high = j < n ? x[j] : 0.0f;
         float sum = group_sum(low * low, high * high);
         if (lane_id() == 0) {
             group[g] = sum;
         }
     }
     __syncthreads();
-    return add_in_order(group[0], group + 1, n_group - 1);
+    return fold_in_order(group, n_group);
 }
 
+__device__ inline float inverse_rms(const gpu_norm &a, float squares)
+{
+    float mean = squares / (float)a.count;
+    return 1.0f / sqrtf(mean + a.eps);
+}
+
+/* Value i of the result. Where it is quantised, a warp has 32 of them: n is a multiple. */
+__device__ inline void norm_out(const gpu_norm &a, float *y, uint8_t *q8, int64_t i, float value)
+{
+    y[i] = value;
+    if (q8) {
+        quantize_block(value, q8, a.n, i / UNIT);
+    }
+}
+
+/* A row of up to HELD * 64 values for each warp of the block. */
+template <int HELD> __global__ void __launch_bounds__(NORM_THREADS) norm_held(gpu_norm a)
+{
+    __shared__ __align__(16) float group[NORM_GROUPS];
+    let_next();
+    int64_t t = blockIdx.y, h = blockIdx.x;
+    held_row<HELD> weight, x = {}, second = {};
+    held_each<HELD>(a.n, [&](int j, int s, int64_t i) { weight.v[j][s] = a.weight[i]; });
+    after_last();
+    float *from = floats_at(a.x, t) + h * a.n, *y = floats_at(a.y, t) + h * a.n;
+    if (a.a.base) {
+        const float *one = floats_at(a.a, t), *other = floats_at(a.b, t);
+        held_each<HELD>(a.n, [&](int j, int s, int64_t i) { x.v[j][s] = one[i]; });
+        held_each<HELD>(a.n, [&](int j, int s, int64_t i) { second.v[j][s] = other[i]; });
+        held_each<HELD>(a.n, [&](int j, int s, int64_t i) {
+            x.v[j][s] = x.v[j][s] + second.v[j][s];
+            from[i] = x.v[j][s];
+        });
+    } else {
+        held_each<HELD>(a.n, [&](int j, int s, int64_t i) { x.v[j][s] = from[i]; });
+    }
+    float inv_rms = inverse_rms(a, held_sum_squares<HELD>(x, a.n, group));
+    uint8_t *q8 = a.q8.base ? row_at(a.q8, t) : NULL;
+    held_each<HELD>(a.n, [&](int j, int s, int64_t i) {
+        float scaled = x.v[j][s] * inv_rms;
+        norm_out(a, y, q8, i, scaled * weight.v[j][s]);
+    });
+    if (a.inv_rms && threadIdx.x == 0 && h == 0) {
+        a.inv_rms[t] = inv_rms;
+    }
+}
+
+/* A row of any length. */
 __global__ void __launch_bounds__(NORM_THREADS) norm_rows(gpu_norm a)
 {
+    __shared__ __align__(16) float group[NORM_GROUPS];
+    let_next();
     after_last();
-    __shared__ float group[NORM_GROUPS];
     int64_t t = blockIdx.y, h = blockIdx.x;
     float *x = floats_at(a.x, t) + h * a.n, *y = floats_at(a.y, t) + h * a.n;
     if (a.a.base) {
         const float *first = floats_at(a.a, t), *second = floats_at(a.b, t);
-        for (int64_t i = threadIdx.x; i < a.n; i += NORM_THREADS) {
+        for (int64_t i = threadIdx.x; i < a.n; i += blockDim.x) {
             x[i] = first[i] + second[i];
         }
         __syncthreads();
     }
-    float squares = block_sum_squares(a.n, group, [=](int64_t i) { return x[i]; });
-    float mean = squares / (float)a.count;
-    float inv_rms = 1.0f / sqrtf(mean + a.eps);
+    float inv_rms = inverse_rms(a, read_sum_squares(x, a.n, group));
     uint8_t *q8 = a.q8.base ? row_at(a.q8, t) : NULL;
-    for (int64_t i = threadIdx.x; i < a.n; i += NORM_THREADS) {
-        float scaled = x[i] * inv_rms, value = scaled * a.weight[i];
-        y[i] = value;
-        if (q8) { /* a warp has 32 values: a.n is a multiple of it */
-            quantize_block(value, q8, a.n, i / UNIT);
-        }
+    for (int64_t i = threadIdx.x; i < a.n; i += blockDim.x) {
+        float scaled = x[i] * inv_rms;
+        norm_out(a, y, q8, i, scaled * a.weight[i]);
     }
     if (a.inv_rms && threadIdx.x == 0 && h == 0) {
         a.inv_rms[t] = inv_rms;
@@ -211,7 +308,7 @@ __device__ inline void turned(const gpu_rope &a, int64_t t, int64_t i, float val
 
 __global__ void rope_rows(turns all)
 {
-    after_last();
+    let_next();
     int op = op_of_block(all.first, all.n);
     const gpu_rope &a = all.of[op];
     int64_t t = blockIdx.y, i = (int64_t)(blockIdx.x - all.first[op]) * blockDim.x + threadIdx.x;
@@ -223,19 +320,23 @@ __global__ void rope_rows(turns all)
     int at = (int)(i % per_head);
     const float *x = floats_at(a.x, t) + head;
     if (at >= half) {
+        after_last();
         turned(a, t, head + at + half, x[at + half]);
         return;
     }
     const float *angle = a.cos_sin + (int64_t)pass_row(a.row, t)->position * a.rope_dim + 2 * at;
     int first = a.pairing == ROPE_HALVES ? at : 2 * at;
     int second = a.pairing == ROPE_HALVES ? at + half : 2 * at + 1;
-    float c = angle[0], s = angle[1], x0 = x[first], x1 = x[second];
+    float c = angle[0], s = angle[1];
+    after_last();
+    float x0 = x[first], x1 = x[second];
     turned(a, t, head + first, fmaf(x0, c, -(x1 * s)));
     turned(a, t, head + second, fmaf(x0, s, x1 * c));
 }
 
 __global__ void kv_load_rows(gpu_kv_load a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= (int64_t)a.cache.shape.n_head_kv * a.cache.shape.head_dim) {
@@ -289,6 +390,7 @@ __device__ inline float column_value(const gpu_columns &a, int64_t t, int64_t i)
 
 __global__ void column_rows(gpu_columns a)
 {
+    let_next();
     after_last();
     int64_t t = blockIdx.y, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= a.n) {

@@ -39,10 +39,13 @@ typedef cudaDeviceProp gpu_properties;
 /* A launch on a device's stream, with bytes of shared memory whose size is known only now.
  *
  * Kernels may overlap at their edges where the hardware can (sm_90): the next one of the stream
- * becomes resident while this one runs, and waits in after_last() until it is done and its results
- * are visible. So every kernel calls it, before it touches what another wrote; what nobody writes,
- * weights, may be asked for ahead of it. */
+ * becomes resident while this one runs, after let_next(), and waits in after_last() until it is done
+ * and its results are visible. So every kernel calls both, the second before it touches what another
+ * wrote; what no kernel writes, weights and the rows of the pass, may be read before. */
 #if defined GPU_EMULATED
+__device__ inline void let_next()
+{
+}
 __device__ inline void after_last()
 {
 }
@@ -50,6 +53,9 @@ __device__ inline void after_last()
 #define GPU_LAUNCH(kernel, grid, block, bytes, device, ...)                                        \
     kernel<<<grid, block, bytes, (device)->stream>>>(__VA_ARGS__)
 #define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+__device__ inline void let_next()
+{
+}
 __device__ inline void after_last()
 {
 }
@@ -58,10 +64,17 @@ __device__ inline void after_last()
     launch_overlapped(kernel, grid, block, bytes, device, __VA_ARGS__)
 #define GPU_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
+__device__ inline void let_next()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ inline void after_last()
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
@@ -83,22 +96,17 @@ static void launch_overlapped(void (*kernel)(P...), dim3 grid, dim3 block, size_
 }
 #endif
 
-/* Lets a line of weights come to the second cache while the kernel waits; lines of a range, the
- * lanes of a warp together. */
-__device__ inline void ask_line(const uint8_t *at)
+/* Lets lines of a range come to the second cache while the kernel waits; the threads of a block
+ * together. */
+__device__ inline void ask_ahead(const void *from, int64_t bytes)
 {
 #if !defined GPU_EMULATED && __CUDA_ARCH__ >= 900
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-#else
-    (void)at;
-#endif
-}
-
-__device__ inline void ask_ahead(const uint8_t *from, int64_t bytes)
-{
-    for (int64_t at = threadIdx.x % GPU_WARP * 128; at < bytes; at += GPU_WARP * 128) {
-        ask_line(from + at);
+    for (int64_t at = (int64_t)threadIdx.x * 128; at < bytes; at += (int64_t)blockDim.x * 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)from + at));
     }
+#else
+    (void)from, (void)bytes;
+#endif
 }
 
 /* The definitions of the arithmetic, for the host as they are, for the device too. */
@@ -181,6 +189,32 @@ __device__ inline void warp_sync()
 }
 #endif
 
+/* Of a warp's lanes, in all of them. */
+__device__ inline uint32_t lanes_max(uint32_t v)
+{
+#if !defined GPU_EMULATED && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, v);
+#else
+    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+        uint32_t other = lane_xor(v, stride);
+        v = v > other ? v : other;
+    }
+    return v;
+#endif
+}
+
+__device__ inline int lanes_sum(int v)
+{
+#if !defined GPU_EMULATED && __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(0xffffffffu, v);
+#else
+    for (int stride = GPU_WARP / 2; stride > 0; stride /= 2) {
+        v += lane_xor(v, stride);
+    }
+    return v;
+#endif
+}
+
 __device__ inline int lane_id()
 {
     return threadIdx.x % GPU_WARP;
@@ -189,6 +223,36 @@ __device__ inline int lane_id()
 __device__ inline int warp_id()
 {
     return threadIdx.x / GPU_WARP;
+}
+
+/* ---- Blocks that wait for no one ------------------------------------------------------------- */
+
+/* Whether this block is the last of n to come here; then it sees, with fresh(), what all of them
+ * wrote before. All threads of a block call it. `count` is 0 before, and again after. */
+__device__ inline bool arrives_last(uint32_t *count, uint32_t n)
+{
+    __shared__ bool is_last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicAdd(count, 1u) == n - 1;
+        if (is_last) {
+            *count = 0;
+        }
+        __threadfence();
+    }
+    __syncthreads();
+    return is_last;
+}
+
+/* A value that another block of this kernel may have written: not from this one's first cache. */
+__device__ inline float fresh(const float *at)
+{
+#if defined GPU_EMULATED || defined __HIP__
+    return *(const volatile float *)at;
+#else
+    return __ldcg(at);
+#endif
 }
 
 /* ---- Integers -------------------------------------------------------------------------------- */

@@ -79,6 +79,7 @@ __device__ inline ranked block_best(ranked mine, ranked *shared)
 
 __global__ void __launch_bounds__(STATS_THREADS) argmax_rows(gpu_argmax a)
 {
+    let_next();
     after_last();
     __shared__ ranked best[STATS_WARPS];
     const float *x = floats_at(a.x, blockIdx.x);
@@ -194,6 +195,7 @@ __device__ inline part_stats block_stats(const part_stats &mine, ranked *best, u
 
 __global__ void __launch_bounds__(STATS_THREADS) stats_parts(stats_args s)
 {
+    let_next();
     after_last();
     __shared__ ranked best[STATS_WARPS];
     __shared__ uint64_t sums[STATS_WARPS];
@@ -240,6 +242,7 @@ __device__ inline float fold_groups(const float *group, int64_t n_group, float *
 
 __global__ void __launch_bounds__(STATS_THREADS) stats_rows(stats_args s)
 {
+    let_next();
     after_last();
     __shared__ ranked best[STATS_WARPS];
     __shared__ uint64_t sums[STATS_WARPS];
