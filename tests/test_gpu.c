@@ -146,11 +146,27 @@ static void test_rows(void **state)
     }
 }
 
-#define LOOKS 40 /* ops looked at in one call: more than a launch takes */
+#define LOOKS     40 /* ops looked at in one call: more than a launch takes */
+#define LOOK_ROWS 20 /* of an op at most: some have many, which go another way */
+
+/* Rows whose highest value is a zero, of either sign: the first one counts. */
+static both look_below_zero(int64_t n_row, int64_t n, data_kind kind)
+{
+    int64_t stride = (4 * n + 63) / 64 * 64;
+    float *x = filled((size_t)(n_row * stride));
+    for (int64_t i = 0; i < n_row * stride / 4; i++) {
+        float v = number_new(kind);
+        x[i] = !(v > 0) ? v : random_below(2) ? 0.0f : -0.0f;
+    }
+    return rows_up(x, n_row, stride);
+}
 
 static both look_rows(dtype type, int64_t n_row, int64_t n, data_kind kind)
 {
     int64_t stride = (2 * n + 63) / 64 * 64;
+    if (type == DTYPE_F32 && random_below(3) == 0) {
+        return look_below_zero(n_row, n, kind);
+    }
     if (type != DTYPE_F16) {
         both x = activations(n_row, n, type == DTYPE_ACT_Q8, kind);
         return x;
@@ -190,10 +206,11 @@ static void looks_trial(data_kind kind)
     both x[LOOKS];
     gpu_stats look[LOOKS];
     int64_t n_row = 0;
-    row_stats *out = (row_stats *)(void *)up(NULL, LOOKS * 4 * sizeof *out), got[LOOKS * 4];
+    row_stats *out = (row_stats *)(void *)up(NULL, LOOKS * LOOK_ROWS * sizeof *out),
+              *got = filled(LOOKS * LOOK_ROWS * sizeof *got);
     for (int i = 0; i < LOOKS; i++) {
         dtype type = types[random_below(4)];
-        int64_t n = widths[random_below(7)], n_token = 1 + random_below(4);
+        int64_t n = widths[random_below(7)], n_token = 1 + random_below(i % 5 ? 4 : LOOK_ROWS);
         n += type == DTYPE_ACT_Q8 ? 0 : random_below(3) - 1;
         x[i] = look_rows(type, n_token, n, kind);
         look[i] = (gpu_stats){
@@ -209,6 +226,7 @@ static void looks_trial(data_kind kind)
         }
         free(x[i].host);
     }
+    free(got);
     settle();
 }
 

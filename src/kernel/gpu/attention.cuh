@@ -85,17 +85,6 @@ __device__ inline const T *tile_at(const gpu_attention &a, const uint8_t *cache,
 
 /* ---- One tile -------------------------------------------------------------------------------- */
 
-/* N neighbouring floats of shared memory. */
-template <int N> __device__ inline void load_shared(const float *from, float to[N])
-{
-    if constexpr (N == 4) {
-        float4 four = *(const float4 *)from;
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
-        to[0] = from[0];
-    }
-}
-
 /* Scores of all queries at all positions of a tile; a thread has one position, N queries. */
 template <class T, int N>
 __device__ inline void tile_scores(const attend_args &g, const attend_block &b, const T *key)
@@ -108,7 +97,7 @@ __device__ inline void tile_scores(const attend_args &g, const attend_block &b, 
 #pragma unroll 8
     for (int d = 0; d < b.head_dim; d++) {
         float k = cache_value(key + d * TILE + p), q[N];
-        load_shared<N>(b.q + d * ATTEND_QUERIES + i0, q);
+        load_floats<N>(b.q + d * ATTEND_QUERIES + i0, q);
 #pragma unroll
         for (int j = 0; j < N; j++) {
             acc[j] = fmaf(q[j], k, acc[j]);
@@ -185,7 +174,7 @@ __device__ inline void value_chains(const attend_block &b, const T *value, int i
 #pragma unroll 8
         for (int p = 0; p < TILE; p++) {
             float v = cache_value(value + p * b.head_dim + d), e[N];
-            load_shared<N>(&s->score[p][i0], e);
+            load_floats<N>(&s->score[p][i0], e);
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 acc[j] = fmaf(e[j], v, acc[j]);

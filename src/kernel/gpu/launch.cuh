@@ -479,17 +479,31 @@ static void argmax_run(gpu_device *d, const gpu_argmax *a)
     keep_launch(d);
 }
 
-/* One launch: ops of `rows` rows each, as many as the scratch holds parts and group sums of. */
-static void stats_launch(gpu_device *d, stats_args *s)
+/* ---- Statistics ------------------------------------------------------------------------------ */
+
+/* Rows of an op are looked at in parts if they are so few, or so long. */
+#define WHOLE_ROWS   16
+#define WHOLE_VALUES 16384
+
+static void stats_whole_launch(gpu_device *d, stats_args *s)
 {
-    size_t parts = (size_t)s->first_part[s->n] * sizeof *s->part;
-    s->part = (part_stats *)d->scratch;
-    s->group = (float *)(void *)((uint8_t *)d->scratch + parts);
-    GPU_LAUNCH(stats_parts, s->first_part[s->n], STATS_THREADS, 0, d, *s);
-    keep_launch(d);
-    GPU_LAUNCH(stats_rows, s->first_row[s->n], STATS_THREADS, 0, d, *s);
-    keep_launch(d);
-    s->n = 0;
+    if (s->n > 0) {
+        GPU_LAUNCH(stats_whole, blocks(s->first_row[s->n], STATS_WARPS), STATS_THREADS, 0, d, *s);
+        keep_launch(d);
+    }
+    *s = {};
+}
+
+static void stats_parts_launch(gpu_device *d, stats_args *s)
+{
+    if (s->n > 0) {
+        s->part = (look *)(void *)d->scratch;
+        s->group = (float *)(void *)(s->part + s->first_part[s->n]);
+        s->arrived = d->arrived;
+        GPU_LAUNCH(stats_parts, s->first_part[s->n], STATS_THREADS, 0, d, *s);
+        keep_launch(d);
+    }
+    *s = {};
 }
 
 /* Adds rows [t, t + n) of an op. */
@@ -500,36 +514,46 @@ static void stats_add(stats_args *s, const gpu_stats *a, int64_t t, int64_t n)
     e->x = rows_from(a->x, t);
     e->stats = a->stats + t;
     e->n_token = n;
-    uint32_t group = s->n == 0 ? 0 : s->first_group[s->n];
-    s->first_group[s->n] = group;
-    s->first_part[s->n + 1] = s->first_part[s->n] + (uint32_t)(n * parts_of(a->n));
     s->first_row[s->n + 1] = s->first_row[s->n] + (uint32_t)n;
+    s->first_part[s->n + 1] = s->first_part[s->n] + (uint32_t)(n * parts_of(a->n));
+    s->first_group[s->n + 1] = s->first_group[s->n] + (uint32_t)(n * groups_of(a->n));
     s->n++;
-    s->first_group[s->n] = group + (uint32_t)(n * groups_of(a->n));
+}
+
+/* As many rows of an op from `t` on as the scratch has place for beside what is there; 0: none. */
+static int64_t stats_room(const gpu_device *d, const stats_args *s, const gpu_stats *a, int64_t t)
+{
+    size_t row = (size_t)parts_of(a->n) * sizeof(look) + (size_t)groups_of(a->n) * sizeof(float);
+    size_t used = s->first_part[s->n] * sizeof(look) + s->first_group[s->n] * sizeof(float);
+    int64_t room = s->n == GPU_STATS_MAX ? 0 : (int64_t)((d->scratch_bytes - used) / row);
+    int64_t counters = ARRIVED_MAX - (int64_t)s->first_row[s->n], left = a->n_token - t;
+    room = room < counters ? room : counters;
+    return room < left ? room : left;
 }
 
 static void stats_run(gpu_device *d, const gpu_stats *a, int32_t n)
 {
-    stats_args s = {};
-    size_t left = d->scratch_bytes;
+    stats_args whole = {}, parts = {};
     op_begin(d, n > 0 ? a[0].n_token : 0);
     for (int32_t i = 0; i < n; i++) {
-        size_t row_bytes = (size_t)parts_of(a[i].n) * sizeof(part_stats) +
-                           (size_t)groups_of(a[i].n) * sizeof(float);
-        for (int64_t t = 0, some; t < a[i].n_token; t += some) {
-            if (s.n > 0 && (left < row_bytes || s.n == GPU_STATS_MAX)) {
-                stats_launch(d, &s);
-                left = d->scratch_bytes;
+        if (a[i].n_token > WHOLE_ROWS && a[i].n <= WHOLE_VALUES) {
+            if (whole.n == GPU_STATS_MAX) {
+                stats_whole_launch(d, &whole);
             }
-            some = (int64_t)(left / row_bytes);
-            some = some < a[i].n_token - t ? some : a[i].n_token - t;
-            stats_add(&s, &a[i], t, some);
-            left -= (size_t)some * row_bytes;
+            stats_add(&whole, &a[i], 0, a[i].n_token);
+            continue;
+        }
+        for (int64_t t = 0, some; t < a[i].n_token; t += some) {
+            some = stats_room(d, &parts, &a[i], t);
+            if (some == 0) {
+                stats_parts_launch(d, &parts);
+                some = stats_room(d, &parts, &a[i], t);
+            }
+            stats_add(&parts, &a[i], t, some);
         }
     }
-    if (s.n > 0) {
-        stats_launch(d, &s);
-    }
+    stats_whole_launch(d, &whole);
+    stats_parts_launch(d, &parts);
 }
 
 #endif

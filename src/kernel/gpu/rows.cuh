@@ -24,11 +24,22 @@ __device__ inline const gpu_row *pass_row(const gpu_rows &r, int64_t t)
     return (const gpu_row *)row_at(r, t);
 }
 
-/* Of n ops of one launch, the one that this block is of: each one's first block is told. */
-__device__ inline int op_of_block(const uint32_t *first, int n)
+/* N neighbouring floats. */
+template <int N> __device__ inline void load_floats(const float *from, float to[N])
+{
+    if constexpr (N == 4) {
+        float4 four = *(const float4 *)from;
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+        to[0] = from[0];
+    }
+}
+
+/* Of n ops of one launch, the one that place `at` is of: each one's first place is told. */
+__device__ inline int op_of(const uint32_t *first, int n, uint32_t at)
 {
     int i = 0;
-    while (i + 1 < n && first[i + 1] <= blockIdx.x) {
+    while (i + 1 < n && first[i + 1] <= at) {
         i++;
     }
     return i;
@@ -309,7 +320,7 @@ __device__ inline void turned(const gpu_rope &a, int64_t t, int64_t i, float val
 __global__ void rope_rows(turns all)
 {
     let_next();
-    int op = op_of_block(all.first, all.n);
+    int op = op_of(all.first, all.n, blockIdx.x);
     const gpu_rope &a = all.of[op];
     int64_t t = blockIdx.y, i = (int64_t)(blockIdx.x - all.first[op]) * blockDim.x + threadIdx.x;
     int half = a.rope_dim / 2, per_head = half + (a.head_dim - a.rope_dim);
