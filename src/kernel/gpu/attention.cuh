@@ -23,12 +23,12 @@
 
 struct attend_args {
     gpu_attention a;
-    int32_t n_group; /* heads that read one kv head */
-    int32_t n_head;  /* of them in a block */
-    int32_t n_row;   /* rows in a block */
-    int is_staged;   /* a tile's keys and values fit shared memory */
-    int32_t n_tile;  /* of the split way: tiles that a row may see */
-    float *part;     /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
+    int32_t n_group;   /* heads that read one kv head */
+    int32_t n_head;    /* of them in a block */
+    int32_t n_row;     /* rows in a block */
+    int is_staged;     /* a tile's keys and values fit shared memory */
+    int32_t n_tile;    /* of the split way: tiles that a row may see */
+    float *part;       /* of the split way: (n_token, n_head, n_tile, 2 + head_dim) m, l, o */
     uint32_t *arrived; /* of the split way: (n_token, blocks of y) tiles that are done, 0 before and
                         * after */
 };
@@ -378,7 +378,8 @@ __device__ inline float *part_at(const attend_args &g, int64_t token, int64_t he
 
 /* ---- Merging tiles --------------------------------------------------------------------------- */
 
-/* The maximum of some tiles: which order they are compared in does not matter. has: there is any. */
+/* The maximum of some tiles: which order they are compared in does not matter. has: there is any.
+ */
 struct fold_max {
     float value;
     bool has;

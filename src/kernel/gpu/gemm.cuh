@@ -1,13 +1,16 @@
 /* gemm.cuh - products of many tokens, bound by arithmetic.
  *
- * A block of 256 threads has 128 rows times 32 * NT tokens. A thread has, for each of its outputs,
- * the chain of the segment at hand in a register and the total of the segments before it in shared
- * memory at a place of its own, so that the end of a segment costs one addition and no barrier.
+ * A block has 128 rows times 32 * NT tokens, or 128 in floats. A thread has, for each of its
+ * outputs, the chain of the segment at hand in a register and the total of the segments before it
+ * in shared memory at a place of its own, so that the end of a segment costs one addition and no
+ * barrier.
  *
- * Quantised: exact dots of 16 rows x 8 tokens x 32 come from integer tensor cores. The sum is made
- * above 1.5 * 2^23, where integers are floats with the same last bit, so that one subtraction turns
- * it into a float; types with two sub-scales, whose sums may exceed that, convert it instead. Then
- * one lane makes the step of numerics.md: acc = fma(rn(ws * d), dot, acc).
+ * Quantised: sixteen warps, 32 rows times 8 NT tokens each, so that four of them are there to issue
+ * while others wait for tensor cores; a lane's scales lie side by side. Exact dots of 16 rows x 8
+ * tokens x 32 come from integer tensor cores. The sum is made above 1.5 * 2^23, where integers are
+ * floats with the same last bit, so that one subtraction turns it into a float; types with two
+ * sub-scales, whose sums may exceed that, convert it instead. Then one lane makes the step of
+ * numerics.md: acc = fma(rn(ws * d), dot, acc).
  *
  * Floats, and quantised weights times float activations: values and activations of 32 places of K
  * in shared memory, a thread's chains in registers.
@@ -17,23 +20,25 @@
 
 #include "kernel/gpu/matvec.cuh"
 
-#define GEMM_THREADS 256
+#define GEMM_THREADS 512
 #define GEMM_ROWS    128
-#define GEMM_UNITS   2  /* units of K of a chunk */
-#define GEMM_PITCH   96 /* bytes of a row of a chunk: lanes of a load meet on no bank */
+#define GEMM_UNITS   4   /* units of K of a chunk */
+#define GEMM_PITCH   160 /* bytes of a row of a chunk: lanes of a load meet on no bank */
+#define WARP_ROWS    32
 
-/* Outputs of a thread: 64 rows x 8 NT tokens a warp. */
+/* Outputs of a thread: 32 rows x 8 NT tokens a warp, two and NT of the tensor cores' each way. */
 template <int NT> struct gemm_shape {
-    static const int tokens = 32 * NT, outputs = 16 * NT;
+    static const int tokens = 32 * NT, warp_tokens = 8 * NT, outputs = 8 * NT;
 };
 
-/* Adds a finished segment to the thread's totals; the last one leaves the sums in acc. */
-template <int N>
+/* Adds a finished segment to the totals of a thread of THREADS; the last one leaves the sums in
+ * acc. */
+template <int N, int THREADS>
 __device__ inline void segment_end(float *acc, float *total, bool is_first, bool is_last)
 {
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        float *at = total + i * GEMM_THREADS + threadIdx.x;
+        float *at = total + i * THREADS + threadIdx.x;
         float sum = is_first ? acc[i] : *at + acc[i];
         if (!is_last) {
             *at = sum;
@@ -104,12 +109,16 @@ __device__ inline void mma_16(int c[4], int low, int high, int x)
 template <int TYPE, int NT> struct __align__(16) gemm_chunk
 {
     int8_t w[GEMM_ROWS][GEMM_PITCH], x[gemm_shape<NT>::tokens][GEMM_PITCH];
-    float ws[GEMM_UNITS][GEMM_ROWS], d[GEMM_UNITS][gemm_shape<NT>::tokens];
-    float wm[has_min(TYPE) ? GEMM_UNITS : 1][has_min(TYPE) ? GEMM_ROWS : 1];
+    /* of rows in the order of row_place, of tokens in that of token_place */
+    __align__(16) float ws[GEMM_UNITS][GEMM_ROWS];
+    __align__(16) float d[GEMM_UNITS][gemm_shape<NT>::tokens];
+    __align__(16) float wm[has_min(TYPE) ? GEMM_UNITS : 1][has_min(TYPE) ? GEMM_ROWS : 1];
     /* rn(d * isum); with two minima the sums of the halves, 16 bits each */
-    float sum[has_min(TYPE) ? GEMM_UNITS : 1][has_min(TYPE) ? gemm_shape<NT>::tokens : 1];
-    int sub[has_two_scales(TYPE) ? GEMM_UNITS : 1][has_two_scales(TYPE) ? GEMM_ROWS : 1];
-    int min[has_two_min(TYPE) ? GEMM_UNITS : 1][has_two_min(TYPE) ? GEMM_ROWS : 1];
+    __align__(
+        16) float sum[has_min(TYPE) ? GEMM_UNITS : 1][has_min(TYPE) ? gemm_shape<NT>::tokens : 1];
+    __align__(
+        16) int sub[has_two_scales(TYPE) ? GEMM_UNITS : 1][has_two_scales(TYPE) ? GEMM_ROWS : 1];
+    __align__(16) int min[has_two_min(TYPE) ? GEMM_UNITS : 1][has_two_min(TYPE) ? GEMM_ROWS : 1];
 };
 
 template <int TYPE, int NT> struct gemm_shared {
@@ -132,7 +141,20 @@ __device__ inline int half_high(int packed)
     return packed >> 16;
 }
 
-/* What a thread fetches of a chunk: one unit of a row, and NT / 4 (at least one) of a token. */
+/* Where the numbers of a row, and of a token, lie: those that a lane needs, one after another. Lane
+ * 4 g + t has rows g + 8 j of its warp's and tokens 2 t, 2 t + 1 of every eight. */
+__device__ inline int row_place(int r)
+{
+    return r / WARP_ROWS * WARP_ROWS + r % 8 * 4 + r % WARP_ROWS / 8;
+}
+
+template <int NT> __device__ inline int token_place(int t)
+{
+    constexpr int n = gemm_shape<NT>::warp_tokens;
+    return t / n * n + t % 8 / 2 * (2 * NT) + t % n / 8 * 2 + t % 2;
+}
+
+/* What a thread fetches of a chunk: one unit of a row, and one of a token. */
 template <int TYPE, int NT> struct gemm_fetch {
     static const int n = (gemm_shape<NT>::tokens * GEMM_UNITS + GEMM_THREADS - 1) / GEMM_THREADS;
     int q[8];
@@ -167,6 +189,7 @@ __device__ inline void gemm_store(const gemm_fetch<TYPE, NT> *f, gemm_chunk<TYPE
     int4 *w = (int4 *)&c->w[r][u * UNIT];
     w[0] = {f->q[0], f->q[1], f->q[2], f->q[3]};
     w[1] = {f->q[4], f->q[5], f->q[6], f->q[7]};
+    r = row_place(r);
     c->ws[u][r] = f->s.ws;
     if constexpr (has_min(TYPE)) {
         c->wm[u][r] = f->s.wm;
@@ -186,6 +209,7 @@ __device__ inline void gemm_store(const gemm_fetch<TYPE, NT> *f, gemm_chunk<TYPE
         int4 *x = (int4 *)&c->x[t][u * UNIT];
         x[0] = f->x[i].low;
         x[1] = f->x[i].high;
+        t = token_place<NT>(t);
         c->d[u][t] = f->x[i].d;
         if constexpr (has_two_min(TYPE)) {
             const int ones[4] = {0x01010101, 0x01010101, 0x01010101, 0x01010101};
@@ -197,28 +221,41 @@ __device__ inline void gemm_store(const gemm_fetch<TYPE, NT> *f, gemm_chunk<TYPE
     }
 }
 
-/* The exact dots of 16 x 8 outputs of a warp as floats: row is the lane's first row, token the
- * first of eight. */
-template <int TYPE, int NT>
-__device__ inline void gemm_dots(const gemm_chunk<TYPE, NT> *c, int u, int row, int token,
-                                 float dot[4])
+/* What a lane gives to products of 16 rows, or of 8 tokens, with a unit of K. */
+struct gemm_rows_of {
+    int2 low, high;
+};
+
+/* Of row `r` and the one 8 below, and of token r: bytes 8 t .. of the unit; of types with two
+ * sub-scales bytes 4 t .. of either half. */
+template <int TYPE> __device__ inline int2 gemm_bytes(const int8_t *row, int u)
 {
-    int g = lane_id() / 4, t = lane_id() % 4;
+    int t = lane_id() % 4;
     if constexpr (has_two_scales(TYPE)) {
-        const int8_t *low = &c->w[row][u * UNIT + 4 * t], *high = &c->w[row + 8][u * UNIT + 4 * t];
-        const int8_t *x = &c->x[token + g][u * UNIT + 4 * t];
-        int a[4] = {}, b[4] = {}, s0 = c->sub[u][row], s1 = c->sub[u][row + 8];
-        mma_16(a, *(const int *)low, *(const int *)high, *(const int *)x);
-        mma_16(b, *(const int *)(low + 16), *(const int *)(high + 16), *(const int *)(x + 16));
+        const int8_t *at = row + u * UNIT + 4 * t;
+        return {*(const int *)at, *(const int *)(at + 16)};
+    } else {
+        return *(const int2 *)(row + u * UNIT + 8 * t);
+    }
+}
+
+/* The exact dots of 16 x 8 outputs of a warp as floats; sub: of the lane's two rows, if the type
+ * has such. */
+template <int TYPE>
+__device__ inline void gemm_dots(const gemm_rows_of &w, int2 x, const int sub[2], float dot[4])
+{
+    if constexpr (has_two_scales(TYPE)) {
+        int a[4] = {}, b[4] = {};
+        mma_16(a, w.low.x, w.high.x, x.x);
+        mma_16(b, w.low.y, w.high.y, x.y);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int s = i < 2 ? s0 : s1;
+            int s = sub[i / 2];
             dot[i] = (float)(half_low(s) * a[i] + half_high(s) * b[i]);
         }
     } else {
-        int at = u * UNIT + 8 * t, sum[4] = {MAGIC_INT, MAGIC_INT, MAGIC_INT, MAGIC_INT};
-        mma_32(sum, *(const int2 *)&c->w[row][at], *(const int2 *)&c->w[row + 8][at],
-               *(const int2 *)&c->x[token + g][at]);
+        int sum[4] = {MAGIC_INT, MAGIC_INT, MAGIC_INT, MAGIC_INT};
+        mma_32(sum, w.low, w.high, x);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             dot[i] = float_from_bits((uint32_t)sum[i]) - MAGIC_FLOAT;
@@ -226,38 +263,77 @@ __device__ inline void gemm_dots(const gemm_chunk<TYPE, NT> *c, int u, int row, 
     }
 }
 
-/* One unit of K for a warp's 64 rows (4 m) x 8 NT tokens (NT n). acc is [m][n][4]. */
+/* N neighbouring words of shared memory; both ends are aligned to 16 bytes, or to 8 if N is 2. */
+template <int N, class T> __device__ inline void load_words(const T *from, T to[N])
+{
+    static_assert(sizeof(T) == 4, "words");
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        if constexpr (N % 4 == 0) {
+            *(int4 *)(to + i) = *(const int4 *)(from + i);
+        } else {
+            *(int2 *)to = *(const int2 *)from;
+        }
+    }
+}
+
+/* The minima's part of four outputs. */
+template <int TYPE>
+__device__ inline void gemm_minima(const float *wm, const int *min, const float *sum,
+                                   const float *d, float out[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float s = sum[i % 2];
+        if constexpr (has_two_min(TYPE)) {
+            int half = (int)bits_from_float(s), m = min[i / 2];
+            s = d[i % 2] * (float)(half_low(m) * half_low(half) + half_high(m) * half_high(half));
+        }
+        out[i] = fmaf(wm[i / 2], s, out[i]);
+    }
+}
+
+/* One unit of K for a warp's 32 rows (2 m) x 8 NT tokens (NT n). acc is [m][n][4]. */
 template <int TYPE, int NT>
 __device__ inline void gemm_unit(const gemm_chunk<TYPE, NT> *c, int u, float *acc)
 {
-    int g = lane_id() / 4, t = lane_id() % 4, row0 = warp_id() % 2 * 64 + g;
-    int token0 = warp_id() / 2 * 8 * NT;
+    constexpr bool has_sub = has_two_scales(TYPE), has_minima = has_min(TYPE);
+    int g = lane_id() / 4, t = lane_id() % 4, row0 = warp_id() % 4 * WARP_ROWS;
+    int token0 = warp_id() / 4 * gemm_shape<NT>::warp_tokens;
+    int rows_at = row0 + 4 * g, tokens_at = token0 + 2 * NT * t;
+    __align__(16) float ws[4], d[2 * NT], wm[4] = {}, sum[2 * NT] = {};
+    __align__(16) int sub[4] = {}, min[4] = {};
+    int2 x[NT];
+    load_words<4>(&c->ws[u][rows_at], ws);
+    load_words<2 * NT>(&c->d[u][tokens_at], d);
+    if constexpr (has_sub) {
+        load_words<4>(&c->sub[u][rows_at], sub);
+    }
+    if constexpr (has_minima) {
+        load_words<4>(&c->wm[u][rows_at], wm);
+        load_words<2 * NT>(&c->sum[u][tokens_at], sum);
+    }
+    if constexpr (has_two_min(TYPE)) {
+        load_words<4>(&c->min[u][rows_at], min);
+    }
 #pragma unroll
-    for (int m = 0; m < 4; m++) {
-        int row = row0 + 16 * m;
-        float ws[2] = {c->ws[u][row], c->ws[u][row + 8]};
+    for (int n = 0; n < NT; n++) {
+        x[n] = gemm_bytes<TYPE>(c->x[token0 + 8 * n + g], u);
+    }
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        int row = row0 + 16 * m + g;
+        gemm_rows_of w = {gemm_bytes<TYPE>(c->w[row], u), gemm_bytes<TYPE>(c->w[row + 8], u)};
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            int token = token0 + 8 * n;
             float *out = acc + (m * NT + n) * 4, dot[4];
-            float2 d = *(const float2 *)&c->d[u][token + 2 * t];
-            gemm_dots<TYPE, NT>(c, u, row, token, dot);
+            gemm_dots<TYPE>(w, x[n], sub + 2 * m, dot);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                out[i] = fmaf(ws[i / 2] * (i % 2 ? d.y : d.x), dot[i], out[i]);
+                out[i] = fmaf(ws[2 * m + i / 2] * d[2 * n + i % 2], dot[i], out[i]);
             }
-            if constexpr (has_min(TYPE)) {
-                float2 sum = *(const float2 *)&c->sum[u][token + 2 * t];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float s = i % 2 ? sum.y : sum.x;
-                    if constexpr (has_two_min(TYPE)) {
-                        int min = c->min[u][row + i / 2 * 8], half = (int)bits_from_float(s);
-                        s = (i % 2 ? d.y : d.x) * (float)(half_low(min) * half_low(half) +
-                                                          half_high(min) * half_high(half));
-                    }
-                    out[i] = fmaf(c->wm[u][row + i / 2 * 8], s, out[i]);
-                }
+            if constexpr (has_minima) {
+                gemm_minima<TYPE>(wm + 2 * m, min + 2 * m, sum + 2 * n, d + 2 * n, out);
             }
         }
     }
@@ -266,9 +342,9 @@ __device__ inline void gemm_unit(const gemm_chunk<TYPE, NT> *c, int u, float *ac
 template <int NT> __device__ inline void gemm_write(const matvec_args &a, const float *acc)
 {
     const gpu_matmul &m = a.m;
-    int64_t row0 = (int64_t)a.block * GEMM_ROWS + warp_id() % 2 * 64 + lane_id() / 4;
-    int64_t token0 =
-        (int64_t)blockIdx.y * gemm_shape<NT>::tokens + warp_id() / 2 * 8 * NT + lane_id() % 4 * 2;
+    int64_t row0 = (int64_t)a.block * GEMM_ROWS + warp_id() % 4 * WARP_ROWS + lane_id() / 4;
+    int64_t token0 = (int64_t)blockIdx.y * gemm_shape<NT>::tokens +
+                     warp_id() / 4 * gemm_shape<NT>::warp_tokens + lane_id() % 4 * 2;
 #pragma unroll
     for (int i = 0; i < gemm_shape<NT>::outputs; i++) {
         int64_t row = row0 + i / (4 * NT) * 16 + i % 4 / 2 * 8;
@@ -280,7 +356,7 @@ template <int NT> __device__ inline void gemm_write(const matvec_args &a, const 
 }
 
 template <int TYPE, int NT>
-__global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
+__global__ void __launch_bounds__(GEMM_THREADS, NT < 2 ? 2 : 1) gemm_units(matvec_args a)
 {
     GPU_SHARED(raw);
     let_next();
@@ -311,7 +387,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
         }
         __syncthreads();
         if ((c + 1) % per == 0 || is_last) {
-            segment_end<outputs>(acc, s->total, c < per, is_last);
+            segment_end<outputs, GEMM_THREADS>(acc, s->total, c < per, is_last);
         }
     }
     gemm_write<NT>(a, acc);
@@ -319,7 +395,8 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_units(matvec_args a)
 
 /* ---- Floats ---------------------------------------------------------------------------------- */
 
-#define STEP_PITCH 132
+#define TILE_THREADS 256
+#define STEP_PITCH   132
 
 struct __align__(16) float_step
 {
@@ -328,7 +405,7 @@ struct __align__(16) float_step
 
 struct float_shared {
     float_step step;
-    float total[64 * GEMM_THREADS];
+    float total[64 * TILE_THREADS];
 };
 
 /* 32 values of a row of weights, zeros beyond its end. */
@@ -404,7 +481,7 @@ __device__ inline void step_chain(const float_step *s, int n, float acc[64])
     }
 }
 
-template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floats(matvec_args a)
+template <int TYPE> __global__ void __launch_bounds__(TILE_THREADS, 1) gemm_floats(matvec_args a)
 {
     GPU_SHARED(raw);
     let_next();
@@ -423,7 +500,7 @@ template <int TYPE> __global__ void __launch_bounds__(GEMM_THREADS, 1) gemm_floa
         bool is_last = k0 + UNIT >= k;
         step_chain(&s->step, k - k0 < UNIT ? (int)(k - k0) : UNIT, acc);
         if ((k0 + UNIT) % SEGMENT_FLOAT == 0 || is_last) {
-            segment_end<64>(acc, s->total, k0 < SEGMENT_FLOAT, is_last);
+            segment_end<64, TILE_THREADS>(acc, s->total, k0 < SEGMENT_FLOAT, is_last);
         }
         __syncthreads();
     }

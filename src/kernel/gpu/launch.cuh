@@ -8,10 +8,10 @@
 #include "kernel/gpu/repack.cuh"
 #include "kernel/gpu/stats.cuh"
 
-#define GRID_Y_MAX 65535 /* blocks in y, and in z, of both vendors */
-#define FEW_WARPS  8     /* of a multiprocessor, of four rows each: then two rows each */
+#define GRID_Y_MAX  65535 /* blocks in y, and in z, of both vendors */
+#define FEW_WARPS   8     /* of a multiprocessor, of four rows each: then two rows each */
 #define ARRIVED_MAX 4096
-#define FLAT       256 /* threads of kernels that have a value each */
+#define FLAT        256 /* threads of kernels that have a value each */
 
 struct gpu_device {
     int number;
@@ -192,7 +192,7 @@ template <int TYPE> static void launch_float(gpu_device *d, const matvec_args &a
         allow_shared(d, gemm_floats<TYPE>, sizeof(float_shared));
         matvec_args all = a;
         dim3 grid(product_blocks(&all, GEMM_ROWS), blocks(a.m.n_token, GEMM_ROWS));
-        GPU_LAUNCH(gemm_floats<TYPE>, grid, GEMM_THREADS, sizeof(float_shared), d, all);
+        GPU_LAUNCH(gemm_floats<TYPE>, grid, TILE_THREADS, sizeof(float_shared), d, all);
         keep_launch(d);
     }
 }

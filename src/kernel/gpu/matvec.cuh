@@ -330,9 +330,9 @@ __global__ void __launch_bounds__(MATVEC_THREADS, MATVEC_BLOCKS(TYPE)) matvec_un
         x[t] =
             act_part(row_at(a.m.x, of), k, a.x_is_ranked ? rank : 0, a.x_is_ranked ? a.n_used : 1);
     }
-    float y = matvec_rounds<TYPE, ROWS, TOKENS>(p, w.first + row, n_row, n_unit, at, a.n_warp, x,
-                                                &c, staged[warp_id()],
-                                                part + at.group * a.n_warp * CHUNK);
+    float y =
+        matvec_rounds<TYPE, ROWS, TOKENS>(p, w.first + row, n_row, n_unit, at, a.n_warp, x, &c,
+                                          staged[warp_id()], part + at.group * a.n_warp * CHUNK);
     int64_t r = lane_id() / TOKENS, t = token + lane_id() % TOKENS;
     if (at.mine == 0 && lane_id() < per && r < at.n_row && t < a.m.n_token) {
         r += at.row;

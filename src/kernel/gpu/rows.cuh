@@ -93,7 +93,8 @@ template <int TYPE> __global__ void embed_floats(gpu_embed a)
 __device__ inline void quantize_block(float x, uint8_t *row, int64_t k, int64_t b)
 {
     float most = is_finite(x) ? fabsf(x) : GPU_INFINITY;
-    most = float_from_bits(lanes_max(bits_from_float(most))); /* magnitudes order as their bits do */
+    most =
+        float_from_bits(lanes_max(bits_from_float(most))); /* magnitudes order as their bits do */
     bool good = most >= 0x1p-100f && is_finite(most);
     float inverse = good ? 127.0f / most : 0.0f;
     int code = good ? (int)rintf(x * inverse) : 0, sum = lanes_sum(code);

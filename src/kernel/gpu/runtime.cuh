@@ -39,9 +39,9 @@ typedef cudaDeviceProp gpu_properties;
 /* A launch on a device's stream, with bytes of shared memory whose size is known only now.
  *
  * Kernels may overlap at their edges where the hardware can (sm_90): the next one of the stream
- * becomes resident while this one runs, after let_next(), and waits in after_last() until it is done
- * and its results are visible. So every kernel calls both, the second before it touches what another
- * wrote; what no kernel writes, weights and the rows of the pass, may be read before. */
+ * becomes resident while this one runs, after let_next(), and waits in after_last() until it is
+ * done and its results are visible. So every kernel calls both, the second before it touches what
+ * another wrote; what no kernel writes, weights and the rows of the pass, may be read before. */
 #if defined GPU_EMULATED
 __device__ inline void let_next()
 {

@@ -190,8 +190,8 @@ __device__ inline void look_slowly(const gpu_stats &a, const uint8_t *base, int6
 }
 
 /* Four terms of each lane, those of a group in 16 lanes: the sum of the lane's group. The tree of
- * numerics.md adds terms 32, 16, 8, 4, 2 and 1 apart, that is, lanes 8, 4, 2 and 1 apart, then terms
- * of a lane; after the first two steps a lane goes on with one term of its four. */
+ * numerics.md adds terms 32, 16, 8, 4, 2 and 1 apart, that is, lanes 8, 4, 2 and 1 apart, then
+ * terms of a lane; after the first two steps a lane goes on with one term of its four. */
 __device__ inline float half_sum(const float term[4])
 {
     bool high = lane_id() & 8, odd = lane_id() & 4;
