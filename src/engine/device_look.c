@@ -1,7 +1,7 @@
 /* device_look.c - what a capture keeps of a pass, gathered without leaving the device.
  *
  * Statistics of what an op wrote need not be taken at once, only before its rows are written over.
- * So they wait, and are taken for many ops in two launches: when GPU_STATS_MAX wait, when an op is
+ * So they wait, and are taken for many ops in one launch: when GPU_STATS_MAX wait, when an op is
  * about to write where one that waits lies, and at the end. In a pass of few rows an edge uses
  * other rows of its buffer than the edge before it (edge_turn), so that nothing is written over and
  * a whole token is looked at together. All of it becomes part of the pass's graph. Values, if they

@@ -182,13 +182,20 @@ __device__ inline void gemm_request(const matvec_args &a, const planes &p, int64
     }
 }
 
+/* Odd rows begin with the second half: so the lanes of a store meet on no bank. */
+__device__ inline void store_unit(int8_t *to, bool is_odd, int4 low, int4 high)
+{
+    int4 *at = (int4 *)to;
+    at[is_odd] = is_odd ? high : low;
+    at[!is_odd] = is_odd ? low : high;
+}
+
 template <int TYPE, int NT>
 __device__ inline void gemm_store(const gemm_fetch<TYPE, NT> *f, gemm_chunk<TYPE, NT> *c)
 {
     int r = threadIdx.x / GEMM_UNITS, u = threadIdx.x % GEMM_UNITS;
-    int4 *w = (int4 *)&c->w[r][u * UNIT];
-    w[0] = {f->q[0], f->q[1], f->q[2], f->q[3]};
-    w[1] = {f->q[4], f->q[5], f->q[6], f->q[7]};
+    int4 low = {f->q[0], f->q[1], f->q[2], f->q[3]}, high = {f->q[4], f->q[5], f->q[6], f->q[7]};
+    store_unit(&c->w[r][u * UNIT], r % 2, low, high);
     r = row_place(r);
     c->ws[u][r] = f->s.ws;
     if constexpr (has_min(TYPE)) {
@@ -206,9 +213,7 @@ __device__ inline void gemm_store(const gemm_fetch<TYPE, NT> *f, gemm_chunk<TYPE
         if (t >= gemm_shape<NT>::tokens) {
             return;
         }
-        int4 *x = (int4 *)&c->x[t][u * UNIT];
-        x[0] = f->x[i].low;
-        x[1] = f->x[i].high;
+        store_unit(&c->x[t][u * UNIT], t % 2, f->x[i].low, f->x[i].high);
         t = token_place<NT>(t);
         c->d[u][t] = f->x[i].d;
         if constexpr (has_two_min(TYPE)) {

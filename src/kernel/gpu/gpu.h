@@ -180,7 +180,7 @@ typedef struct gpu_expert_sum {
     int32_t n_used;
 } gpu_expert_sum;
 
-#define GPU_STATS_MAX 32
+#define GPU_STATS_MAX 128 /* ops of a call */
 
 /* Statistics and hashes of rows of F32, F16 or ACT_Q8, as kernel_table.row_stats takes them, hashes
  * alone of I32; or of what a pass has stored in the cache. */

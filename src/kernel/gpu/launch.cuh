@@ -525,7 +525,7 @@ static int64_t stats_room(const gpu_device *d, const stats_args *s, const gpu_st
 {
     size_t row = (size_t)parts_of(a->n) * sizeof(look) + (size_t)groups_of(a->n) * sizeof(float);
     size_t used = s->first_part[s->n] * sizeof(look) + s->first_group[s->n] * sizeof(float);
-    int64_t room = s->n == GPU_STATS_MAX ? 0 : (int64_t)((d->scratch_bytes - used) / row);
+    int64_t room = s->n == STATS_OPS ? 0 : (int64_t)((d->scratch_bytes - used) / row);
     int64_t counters = ARRIVED_MAX - (int64_t)s->first_row[s->n], left = a->n_token - t;
     room = room < counters ? room : counters;
     return room < left ? room : left;
@@ -537,7 +537,7 @@ static void stats_run(gpu_device *d, const gpu_stats *a, int32_t n)
     op_begin(d, n > 0 ? a[0].n_token : 0);
     for (int32_t i = 0; i < n; i++) {
         if (a[i].n_token > WHOLE_ROWS && a[i].n <= WHOLE_VALUES) {
-            if (whole.n == GPU_STATS_MAX) {
+            if (whole.n == STATS_OPS) {
                 stats_whole_launch(d, &whole);
             }
             stats_add(&whole, &a[i], 0, a[i].n_token);

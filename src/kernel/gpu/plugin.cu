@@ -295,19 +295,19 @@ static void plugin_graph_free(gpu_device *, void *graph)
 }
 
 static const gpu_plugin plugin = {
-    GPU_PLUGIN_VERSION,  ARITHMETIC_VERSION,  GPU_VENDOR,
-    plugin_count,        plugin_describe,     plugin_open,
-    plugin_close,        plugin_sync,         plugin_alloc,
-    plugin_free,         plugin_copy_in,      plugin_copy_out,
-    plugin_copy,         plugin_rows_out,     plugin_host_pin,
-    plugin_host_unpin,   plugin_weight_bytes, plugin_weight_upload,
-    plugin_reserve,      embed_run,           norm_run,
-    quantize_run,        matmul_run,          rope_run,
-    kv_load_run,         attention_run,
-    columns_run,         top_k_run,           expert_weights_run,
-    expert_matmul_run,   expert_sum_run,      stats_run,
-    argmax_run,          plugin_graph_begin,  plugin_graph_end,
-    plugin_graph_launch, plugin_graph_free,
+    GPU_PLUGIN_VERSION, ARITHMETIC_VERSION,  GPU_VENDOR,
+    plugin_count,       plugin_describe,     plugin_open,
+    plugin_close,       plugin_sync,         plugin_alloc,
+    plugin_free,        plugin_copy_in,      plugin_copy_out,
+    plugin_copy,        plugin_rows_out,     plugin_host_pin,
+    plugin_host_unpin,  plugin_weight_bytes, plugin_weight_upload,
+    plugin_reserve,     embed_run,           norm_run,
+    quantize_run,       matmul_run,          rope_run,
+    kv_load_run,        attention_run,       columns_run,
+    top_k_run,          expert_weights_run,  expert_matmul_run,
+    expert_sum_run,     stats_run,           argmax_run,
+    plugin_graph_begin, plugin_graph_end,    plugin_graph_launch,
+    plugin_graph_free,
 };
 
 extern "C" __attribute__((visibility("default"))) const gpu_plugin *greta_gpu_plugin(void)

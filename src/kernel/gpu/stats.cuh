@@ -14,11 +14,18 @@
 #include "kernel/gpu/rows.cuh"
 
 #define STATS_THREADS 256
-#define STATS_WARPS   (STATS_THREADS / GPU_WARP)
-#define GROUP         64
-#define SPAN          128  /* values that a warp looks at at a time */
-#define PART          4096 /* values; a multiple of SPAN */
-#define FOLD_GROUPS   2048 /* group sums that shared memory holds at a time */
+/* Ops of a launch: their descriptions are its arguments, of which CUDA takes 32764 bytes
+ * since 12.1, HIP 4096. */
+#if defined __HIP__ && !defined GPU_EMULATED
+#define STATS_OPS 32
+#else
+#define STATS_OPS GPU_STATS_MAX
+#endif
+#define STATS_WARPS (STATS_THREADS / GPU_WARP)
+#define GROUP       64
+#define SPAN        128  /* values that a warp looks at at a time */
+#define PART        4096 /* values; a multiple of SPAN */
+#define FOLD_GROUPS 2048 /* group sums that shared memory holds at a time */
 
 /* A candidate for the first of the largest; index -1: none. */
 struct ranked {
@@ -34,9 +41,9 @@ struct look {
 };
 
 struct stats_args {
-    gpu_stats of[GPU_STATS_MAX];
-    uint32_t first_part[GPU_STATS_MAX + 1], first_row[GPU_STATS_MAX + 1];
-    uint32_t first_group[GPU_STATS_MAX + 1];
+    gpu_stats of[STATS_OPS];
+    uint32_t first_part[STATS_OPS + 1], first_row[STATS_OPS + 1];
+    uint32_t first_group[STATS_OPS + 1];
     int32_t n;
     look *part;
     float *group;
