@@ -27,7 +27,7 @@ static int64_t n_trial, n_value; /* compared */
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-enum { LENT_MAX = 64, POISON = 0xa5 };
+enum { LENT_MAX = 512, POISON = 0xa5 };
 static void *lent[LENT_MAX];
 static int n_lent;
 
