@@ -90,8 +90,13 @@ __device__ inline float *y_of(const matvec_args &a, int64_t token, int rank)
 #define MATVEC_PITCH   (SEGMENT_UNITS + 1) /* chains of a warp on different banks */
 #define CHUNK          2                   /* segments of a row that a warp has under way */
 #define CHUNK_UNITS    (CHUNK * SEGMENT_UNITS)
-/* Of a multiprocessor: 128 registers a thread, and 168 where a unit has more numbers. */
+/* Of a multiprocessor: 128 registers a thread, and 168 where a unit has more numbers. HIP counts
+ * wavefronts here, and is left to choose. */
+#if defined __HIP__ && !defined GPU_EMULATED
+#define MATVEC_BLOCKS(type) 1
+#else
 #define MATVEC_BLOCKS(type) (has_min(type) || has_two_scales(type) ? 3 : 4)
+#endif
 
 /* Two factors of a step of a chain: acc = fma(x, y, acc). With minima a second pair. */
 template <int TYPE> struct step {
