@@ -21,7 +21,7 @@ typedef struct patching {
     const isolate_recording *d;
     const site *prefill;
     op_list list;                           /* decode0's, with ops put right */
-    kernel_table table[FAULTS_STACKED + 1]; /* what was planted, then the definition */
+    kernel_table table[FAULT_OPS_MAX + 1]; /* what was planted, then the definition */
     int32_t definition;                     /* number of its table, as ops count them */
 } patching;
 
