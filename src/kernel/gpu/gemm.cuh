@@ -366,7 +366,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, NT < 2 ? 2 : 1) gemm_units(matve
     GPU_SHARED(raw);
     let_next();
     after_last();
-    product_take(&a, blockIdx.x);
+    product_take(&a);
     gemm_shared<TYPE, NT> *s = (gemm_shared<TYPE, NT> *)raw;
     constexpr int per = SEGMENT_UNITS / GEMM_UNITS, outputs = gemm_shape<NT>::outputs;
     int64_t n_unit = a.m.w.weight.k / UNIT, n_chunk = (n_unit + GEMM_UNITS - 1) / GEMM_UNITS;
@@ -491,7 +491,7 @@ template <int TYPE> __global__ void __launch_bounds__(TILE_THREADS, 1) gemm_floa
     GPU_SHARED(raw);
     let_next();
     after_last();
-    product_take(&a, blockIdx.x);
+    product_take(&a);
     float_shared *s = (float_shared *)raw;
     int64_t k = a.m.w.weight.k;
     float acc[64] = {}, value[UNIT];

@@ -109,7 +109,6 @@ static void launch_units(gpu_device *d, matvec_args a, int n_rank)
 {
     int64_t rows = MATVEC_WARPS / a.n_warp * ROWS;
     dim3 grid(product_blocks(&a, rows), blocks(a.m.n_token, TOKENS), n_rank);
-    a.n_resident = d->overlaps ? MATVEC_BLOCKS(TYPE) * (unsigned)d->n_processor : 0;
     GPU_LAUNCH((matvec_units<TYPE, ROWS, TOKENS>), grid, MATVEC_THREADS, 0, d, a);
     keep_launch(d);
 }

@@ -48,7 +48,6 @@ struct matvec_args {
     gpu_matmul other[GPU_MATMUL_MAX - 1];
     uint32_t other_first[GPU_MATMUL_MAX - 1]; /* UINT32_MAX: there is none */
     uint32_t block;                           /* of x, within its product */
-    uint32_t n_resident;                      /* blocks that run at once; 0: all of them */
     const gpu_view *expert;                   /* NULL: none */
     gpu_rows ids;
     int32_t n_used;
@@ -56,15 +55,15 @@ struct matvec_args {
     int32_t n_warp; /* quantised: that share the segments of a row */
 };
 
-/* Which product block x is of. */
-__device__ inline void product_take(matvec_args *a, uint32_t x)
+/* Which product this block is of. */
+__device__ inline void product_take(matvec_args *a)
 {
-    a->block = x;
+    a->block = blockIdx.x;
 #pragma unroll
     for (int i = 0; i < GPU_MATMUL_MAX - 1; i++) {
-        if (x >= a->other_first[i]) {
+        if (blockIdx.x >= a->other_first[i]) {
             a->m = a->other[i];
-            a->block = x - a->other_first[i];
+            a->block = blockIdx.x - a->other_first[i];
         }
     }
 }
@@ -283,35 +282,16 @@ __device__ inline float matvec_rounds(const planes &p, int64_t row, int64_t n_ro
     return total;
 }
 
-/* The block that comes when this one is done: its weights to the second cache. */
-template <int TYPE> __device__ inline void ask_for_next(matvec_args a, int64_t n_row)
-{
-    uint32_t x = blockIdx.x + a.n_resident;
-    if (blockIdx.x >= a.n_resident || x >= gridDim.x || blockIdx.y > 0) {
-        return;
-    }
-    product_take(&a, x);
-    const gpu_weight &w = a.m.w.weight;
-    planes p = planes_of(TYPE, w.data, w.n_row, w.k);
-    constexpr unit_bytes b = unit_bytes_of(TYPE);
-    int64_t row = a.block * n_row, n_unit = w.k / UNIT, at = (a.m.w.first + row) * n_unit;
-    int64_t n = (a.m.n_out - row < n_row ? a.m.n_out - row : n_row) * n_unit;
-    ask_ahead(p.code + at * b.code, n * b.code);
-    ask_ahead(p.high + at * b.high, n * b.high);
-    ask_ahead(p.scale + at * b.scale, n * b.scale);
-}
-
 /* Grid: (rows / (ROWS * warps / a.n_warp), tokens / TOKENS, ranks). */
 template <int TYPE, int ROWS, int TOKENS>
-__global__ void __launch_bounds__(MATVEC_THREADS, MATVEC_BLOCKS(TYPE)) matvec_units(matvec_args all)
+__global__ void __launch_bounds__(MATVEC_THREADS, MATVEC_BLOCKS(TYPE)) matvec_units(matvec_args a)
 {
     constexpr int per = ROWS * TOKENS;
     static_assert(CHUNK * per <= GPU_WARP, "a lane has a chain");
     __shared__ __align__(16) step<TYPE> staged[MATVEC_WARPS][CHUNK * per * MATVEC_PITCH];
     __shared__ float part[MATVEC_WARPS * CHUNK][per];
     let_next();
-    matvec_args a = all;
-    product_take(&a, blockIdx.x);
+    product_take(&a);
     matvec_place at = matvec_place_of<ROWS>(a);
     int64_t token = (int64_t)blockIdx.y * TOKENS, k = a.m.w.weight.k, n_unit = k / UNIT;
     int64_t row = at.n_row > 0 ? at.row : 0, n_row = at.n_row > 0 ? at.n_row : 1;
@@ -321,7 +301,6 @@ __global__ void __launch_bounds__(MATVEC_THREADS, MATVEC_BLOCKS(TYPE)) matvec_un
     planes p = planes_of(TYPE, w.weight.data, w.weight.n_row, k);
     if (!a.expert) {
         chunk_load<TYPE, ROWS>(p, w.first + row, n_row, n_unit, at.mine * CHUNK_UNITS, &c);
-        ask_for_next<TYPE>(all, MATVEC_WARPS / a.n_warp * ROWS);
     }
     after_last();
     if (a.expert) { /* which one is known only now */
@@ -451,7 +430,7 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matvec_floats(matvec_args a)
     int segments = blockDim.x / ROWS, segment = threadIdx.x / ROWS, lane = threadIdx.x % ROWS;
     int64_t token = (int64_t)blockIdx.y * TOKENS;
     int rank = blockIdx.z;
-    product_take(&a, blockIdx.x);
+    product_take(&a);
     int64_t row = (int64_t)a.block * ROWS + lane, k = a.m.w.weight.k;
     int64_t k0 = (int64_t)segment * SEGMENT_FLOAT, k1 = segment_end(k0, k);
     gpu_view w = a.m.w;
