@@ -6,7 +6,8 @@ BUILD  ?= build
 override BUILD := $(patsubst $(CURDIR)/%,%,$(abspath $(BUILD)))
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
-CFLAGS ?= $(if $(SAN),-O1 -g1,-O2 -g)
+# -g1: functions and lines, in less time than -g; CFLAGS='-O2 -g' for a debugger.
+CFLAGS ?= $(if $(SAN),-O1,-O2) -g1
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 ifeq ($(origin CC),default)
 CC := gcc
@@ -97,6 +98,8 @@ $(BUILD)/flags: FORCE
 # The command line sees the public header only; the rooms see each other (tools/tidy.py says which).
 # Kernels are worth -O3, but not under sanitizers, where it takes most of the time of the build.
 O3 ?= $(if $(SAN),,-O3)
+# But the definition computes most of what tests compare with, and pays for -O2 there too.
+REF_O ?= $(if $(SAN),-O2,$(O3))
 # Nor are tiles of intrinsics checked there, for the same reason: tests/test_simd.c gives them guard
 # pages and canaries. SAN_TILES= checks them too, in minutes (make check-long); PLAIN=build takes
 # those that a build without sanitizers has compiled.
@@ -108,9 +111,9 @@ TILES := $(wildcard src/kernel/x86/*/matmul_*.c)
 TILE_FLAGS := $(if $(filter -g,$(CFLAGS)),-g1)
 $(BUILD)/obj/%.o: EXTRA = -Isrc
 $(BUILD)/obj/cli/%.o: EXTRA =
-$(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(O3)
-$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(O3) $(AVX2) -DREF_AVX2
-$(BUILD)/obj/src/trace/values.o: EXTRA = -Isrc $(O3)
+$(BUILD)/obj/src/kernel/ref/%.o: EXTRA = -Isrc $(REF_O)
+$(BUILD)/obj/src/kernel/ref/%.avx2.o: EXTRA = -Isrc $(REF_O) $(AVX2) -DREF_AVX2
+$(addprefix $(BUILD)/obj/src/,trace/values.o replay/op_f64.o replay/op_bound.o): EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/%.o: EXTRA = -Isrc $(O3)
 $(BUILD)/obj/src/kernel/x86/avx2/%.o: EXTRA = -Isrc $(O3) $(AVX2)
 $(BUILD)/obj/src/kernel/x86/avx512/%.o: EXTRA = -Isrc $(O3) $(AVX512)
@@ -306,5 +309,5 @@ clean:     ## remove BUILD
 
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
-	@echo "Variables: BUILD=build CC=gcc CFLAGS='-O2 -g' PREFIX=/usr/local DESTDIR= JOBS=$(JOBS)"
+	@echo "Variables: BUILD=build CC=gcc CFLAGS='-O2 -g1' PREFIX=/usr/local DESTDIR= JOBS=$(JOBS)"
 	@echo "           WERROR=1 (warnings are errors) SAN=address,undefined (sanitizers) V=1 (commands)"

@@ -66,13 +66,14 @@ class Case:
 
 
 class Greta:
-    def __init__(self, path, arguments=()):
+    def __init__(self, path, arguments=(), n_probe=3):
         self.label, self.path, self.arguments = "greta", str(path), list(arguments)
+        self.n_probe = n_probe
 
     def probe(self, threads):
-        """Bytes and operations per second: read, int8, fma."""
-        told = answer([self.path, "bench", "--probe", "--threads", str(threads), "--repeat", "3",
-                       "--json", *self.arguments])
+        """Bytes and operations per second: read, int8, fma; medians of n_probe."""
+        told = answer([self.path, "bench", "--probe", "--threads", str(threads), "--repeat",
+                       str(self.n_probe), "--json", *self.arguments])
         return {name: told["machine"][name]["per_second"]["median"]
                 for name in ("read", "int8", "fma")}
 
@@ -250,6 +251,7 @@ def options_add(parser):
     parser.add_argument("--llama-bench", action="append", default=[], type=LlamaBench,
                         metavar="[LABEL=]PATH [ARGUMENTS]", help="repeatable")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--probes", type=int, default=3, help="of the machine, between two runs")
     parser.add_argument("--lock", metavar="FILE", help="hold an exclusive lock in each round")
     parser.add_argument("--json", metavar="FILE", help="write all runs here")
 
@@ -263,9 +265,10 @@ def main():
                         type=lambda text: [Case(part) for part in text.split(",")],
                         help="list; default pp512,tg64,tg64@d2048")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds is at least 1")
-    engines, results = [Greta(options.greta), *options.llama_bench], []
+    if options.rounds < 1 or options.probes < 1:
+        parser.error("--rounds and --probes are at least 1")
+    greta = Greta(options.greta, n_probe=options.probes)
+    engines, results = [greta, *options.llama_bench], []
     try:
         for model in options.model:
             for threads in map(int, options.threads.split(",")):

@@ -131,7 +131,8 @@ def main():
     parser.add_argument("--only", default="", help="regular expression over the rows")
     options = parser.parse_args()
     rows = [row for row in GOALS if re.search(options.only, row.name)]
-    measured = Measured([Greta(options.greta), *options.llama_bench], options)
+    greta = Greta(options.greta, n_probe=options.probes)
+    measured = Measured([greta, *options.llama_bench], options)
     lines = []
     try:
         for row in rows:

@@ -41,7 +41,7 @@ WEIGHTS = ("Q5_K Q4_K Q2_K Q6_K Q3_K IQ4_XS Q4_1 Q5_1 Q5_0 Q4_0 Q8_0 IQ4_NL MXFP
 SAN_LONG = ("test_fault_bits", "test_op_replay", "test_catalogue", "test_benign")
 # Sanitizers own malloc, and do not see into the emulated plugin, which is not built with them.
 UNSANITIZED = ("test_memory", "test_gpu", "test_gpu_products", *SAN_LONG)
-WHOLE_C = ("test_engine", "test_vocabulary", "test_op_sites")
+WHOLE_C = ("test_engine", "test_vocabulary", "test_op_sites", "test_two_models")
 WHOLE_PY = ("test_defects", "test_tokenizer", "test_tokenizer_json", "test_sentencepiece",
             "test_chat", "test_isolate", "test_oracle", "test_score", "long_vocabulary")
 SPLICED = ("test_chat", "test_hf", "test_safetensors")  # and test_vocabulary: tests/splice.h
@@ -256,6 +256,8 @@ def py_job(run, name, path, seconds=SECONDS_PY, **variables):
             return counts
         junit = run.scratch(name) / "junit.xml"
         status = run.execute(name, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                                    f"--basetemp={run.scratch(name) / 'pytest'}",
+                                    "-o", "tmp_path_retention_policy=failed",
                                     f"--junitxml={junit}", path], seconds, **variables)
         return read_junit(junit, status, run.offline)
     return job
@@ -544,8 +546,8 @@ def jobs_long(run):
     jobs += [Job(f"san/{test}", ["san"],
                  tap_job(run, f"san/{test}", [san / "tests" / test], SECONDS_LONG,
                          GRETA_WHOLE="1"))
-             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel",
-                          "test_isolate")]
+             for test in (*SAN_LONG, *WHOLE_C, *SPLICED, "test_simd", "test_kernel", "test_isolate",
+                          "test_kernel_models", "test_fault_kernels")]
     jobs.append(Job("second-compiler", [],
                     builder(run, "second-compiler", "CFLAGS=-O0", "O3=", "EMU=", cc=other,
                             folder=run.build / other)))

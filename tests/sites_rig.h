@@ -1,5 +1,5 @@
 /* sites_rig.h - what tests of traces of many tokens share: a traced run of `model`, healthy or with
- * a planted fault.
+ * a planted fault, and the first fault of a verdict.
  */
 #ifndef GRETA_TESTS_SITES_RIG_H
 #define GRETA_TESTS_SITES_RIG_H
@@ -7,6 +7,7 @@
 #include "isolate_rig.h"
 
 #include "fault/fault.h"
+#include "volume.h"
 
 typedef struct traced_run {
     greta_kv kv;
@@ -85,6 +86,19 @@ static inline const char *path_of(const char *name)
     char *out = path[next++ % 8];
     snprintf(out, TINY_PATH, "%s.jsonl", folder(name));
     return out;
+}
+
+/* The first line of `ops` that is a fault; there must be one. */
+static inline json_t *first_fault(json_t *root)
+{
+    json_t *ops = json_object_get(root, "ops");
+    for (size_t i = 0; i < json_array_size(ops); i++) {
+        if (json_is_true(json_object_get(json_array_get(ops, i), "is_fault"))) {
+            return json_array_get(ops, i);
+        }
+    }
+    fail_msg("no fault");
+    return NULL;
 }
 
 #endif

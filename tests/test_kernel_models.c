@@ -19,6 +19,7 @@
 #include "kernel/elementary.h"
 #include "kernel/half.h"
 #include "kernel/kernel.h"
+#include "volume.h"
 
 #define FOR_TABLES(t)                                                                              \
     for (const kernel_table *const *t##_at = kernel_tables(), *t = *t##_at; t; t = *++t##_at)
@@ -264,7 +265,7 @@ static void positions_behind_the_window_may_hold_anything(void **state)
     scene *s = scene_new();
     float y[TOKENS * HEADS * DIM], whole[TOKENS * HEADS * DIM];
     for (int w = 1; w < N_WINDOW; w++) {
-        for (int64_t p = windows[w]; p + TOKENS < POSITIONS; p += 31) {
+        for (int64_t p = windows[w]; p + TOKENS < POSITIONS; p += volume_of(31, 93)) {
             query at = {p, windows[w], 0, 0};
             scene_store(s, 0);
             attention_args a = attention_of(s, at, TOKENS, whole);
@@ -293,7 +294,7 @@ static void windows_do_not_depend_on_company(void **state)
     float y[TOKENS][HEADS * DIM], one[TOKENS][HEADS * DIM];
     for (int half = 0; half < 2; half++) {
         for (int w = 0; w < N_WINDOW; w++) {
-            for (int64_t p = 0; p + TOKENS < POSITIONS; p += 9) {
+            for (int64_t p = 0; p + TOKENS < POSITIONS; p += volume_of(9, 37)) {
                 query at = {p, windows[w], w % 3 ? 0.0f : 2.0f, 0};
                 attention_args a = attention_of(s, at, TOKENS, y[0]), b = a;
                 if (half) {

@@ -9,7 +9,7 @@
 /* Of pairs of contracts and tables `make check` takes every third, `make check-long` all. */
 static int step(void)
 {
-    return getenv("GRETA_WHOLE") ? 1 : 3;
+    return volume_is_whole() ? 1 : volume_of(3, 6);
 }
 
 /* The same for the text of a verdict, which costs as much as the verdict. */
@@ -121,18 +121,6 @@ static void policies_are_no_faults(void **state)
 }
 
 /* ---- Faults ---------------------------------------------------------------------------------- */
-
-static json_t *first_fault(json_t *root)
-{
-    json_t *ops = json_object_get(root, "ops");
-    for (size_t i = 0; i < json_array_size(ops); i++) {
-        if (json_is_true(json_object_get(json_array_get(ops, i), "is_fault"))) {
-            return json_array_get(ops, i);
-        }
-    }
-    fail_msg("no fault");
-    return NULL;
-}
 
 /* One run is enough to see a fault, and with another contract on the other side it still shows. */
 static void faults_are_found(void **state)

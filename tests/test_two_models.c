@@ -9,11 +9,6 @@
 
 #define SHAPE "--shape tiny-32 --layers 3 --vocab 500 --ff 128 --rounded "
 
-static bool is_whole(void)
-{
-    return getenv("GRETA_WHOLE") != NULL;
-}
-
 typedef struct two_models {
     greta_model *of[SIDE_COUNT];
     char file[SIDE_COUNT][TINY_PATH];
@@ -61,24 +56,12 @@ static json_t *compared(const two_models *t, greta_status expected)
     if (verdict != expected) {
         fail_msg("verdict %d, expected %d: %.1500s", (int)verdict, (int)expected, text);
     }
-    if (is_whole()) {
+    if (volume_is_whole()) {
         check(greta_compare_models(side_of, NULL, 0, &human, &verdict, &err), &err);
         greta_free(human);
         assert_int_equal(verdict, expected);
     }
     return parsed(text);
-}
-
-static json_t *first_fault(json_t *root)
-{
-    json_t *ops = json_object_get(root, "ops");
-    for (size_t i = 0; i < json_array_size(ops); i++) {
-        if (json_is_true(json_object_get(json_array_get(ops, i), "is_fault"))) {
-            return json_array_get(ops, i);
-        }
-    }
-    fail_msg("no fault");
-    return NULL;
 }
 
 /* How many tensors stand in a relation. */
@@ -142,7 +125,7 @@ static void types_are_policy(void **state)
         {"--arch qwen2 --type Q5_0", "--arch qwen2 --type F16"},
         {"--arch qwen3moe --ff-expert 96 --type Q4_0", "--arch qwen3moe --ff-expert 96 --type F16"},
     };
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i += is_whole() ? 1 : 5) {
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i += volume_is_whole() ? 1 : 5) {
         two_models t;
         const traced_run run[SIDE_COUNT] = {healthy, healthy};
         models_open(&t, pairs[i][SIDE_A], pairs[i][SIDE_B]);
@@ -180,12 +163,12 @@ static void faults_are_confirmed(void **state)
     };
     static const char *const pairs[][SIDE_COUNT] = {{"--type Q4_0", "--type F16"},
                                                     {"--type F32", "--type Q8_0"}};
-    for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k += is_whole() ? 1 : 2) {
+    for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k += volume_is_whole() ? 1 : 2) {
         two_models t;
         models_open(&t, pairs[k][SIDE_A], pairs[k][SIDE_B]);
-        for (size_t i = 0; i < sizeof planted / sizeof *planted; i++) {
+        for (size_t i = 0; i < sizeof planted / sizeof *planted; i += (size_t)volume_of(1, 3)) {
             for (side s = SIDE_A; s < SIDE_COUNT; s++) {
-                if (!is_whole() && s != (side)(i % 2)) {
+                if (!volume_is_whole() && s != (side)(i % 2)) {
                     continue;
                 }
                 traced_run run[SIDE_COUNT] = {healthy, healthy};

@@ -46,26 +46,39 @@ double op_value_at(const op_operand *in, int64_t i)
     return in->type == DTYPE_ACT_Q8 ? q8_at(in, i) : (double)op_float_at(in, i);
 }
 
+static void float_row_exact(const weight *w, const uint8_t *at, double *value, double *size)
+{
+    enum { PART = 256 };
+    const int64_t bytes = w->type == DTYPE_F32 ? 4 : 2;
+    float wide[PART];
+    for (int64_t i = 0; i < w->n_col; i += PART) {
+        int64_t n = w->n_col - i < PART ? w->n_col - i : PART;
+        kernel_dequantize(w->type, at + bytes * i, wide, n);
+        for (int64_t j = 0; j < n; j++) {
+            value[i + j] = (double)wide[j];
+            size[i + j] = fabs(value[i + j]);
+        }
+    }
+}
+
 void op_weight_exact(const weight *w, int64_t row, double *value, double *size)
 {
     const uint8_t *at = w->data + row * w->row_bytes;
     if (!dtype_find((uint32_t)w->type)->is_quantised) {
-        for (int64_t i = 0; i < w->n_col; i++) {
-            float wide;
-            kernel_dequantize(w->type, at + (w->type == DTYPE_F32 ? 4 : 2) * i, &wide, 1);
-            value[i] = (double)wide;
-            size[i] = fabs(value[i]);
-        }
+        float_row_exact(w, at, value, size);
         return;
     }
     for (int64_t i = 0; i < w->n_col; i += BLOCK) {
         block_values v;
         block_read(w->type, at, i / BLOCK, &v);
-        for (int64_t j = 0; j < BLOCK; j++) {
-            double product = (double)v.ws * (double)v.q[j];
-            double least = (double)v.wm * (block_has_two_min(w->type) ? v.m[j / 16] : 1);
-            value[i + j] = product + least;
-            size[i + j] = fabs(product) + fabs(least);
+        const double ws = (double)v.ws, wm = (double)v.wm;
+        for (int64_t half = 0; half < 2; half++) { /* of a block: each may have its own minimum */
+            const double least = wm * (block_has_two_min(w->type) ? v.m[half] : 1);
+            for (int64_t j = 16 * half; j < 16 * half + 16; j++) {
+                double product = ws * (double)v.q[j];
+                value[i + j] = product + least;
+                size[i + j] = fabs(product) + fabs(least);
+            }
         }
     }
 }

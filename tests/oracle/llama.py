@@ -9,11 +9,18 @@ the families' published configurations.
 Shapes, outer to inner: x (n, n_embd), q (n, n_head, head_dim), k and v (n, n_head_kv, head_dim),
 weights (rows, K). n counts the tokens of all sequences of the pass, one after the other.
 """
+import ctypes
+
 import gguf
 import gguf_file
 import numpy as np
 
 F64 = np.float64
+# glibc gives large arrays back to the system at once, which clears every new one: a third of the
+# time of a pass. They are kept: M_MMAP_MAX 0, M_TRIM_THRESHOLD 2 GB.
+if hasattr(ctypes.CDLL(None), "mallopt"):
+    for option, value in ((-4, 0), (-1, 2**31 - 1)):
+        ctypes.CDLL(None).mallopt(option, value)
 # Pairs (i, i + dim / 2), and (2i, 2i + 1).
 HALVES = ["qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "olmo2", "phi3"]
 NEIGHBOURS = ["llama"]

@@ -383,7 +383,8 @@ def test_interrupt(cli, model, tmp_path, number):
                  "GRETA_TRACE_SAMPLE": "0"}
     command = [os.environ["GRETA_BIN"], "run", "-m", str(model), "-p", PROMPT, "-n", "1000000",
                "--ctx", "60000", "--ignore-eos", "--logits-out", "l.f32"]
-    running = subprocess.Popen(command, env={**os.environ, **variables}, cwd=tmp_path,
+    # No buffer: what it took with the first byte, communicate() would not see.
+    running = subprocess.Popen(command, env={**os.environ, **variables}, cwd=tmp_path, bufsize=0,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = running.stdout.read(1)
     running.send_signal(number)
